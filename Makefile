@@ -1,0 +1,33 @@
+# `make train`, `make test` and `make check` need only Python 3.11+, make and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+# A stamp per requirements file: a second call installs nothing.
+$(VENV)/requirements.stamp: requirements.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/requirements-dev.stamp: requirements-dev.txt $(VENV)/requirements.stamp
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(VENV)/requirements-torch.stamp: requirements-torch.txt $(VENV)/requirements-dev.stamp
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	touch $@
+
+.PHONY: train test check torch
+
+train: $(VENV)/requirements.stamp  ## Train dbl_conv_relu; ARGS= passes flags on.
+	$(RUN) -m mnist_jax.train --model=dbl_conv_relu $(ARGS)
+
+test: $(VENV)/requirements-dev.stamp  ## Run the tests; ARGS= passes options on.
+	$(RUN) -m pytest $(ARGS)
+
+check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+torch: $(VENV)/requirements-torch.stamp  ## Install PyTorch for the cross-framework tests and the benchmark.
