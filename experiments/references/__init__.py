@@ -1,0 +1,1 @@
+"""The articles' own programs, written independently of `mnist_jax`, to compare it with."""

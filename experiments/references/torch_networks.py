@@ -1,0 +1,289 @@
+"""The PyTorch articles' networks and how their authors train them, as plain PyTorch.
+
+Attribute names are the authors', so `state_dict` has their keys. Inputs are [N, 1, 28, 28],
+outputs [N, 10]. The figures stand here a second time on purpose: they come from the articles, and
+the tests compare `mnist_jax` with them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn import functional as F
+
+
+class Dense(nn.Module):
+    """Article B's dense network: a sigmoid on both layers, so the outputs lie in (0, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden_layer = nn.Linear(784, 100)
+        self.output_layer = nn.Linear(100, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        x = torch.sigmoid(self.hidden_layer(x.flatten(1)))
+        return torch.sigmoid(self.output_layer(x))
+
+
+class Shallow(nn.Module):
+    """Article A's dense network with article B's names; its output is logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 100)
+        self.out = nn.Linear(100, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        return self.out(torch.sigmoid(self.fc1(x.flatten(1))))
+
+
+class BasicConv(nn.Module):
+    """Article B's ConvNetSimple: one convolution, activated and then pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.fc1 = nn.Linear(12 * 12 * 20, 100)
+        self.out = nn.Linear(100, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        x = F.max_pool2d(torch.sigmoid(self.conv1(x)), 2)
+        return self.out(torch.sigmoid(self.fc1(x.flatten(1))))
+
+
+class DblConv(nn.Module):
+    """Article B's ConvNetTwoConvLayers, with the sigmoid or with ReLU."""
+
+    def __init__(self, activation: Callable[[Tensor], Tensor] = torch.sigmoid) -> None:
+        super().__init__()
+        self.activation = activation
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 40, 5)
+        self.fc1 = nn.Linear(4 * 4 * 40, 100)
+        self.out = nn.Linear(100, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        x = F.max_pool2d(self.activation(self.conv1(x)), 2)
+        x = F.max_pool2d(self.activation(self.conv2(x)), 2)
+        return self.out(self.activation(self.fc1(x.flatten(1))))
+
+
+class DoubleFc(nn.Module):
+    """Article B's last network: dropout before each of two dense layers and the output.
+
+    Without dropout it is article A's network with two dense layers.
+    """
+
+    def __init__(self, units: int = 1000, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 40, 5)
+        self.dropout1 = nn.Dropout(dropout)
+        self.fc1 = nn.Linear(4 * 4 * 40, units)
+        self.dropout2 = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(units, units)
+        self.dropout3 = nn.Dropout(dropout)
+        self.out = nn.Linear(units, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        x = F.max_pool2d(torch.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(torch.relu(self.conv2(x)), 2)
+        x = torch.relu(self.fc1(self.dropout1(x.flatten(1))))
+        x = torch.relu(self.fc2(self.dropout2(x)))
+        return self.out(self.dropout3(x))
+
+
+class CmuCnn(nn.Module):
+    """Article C's network; its text names no ReLU after the convolutions, its program has one."""
+
+    def __init__(self, conv_activation: Callable[[Tensor], Tensor] = torch.relu) -> None:
+        super().__init__()
+        self.conv_activation = conv_activation
+        self.conv1 = nn.Conv2d(1, 24, 5)
+        self.conv2 = nn.Conv2d(24, 64, 5)
+        self.fc1 = nn.Linear(4 * 4 * 64, 240)
+        self.fc2 = nn.Linear(240, 168)
+        self.fc3 = nn.Linear(168, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        x = F.max_pool2d(self.conv_activation(self.conv1(x)), 2)
+        x = F.max_pool2d(self.conv_activation(self.conv2(x)), 2)
+        x = torch.relu(self.fc1(x.flatten(1)))
+        x = torch.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+class Reshape(nn.Module):
+    """The first layer of article D's Sequential."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape of N·784 values to [N, 1, 28, 28]."""
+        return x.view(-1, 1, 28, 28)
+
+
+def lenet(
+    pool: type[nn.Module] = nn.AvgPool2d, activation: type[nn.Module] = nn.Sigmoid
+) -> nn.Sequential:
+    """Article D's LeNet, with the layers that its output lists and Xavier-uniform weights.
+
+    Its first exercise replaces `pool`, its second `activation`.
+    """
+    network = nn.Sequential(
+        Reshape(),
+        nn.Conv2d(1, 6, 5, padding=2),
+        activation(),
+        pool(2, stride=2),
+        nn.Conv2d(6, 16, 5),
+        activation(),
+        pool(2, stride=2),
+        nn.Flatten(),
+        nn.Linear(16 * 5 * 5, 120),
+        activation(),
+        nn.Linear(120, 84),
+        activation(),
+        nn.Linear(84, 10),
+    )
+    for layer in network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    return network
+
+
+class BatchNormCnn(nn.Module):
+    """Article E's network: BatchNorm after ReLU, and after the pool where there is one."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 5, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(5, 10, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.BatchNorm2d(10),
+            nn.Conv2d(10, 20, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(20),
+            nn.Conv2d(20, 40, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.BatchNorm2d(40),
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(7 * 7 * 40, 200),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(200, 500),
+            nn.ReLU(),
+            nn.Linear(500, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        return self.classifier(self.features(x).flatten(1))
+
+
+class DropoutCnn(nn.Module):
+    """Article F's network, with its text's forward pass or with its notebook's.
+
+    `layer4` holds `fc1` itself, so the tensor has two names in `state_dict`. The notebook's
+    forward pass goes past `layer4`: no ReLU and no dropout between the two dense layers.
+    """
+
+    def __init__(self, dropout: float = 0.3, notebook: bool = False) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)
+        )
+        self.layer2 = nn.Sequential(
+            nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(dropout)
+        )
+        self.layer3 = nn.Sequential(
+            nn.Conv2d(64, 128, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2, padding=1),
+            nn.Dropout(dropout),
+        )
+        self.fc1 = nn.Linear(4 * 4 * 128, 625)
+        self.layer4 = nn.Sequential(self.fc1, nn.ReLU(), nn.Dropout(dropout))
+        self.fc2 = nn.Linear(625, 10)
+        nn.init.xavier_uniform_(self.fc1.weight)
+        nn.init.xavier_uniform_(self.fc2.weight)
+        self.notebook = notebook
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        x = self.layer3(self.layer2(self.layer1(x))).flatten(1)
+        x = self.fc1(x) if self.notebook else self.layer4(x)
+        return self.fc2(x)
+
+
+class SimpleCnn(nn.Module):
+    """The network of article F's sibling notebook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.layer2 = nn.Sequential(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.fc = nn.Linear(7 * 7 * 64, 10)
+        nn.init.xavier_uniform_(self.fc.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 1, 28, 28] to [N, 10]."""
+        return self.fc(self.layer2(self.layer1(x)).flatten(1))
+
+
+def one_hot_mse(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Article B's loss for its dense network: the mean over all N·10 squared differences."""
+    return F.mse_loss(outputs, F.one_hot(labels, 10).to(outputs.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """One article's network and the optimiser, loss and batch size its author trains it with.
+
+    Attributes:
+      network: makes the network, with the author's initial distributions.
+      optimizer: makes the optimiser from the network's parameters.
+      batch_size: images in a batch; the last one of an epoch may be shorter.
+      loss: the mean over the batch, from outputs [N, 10] and labels [N].
+    """
+
+    network: Callable[[], nn.Module]
+    optimizer: Callable[..., optim.Optimizer]
+    batch_size: int
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+
+    def step(
+        self, network: nn.Module, optimizer: optim.Optimizer, images: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Updates the network in place with one batch; returns the loss before the update."""
+        optimizer.zero_grad()
+        loss = self.loss(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+
+_dbl_conv_relu = partial(DblConv, activation=torch.relu)
+
+REFERENCES: dict[str, Reference] = {
+    "dense": Reference(Dense, partial(optim.SGD, lr=3.0), 10, one_hot_mse),
+    "basic_conv": Reference(BasicConv, partial(optim.SGD, lr=0.1), 10),
+    "dbl_conv": Reference(DblConv, partial(optim.SGD, lr=0.1), 10),
+    "dbl_conv_relu": Reference(_dbl_conv_relu, partial(optim.SGD, lr=0.03, weight_decay=5e-5), 10),
+    "double_fc_dropout": Reference(DoubleFc, partial(optim.SGD, lr=0.005), 10),
+    "cmu_cnn": Reference(CmuCnn, partial(optim.Adam, lr=1e-3), 100),
+    "lenet": Reference(lenet, partial(optim.SGD, lr=0.9), 256),
+    "batchnorm_cnn": Reference(BatchNormCnn, partial(optim.Adam, lr=3e-4, weight_decay=1e-3), 100),
+    "dropout_cnn": Reference(DropoutCnn, partial(optim.Adam, lr=1e-3), 32),
+    "simple_cnn": Reference(SimpleCnn, partial(optim.Adam, lr=1e-3), 100),
+}
