@@ -1,0 +1,70 @@
+"""What every source delivers: uint8 images and integer labels, split into train and test."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnist_jax.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels, in the order of the original files.
+
+    Attributes:
+        images: uint8 [N, 28, 28], 0 is background. Read-only.
+        labels: int32 [N], each in 0..9. Read-only.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset whose content has been verified.
+
+    Attributes:
+        name: One of `mnist_jax.data.DATASETS`.
+        train: The training split.
+        test: The test split.
+        sha256: One digest over the SHA-256 digests of the four IDX files that hold the content.
+        source: Where the content came from, for people to read.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    sha256: str
+    source: str
+
+
+def hold_out(train: Split, count: int) -> tuple[Split, Split]:
+    """Keeps the last `count` examples for validation.
+
+    With MNIST and `count=10_000` these are the 50,000 and 10,000 images of Nielsen's "Neural
+    Networks and Deep Learning", chapter 1.
+
+    Args:
+        train: The split to divide.
+        count: How many examples to hold out.
+
+    Returns:
+        The remaining training split and the validation split; both are views.
+
+    Raises:
+        UsageError: If either part would be empty.
+    """
+    if not 0 < count < len(train):
+        raise UsageError(
+            f"cannot hold out {count} of {len(train)} training examples: "
+            f"choose between 1 and {len(train) - 1}"
+        )
+    return (
+        Split(train.images[:-count], train.labels[:-count]),
+        Split(train.images[-count:], train.labels[-count:]),
+    )
