@@ -1,0 +1,235 @@
+"""The pieces networks are made of: Flax's own modules, initialised and chained as articles do.
+
+A `Network` is an article's list of layers, applied in order. How a layer is computed on the device
+at hand is the business of `ops`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+from flax import nnx
+
+from mnist_jax import ops
+from mnist_jax.initializers import INITIALIZERS
+
+Layer: TypeAlias = Callable[[jax.Array], jax.Array]
+
+relu: Layer = nnx.relu
+sigmoid: Layer = nnx.sigmoid
+tanh: Layer = nnx.tanh
+ACTIVATIONS: dict[str, Layer] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
+
+
+class Conv(nnx.Conv):
+    """A square convolution with stride 1 and bias: [N, H, W, inputs] to [N, h, w, features].
+
+    Args:
+      inputs: input channels.
+      features: output channels.
+      kernel_size: side of the kernel in pixels.
+      padding: zeros added on every side.
+      init: a name in `initializers.INITIALIZERS`.
+      rngs: the stream `params` gives the initial values.
+    """
+
+    padding: int
+    bias: nnx.Param[jax.Array]
+
+    def __init__(
+        self,
+        inputs: int,
+        features: int,
+        kernel_size: int,
+        *,
+        padding: int = 0,
+        init: str = "torch",
+        rngs: nnx.Rngs,
+    ):
+        shape = (kernel_size, kernel_size)
+        kernel, bias = INITIALIZERS[init](rngs.params(), (*shape, inputs, features))
+        super().__init__(
+            inputs,
+            features,
+            shape,
+            padding=padding,
+            kernel_init=lambda *_: kernel,
+            bias_init=lambda *_: bias,
+            conv_general_dilated=ops.conv_general_dilated,
+            rngs=rngs,
+        )
+
+
+class Linear(nnx.Linear):
+    """A fully connected layer: [N, inputs] to [N, features]; arguments as in `Conv`."""
+
+    def __init__(self, inputs: int, features: int, *, init: str = "torch", rngs: nnx.Rngs):
+        kernel, bias = INITIALIZERS[init](rngs.params(), (inputs, features))
+        super().__init__(
+            inputs,
+            features,
+            kernel_init=lambda *_: kernel,
+            bias_init=lambda *_: bias,
+            rngs=rngs,
+        )
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H·W·C]."""
+    return x.reshape(x.shape[0], -1)
+
+
+def avg_pool(x: jax.Array) -> jax.Array:
+    """Averages 2×2 windows: [N, H, W, C] to [N, H // 2, W // 2, C]."""
+    return ops.avg_pool(x)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The maximum of every 2×2 window, after `padding` rows and columns of -inf on every side."""
+
+    padding: int = 0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, (H + 2 padding) // 2, (W + 2 padding) // 2, C]."""
+        return ops.max_pool(x, padding=self.padding)
+
+
+max_pool = MaxPool()
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation with PyTorch's conventions.
+
+    Eps is 1e-5, the running value keeps 0.9 of the old one, and the running variance is the
+    unbiased one, where Flax keeps the biased one. `nnx.view(model, axis_name=...)` makes the
+    statistics those of the whole batch when it is split over devices.
+    """
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        super().__init__(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalises [N, H, W, C] over N, H and W; arguments as in `nnx.BatchNorm`."""
+        previous = self.var[...]
+        y = super().__call__(x, use_running_average, mask=mask)
+        if not (self.use_running_average if use_running_average is None else use_running_average):
+            devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
+            count = devices * x.size // x.shape[-1]
+            kept = self.momentum * previous
+            self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
+        return y
+
+    def set_view(
+        self, use_running_average: bool | None = None, axis_name: str | None = None
+    ) -> None:
+        """Takes `nnx.view`'s arguments: which statistics to use, and over which named axis."""
+        super().set_view(use_running_average=use_running_average)
+        if axis_name is not None:
+            self.axis_name = axis_name
+
+
+class ClassicDropout(nnx.Dropout):
+    """Dropout that scales by the keep probability at test time instead of training time.
+
+    Article A's dropout (`network3.py`): masked units are zero in training and the others keep
+    their value.
+    """
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> jax.Array:
+        """Masks in training, scales in evaluation; arguments as in `nnx.Dropout`."""
+        y = super().__call__(inputs, deterministic=deterministic, rngs=rngs)
+        return y * (1 - self.rate)
+
+
+class Network(nnx.Module):
+    """Named layers applied in order, as an article lists them.
+
+    Args:
+      **layers: modules and functions from activations to activations. The names are those of the
+        parameters' owners in checkpoints.
+    """
+
+    def __init__(self, **layers: Layer):
+        self.layer_names = tuple(layers)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """Computes the logits of a batch.
+
+        Args:
+          images: [N, 28, 28, 1], floating point.
+          keys: one PRNG key per image, for the dropout masks of training. A key per image, and
+            not one per batch, makes the masks independent of how a batch is split.
+
+        Returns:
+          [N, 10].
+        """
+        x = images
+        layers = self._layers()
+        position = 0
+        while position < len(layers):
+            fused, count = _fuse(layers[position:])
+            x = fused(x) if count else _apply(layers[position], x, keys, position)
+            position += max(count, 1)
+        return x
+
+    def layer_outputs(self, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+        """Yields the name and output of every layer, in order and unfused, for evaluation."""
+        x = images
+        for position, (name, layer) in enumerate(
+            zip(self.layer_names, self._layers(), strict=True)
+        ):
+            x = _apply(layer, x, None, position)
+            yield name, x
+
+    def _layers(self) -> list[Layer]:
+        return [getattr(self, name) for name in self.layer_names]
+
+
+def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:
+    if not isinstance(layer, nnx.Dropout) or layer.deterministic:
+        return layer(x)
+    if keys is None:
+        raise ValueError("A network with dropout needs `keys` in training; see Network.__call__.")
+    # The position keeps the masks of two dropout layers apart.
+    layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+    return jax.vmap(lambda example, key: layer(example, rngs=key))(x, layer_keys)
+
+
+def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
+    """Finds a convolution and the max-pool it meets at the head of `layers`.
+
+    Bias and a non-decreasing activation commute with the maximum, so they can wait until there
+    is a quarter of the elements left to apply them to.
+
+    Returns:
+      What computes the first layers at once, and how many they are: none where nothing matches.
+    """
+    match layers:
+        case [Conv() as convolution, MaxPool(padding=0), *_]:
+            return lambda x: _conv_max_pool(convolution, x), 2
+        case [Conv() as convolution, activation, MaxPool(padding=0), *_] if (
+            activation in ACTIVATIONS.values()
+        ):
+            return lambda x: activation(_conv_max_pool(convolution, x)), 3
+    return layers[0], 0
+
+
+def _conv_max_pool(layer: Conv, x: jax.Array) -> jax.Array:
+    y = ops.conv_max_pool(x, layer.kernel[...], padding=layer.padding)
+    return y + layer.bias[...].reshape(1, 1, 1, -1)

@@ -1,0 +1,103 @@
+"""Names for networks: where each is defined, what it reported, and its article's protocol."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from flax import nnx
+
+from mnist_jax.config import Recipe
+from mnist_jax.errors import UsageError
+from mnist_jax.layers import Network
+
+T = TypeVar("T", bound=type[Network])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a network.
+
+    Attributes:
+      network: the class.
+      recipe: its article's whole protocol.
+      article: where network and protocol come from.
+      published: the accuracy reported there, as printed.
+      torch_names: where the names of the author's PyTorch `state_dict` differ from ours: the
+        layer of each prefix, in the order of the file.
+    """
+
+    network: Callable[..., Network]
+    recipe: Recipe
+    article: str
+    published: str
+    torch_names: Mapping[str, str]
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+    recipe: Recipe,
+    *,
+    article: str,
+    published: str,
+    torch_names: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[T], T]:
+    """Enters the decorated network under `recipe.model`; the other arguments are `Entry`'s.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+
+    def enter(network: T) -> T:
+        if recipe.model in _ENTRIES:
+            raise ValueError(f"A network named {recipe.model!r} is already registered.")
+        _ENTRIES[recipe.model] = Entry(network, recipe, article, published, torch_names)
+        return network
+
+    return enter
+
+
+def model_names() -> list[str]:
+    """The names of all networks, in alphabetical order."""
+    return sorted(_ENTRIES)
+
+
+def model_entry(name: str) -> Entry:
+    """What is known of a network: class, protocol, article, published accuracy.
+
+    Raises:
+      UsageError: the name is unknown; the sentence names the nearest.
+    """
+    if name not in _ENTRIES:
+        nearest = difflib.get_close_matches(name, _ENTRIES, n=1, cutoff=0)[0]
+        raise UsageError(
+            f"There is no model {name!r}; did you mean {nearest!r}?"
+            f" The models are {', '.join(model_names())}."
+        )
+    return _ENTRIES[name]
+
+
+def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
+    """Makes a documented network with fresh parameters.
+
+    Args:
+      name: one of `model_names()`.
+      rngs: the stream `params` gives the initial values.
+      **overrides: arguments of the network's constructor.
+
+    Returns:
+      A module from images [N, 28, 28, 1] to logits [N, 10], in training mode.
+
+    Raises:
+      UsageError: the name or an argument is unknown.
+    """
+    network = model_entry(name).network
+    accepted = [p for p in inspect.signature(network).parameters if p != "rngs"]
+    if unknown := sorted(set(overrides) - set(accepted)):
+        takes = ", ".join(accepted) or "none"
+        raise UsageError(f"{name} takes no argument {unknown[0]!r}; it takes {takes}.")
+    return network(rngs=rngs, **overrides)

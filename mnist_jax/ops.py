@@ -1,0 +1,259 @@
+"""Convolution and pooling as pure functions, lowered per backend.
+
+Every function takes and returns images as [N, H, W, C] and computes the same numbers on every
+backend; only the route differs. GPUs and TPUs get XLA's own convolution and pooling. On a CPU,
+inside a compiled loop, XLA runs the gradients of a convolution by a naive path, so there each
+contraction (forward, kernel gradient, input gradient) is a matrix product over an im2col matrix
+that the forward pass keeps. Activations then travel as [C, H, W, N]: with the image axis
+innermost, copies run over long contiguous stretches and fill the vector lanes whatever the number
+of channels. The transpositions that this takes cancel between neighbouring operations.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# XLA fuses a copy into the reshape after it and then emits an integer division per element;
+# a barrier keeps the copy a plain loop.
+_materialize = lax.optimization_barrier
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **kwargs: Any,
+) -> jax.Array:
+    """Stands in for `lax.conv_general_dilated` in `nnx.Conv`; same arguments, same result.
+
+    The plain convolutions of images take the fast path of the backend, all others XLA's.
+    """
+    plain = (
+        lhs.ndim == 4
+        and set(window_strides) == {1}
+        and not isinstance(padding, str)
+        and set(kwargs.get("lhs_dilation") or {1}) == {1}
+        and set(kwargs.get("rhs_dilation") or {1}) == {1}
+        and kwargs.get("feature_group_count", 1) == 1
+    )
+    if plain and _lower_for_cpu():
+        images = jnp.pad(_to_chwn(lhs), [(0, 0), *padding, (0, 0)])
+        return _from_chwn(_conv_cpu(images, rhs))
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
+
+
+def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Cross-correlates, then takes the maximum of every 2×2 window.
+
+    The gradient of a maximum goes to the first of equal elements in row order, as in XLA and
+    PyTorch. An odd last row or column is dropped, as both do.
+
+    Args:
+      x: images [N, H, W, C].
+      kernel: [kh, kw, C, O].
+      padding: rows and columns of zeros added on every side before the convolution.
+
+    Returns:
+      [N, (H + 2 padding - kh + 1) // 2, (W + 2 padding - kw + 1) // 2, O].
+    """
+    if not _lower_for_cpu():
+        return max_pool(_conv_xla(x, kernel, padding))
+    x = _pad_images(_to_chwn(x), padding)
+    height, width = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
+    if x.shape[0] == 1 and not (height % 2 or width % 2 or x.shape[1] % 2 or x.shape[2] % 2):
+        return _from_chwn(_phase_conv_max_pool(x, kernel))
+    return _from_chwn(_max_pool_cpu(_conv_cpu(x, kernel)))
+
+
+def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Takes the maximum of every 2×2 window of [N, H, W, C].
+
+    The gradient goes to the first of equal elements in row order. An odd last row or column is
+    dropped.
+
+    Args:
+      x: images [N, H, W, C].
+      padding: rows and columns of -inf added on every side.
+
+    Returns:
+      [N, (H + 2 padding) // 2, (W + 2 padding) // 2, C].
+    """
+    if _lower_for_cpu():
+        return _from_chwn(_max_pool_cpu(_pad_images(_to_chwn(x), padding, -jnp.inf)))
+    pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), pads)
+
+
+def avg_pool(x: jax.Array) -> jax.Array:
+    """Averages every 2×2 window: [N, H, W, C] to [N, H // 2, W // 2, C]."""
+    x = _to_chwn(x)
+    channels, height, width, n = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    windows = x.reshape(channels, height // 2, 2, width // 2, 2, n)
+    return _from_chwn(windows.mean((2, 4)))
+
+
+def _lower_for_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _conv_xla(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _to_chwn(x: jax.Array) -> jax.Array:
+    return x.transpose(3, 1, 2, 0)
+
+
+def _from_chwn(x: jax.Array) -> jax.Array:
+    return x.transpose(3, 1, 2, 0)
+
+
+def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:
+    if not padding:
+        return x
+    return jnp.pad(
+        x, [(0, 0), (padding, padding), (padding, padding), (0, 0)], constant_values=value
+    )
+
+
+def _im2col(x: jax.Array, kh: int, kw: int) -> jax.Array:
+    """[C, H, W, N] to [kh, kw, C, h·w·N], the windows' columns first, then their rows."""
+    channels, height, width, n = x.shape
+    rows, columns = height - kh + 1, (width - kw + 1) * n
+    x = x.reshape(channels, height, width * n)
+    x = _materialize(jnp.stack([x[:, :, j * n : j * n + columns] for j in range(kw)]))
+    x = x.reshape(kw, channels, height * columns)
+    return _materialize(jnp.stack([x[:, :, i * columns : (i + rows) * columns] for i in range(kh)]))
+
+
+def _col2im(cols: jax.Array, kh: int, kw: int, shape: Sequence[int]) -> jax.Array:
+    """The transpose of `_im2col`: sums [kh, kw, C, h·w·N] into [C, H, W, N]."""
+    channels, height, width, n = shape
+    rows, columns = height - kh + 1, (width - kw + 1) * n
+    cols = cols.reshape(kh, kw, channels, rows, columns)
+    summed = []
+    for y in range(height):
+        taps = range(max(0, y - rows + 1), min(kh, y + 1))
+        row = _materialize(sum(cols[i, :, :, y - i] for i in taps))
+        shifted = (jnp.pad(row[j], ((0, 0), (j * n, (kw - 1 - j) * n))) for j in range(kw))
+        summed.append(sum(shifted))
+    return _materialize(jnp.stack(summed, 1)).reshape(channels, height, width, n)
+
+
+@jax.custom_vjp
+def _conv_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N], without padding."""
+    return _conv_cpu_forward(x, kernel)[0]
+
+
+def _conv_cpu_forward(x, kernel):
+    kh, kw, channels, features = kernel.shape
+    _, height, width, n = x.shape
+    cols = _im2col(x, kh, kw).reshape(kh * kw * channels, -1)
+    out = _materialize(kernel.reshape(-1, features).T) @ cols
+    return out.reshape(features, height - kh + 1, width - kw + 1, n), (cols, kernel, x.shape)
+
+
+def _conv_cpu_backward(residuals, grad):
+    cols, kernel, shape = residuals
+    kh, kw, _, features = kernel.shape
+    grad = _materialize(grad).reshape(features, -1)
+    kernel_grad = _materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
+    cols_grad = _materialize(kernel.reshape(-1, features) @ grad)
+    return _col2im(cols_grad, kh, kw, shape), kernel_grad.reshape(kernel.shape)
+
+
+_conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
+
+
+def _first_max(candidates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The elementwise maximum of four arrays and the index of the first that attains it."""
+    a, b, c, d = candidates
+    maximum = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+    index = jnp.where(a == maximum, 0, jnp.where(b == maximum, 1, jnp.where(c == maximum, 2, 3)))
+    return maximum, index
+
+
+@jax.custom_vjp
+def _max_pool_cpu(x: jax.Array) -> jax.Array:
+    """2×2 maxima of [C, H, W, N]."""
+    return _max_pool_cpu_forward(x)[0]
+
+
+def _max_pool_cpu_forward(x):
+    channels, height, width, n = x.shape
+    even = x[:, : height // 2 * 2, : width // 2 * 2]
+    windows = even.reshape(channels, height // 2, 2, width // 2, 2, n)
+    maximum, index = _materialize(
+        _first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)])
+    )
+    return maximum, (index, x.shape)
+
+
+def _max_pool_cpu_backward(residuals, grad):
+    index, (channels, height, width, n) = residuals
+    phase = jnp.arange(4, dtype=index.dtype).reshape(1, 1, 2, 1, 2, 1)
+    spread = jnp.where(index[:, :, None, :, None] == phase, grad[:, :, None, :, None], 0)
+    even = _materialize(spread).reshape(channels, height // 2 * 2, width // 2 * 2, n)
+    return (jnp.pad(even, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
+
+
+_max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
+
+
+def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`_conv_cpu` and `_max_pool_cpu` in one, for few channels: [C, H, W, N] to [O, h, w, N].
+
+    The four outputs that meet in a pooling window read one (kh+1)×(kw+1) patch, so a product
+    with four shifted kernels over stride-2 patches gives each of the four as a contiguous array.
+    The kernel's extra zeros cost (kh+1)(kw+1)/(kh·kw) in arithmetic, which is cheap where the
+    patches are small.
+    """
+    kh, kw, channels, features = kernel.shape
+    _, height, width, n = x.shape
+    rows, columns = (height - kh + 1) // 2, (width - kw + 1) // 2
+    x = x.reshape(channels, height // 2, 2, width // 2, 2, n).transpose(2, 4, 0, 1, 3, 5)
+    x = _materialize(x)
+    x = jnp.stack([x[i % 2, :, :, i // 2 : i // 2 + rows] for i in range(kh + 1)])
+    x = _materialize(x)
+    x = jnp.stack([x[:, j % 2, :, :, j // 2 : j // 2 + columns] for j in range(kw + 1)], 1)
+    patches = _materialize(x).reshape((kh + 1) * (kw + 1) * channels, -1)
+    shifted = [
+        jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)
+    ]
+    weights = _materialize(jnp.stack(shifted, 3).reshape(-1, 4 * features))
+    return _max_of_phases(weights, patches).reshape(features, rows, columns, n)
+
+
+@jax.custom_vjp
+def _max_of_phases(weights: jax.Array, patches: jax.Array) -> jax.Array:
+    """[K, 4·O] with [K, P] to [O, P]: the maximum over the four products."""
+    return _max_of_phases_forward(weights, patches)[0]
+
+
+def _max_of_phases_forward(weights, patches):
+    phases = lax.dot_general(weights, patches, (((0,), (0,)), ((), ())))
+    maximum, index = _first_max([*phases.reshape(4, -1, patches.shape[1])])
+    return maximum, (weights, patches, index)
+
+
+def _max_of_phases_backward(residuals, grad):
+    weights, patches, index = residuals
+    phase = jnp.arange(4, dtype=index.dtype).reshape(4, 1, 1)
+    spread = _materialize(jnp.where(index == phase, grad, 0)).reshape(-1, grad.shape[1])
+    weights_grad = _materialize(lax.dot_general(spread, patches, (((1,), (1,)), ((), ())))).T
+    return weights_grad, weights @ spread
+
+
+_max_of_phases.defvjp(_max_of_phases_forward, _max_of_phases_backward)
