@@ -1,7 +1,8 @@
 """Our own folder for datasets, and writing to it safely."""
 
+import contextlib
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 from absl import logging
@@ -18,17 +19,15 @@ def store(path: Path, data: bytes) -> None:
 
     A cache that cannot be written costs time, not the result: the reason is logged.
     """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(data)
-                file.close()
-                temporary.chmod(0o644)
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        temporary.write_bytes(data)
+        temporary.replace(path)
     except OSError as error:
-        logging.warning("Cannot keep %s for the next time: %s", path, error.strerror)
+        logging.log_first_n(
+            logging.WARNING, "Cannot keep %s for the next time: %s", 1, path, error.strerror
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -90,7 +90,7 @@ def _download(url: str) -> bytes:
                 return bytes(received)
             received += item
             if len(received) > idx.MAX_BYTES:
-                raise _MirrorError(f"went on after than {idx.MAX_BYTES // 2**20} MiB")
+                raise _MirrorError(f"went on after {idx.MAX_BYTES // 2**20} MiB")
             now = time.monotonic()
             if len(received) < MIN_BYTES_PER_SECOND * (now - started - GRACE_SECONDS):
                 raise _MirrorError(

@@ -29,7 +29,8 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
     TensorFlow Datasets as array_record. The content is the same wherever it comes from. If it is
     nowhere, the files are downloaded into the cache. `digits` needs no files.
 
-    A file that is found but damaged is an error, never passed over for a copy elsewhere.
+    A file that is found but damaged is an error, never passed over for a copy elsewhere; a folder
+    that lacks some of the four files is passed over.
 
     Args:
         name: One of `DATASETS`.
@@ -134,6 +135,7 @@ def _load_prepared(files: FileSet, folder: Path) -> Dataset:
             return _load_idx(files, paths, folder)
         except Failure as error:
             logging.warning("Decoding %s again: %s", folder, error)
+    logging.info("Decoding %s", folder)
     contents = {
         file: Content(data, f"{folder} ({file})") for file, data in prepared.read(folder).items()
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from mnist_jax.data import idx
 from mnist_jax.errors import Failure
@@ -19,25 +20,27 @@ _AGAIN = "prepare it again with tensorflow_datasets, or use the four IDX files i
 def find(name: str, root: Path) -> Path | None:
     """Finds the newest array_record version of the dataset `name` in or below `root`.
 
-    `root` may be a data folder of TensorFlow Datasets, the folder above it, or the folder of one
-    version. Other formats are passed over: reading them needs TensorFlow.
+    `root` may be a data folder of TensorFlow Datasets, the folder above it, or the folder of the
+    dataset or of one version. Other formats are passed over: reading them needs TensorFlow.
 
     Raises:
         Failure: If a description of the dataset is there but unreadable.
     """
-    patterns = (f"{name}/*", f"tensorflow_datasets/{name}/*", ".")
-    for pattern in patterns:
-        folders = [root] if pattern == "." else sorted(root.glob(pattern), reverse=True)
-        for folder in folders:
-            info = folder / "dataset_info.json"
-            if ".incomplete" in folder.name or not idx.is_file(info):
+    for place in (f"{name}/*", f"tensorflow_datasets/{name}/*", "*", "."):
+        for info in sorted(root.glob(f"{place}/dataset_info.json"), reverse=True):
+            if ".incomplete" in info.parent.name:
                 continue
             try:
                 described = json.loads(info.read_bytes())
-                if (described["name"], described["fileFormat"]) == (name, "array_record"):
-                    return folder
+                found, file_format = described["name"], described["fileFormat"]
             except (OSError, ValueError, TypeError, LookupError) as error:
                 raise Failure(f"{info} is damaged or cannot be read: {_AGAIN}") from error
+            if (found, file_format) == (name, "array_record"):
+                return info.parent
+            if found == name:
+                logging.warning(
+                    "Passing over %s: reading %s needs TensorFlow", info.parent, file_format
+                )
     return None
 
 
@@ -77,9 +80,7 @@ def read(folder: Path) -> dict[str, bytes]:
             contents[f"{part}-images-idx3-ubyte"] = idx.encode_images(images)
             contents[f"{part}-labels-idx1-ubyte"] = idx.encode_labels(labels)
     except Exception as error:
-        raise Failure(
-            f"{folder} is damaged or incomplete ({_first_line(error)}): {_AGAIN}"
-        ) from error
+        raise Failure(f"{folder} cannot be read ({_first_line(error)}): {_AGAIN}") from error
     return contents
 
 

@@ -1,0 +1,316 @@
+"""Finding a dataset on this machine, and refusing what is not what it should be."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_files import Contents, make_contents, make_file_set, write_idx, write_prepared
+
+from mnist_jax.data import (
+    Dataset,
+    DatasetNotFound,
+    catalog,
+    frame_digit,
+    hold_out,
+    idx,
+    load_dataset,
+    loading,
+    prepared,
+    resolve_dataset,
+)
+from mnist_jax.data.catalog import FILE_SETS
+from mnist_jax.errors import Failure, UsageError
+
+TINY = make_contents(0)
+OTHER = make_contents(1)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home; a `tiny` and an `other` dataset; and no mirror for any dataset."""
+    for variable in ("MNIST_JAX_DATA_DIR", "TFDS_DATA_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file_sets = {name: replace(files, mirrors=()) for name, files in FILE_SETS.items()}
+    file_sets |= {"tiny": make_file_set("tiny", TINY), "other": make_file_set("other", OTHER)}
+    for module in (catalog, loading):
+        monkeypatch.setattr(module, "FILE_SETS", file_sets)
+    return tmp_path / "home"
+
+
+def assert_is(dataset: Dataset, contents: Contents) -> None:
+    assert idx.encode_images(dataset.train.images) == contents["train-images-idx3-ubyte"]
+    assert idx.encode_labels(dataset.train.labels) == contents["train-labels-idx1-ubyte"]
+    assert idx.encode_images(dataset.test.images) == contents["t10k-images-idx3-ubyte"]
+    assert idx.encode_labels(dataset.test.labels) == contents["t10k-labels-idx1-ubyte"]
+
+
+def only_warning(caplog: pytest.LogCaptureFixture) -> str:
+    (record,) = (record for record in caplog.records if record.levelname == "WARNING")
+    return record.getMessage()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("layout", ["", "tiny", "TINY/raw"])
+def test_idx_files_are_found_in_the_usual_layouts(tmp_path: Path, layout: str, compressed: bool):
+    write_idx(tmp_path / "data" / layout, TINY, compressed)
+    dataset = load_dataset("tiny", tmp_path / "data")
+    assert_is(dataset, TINY)
+    assert dataset.source == str(tmp_path / "data" / layout)
+    assert (len(dataset.train), len(dataset.test)) == (7, 5)
+
+
+@pytest.mark.parametrize("layout", ["", "1.0.0", "tiny/1.0.0", "tensorflow_datasets/tiny/1.0.0"])
+def test_prepared_datasets_are_found_and_their_order_restored(tmp_path: Path, layout: str):
+    write_prepared(tmp_path / "data" / layout, "tiny", TINY)
+    dataset = load_dataset("tiny", tmp_path / "data")
+    assert_is(dataset, TINY)
+    assert dataset.source == str(tmp_path / "data" / layout)
+
+
+def test_digest_identifies_the_content_whatever_the_source(tmp_path: Path):
+    write_idx(tmp_path / "idx", TINY)
+    write_prepared(tmp_path / "prepared/tiny/1.0.0", "tiny", TINY)
+    write_idx(tmp_path / "other/other", OTHER)
+    digest = load_dataset("tiny", tmp_path / "idx").sha256
+    assert digest == load_dataset("tiny", tmp_path / "prepared").sha256
+    assert digest != load_dataset("other", tmp_path / "other").sha256
+
+
+def test_folders_are_searched_in_order(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+    data_dir, first, second = tmp_path / "data_dir", tmp_path / "first", tmp_path / "second"
+    monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(first))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(second))
+    roots = [home / ".cache/mnist_jax", home / "tensorflow_datasets", second, first, data_dir]
+    for root in roots:
+        write_idx(root / "tiny", TINY)
+        given = data_dir if root == data_dir else None
+        assert load_dataset("tiny", given).source == str(root / "tiny")
+
+
+def test_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    write_idx(tmp_path / "xdg/mnist_jax/tiny", TINY)
+    assert load_dataset("tiny").source == str(tmp_path / "xdg/mnist_jax/tiny")
+
+
+def test_unknown_dataset_suggests_the_nearest():
+    with pytest.raises(UsageError, match="no dataset named 'fashion-mnist': did you mean fashion_"):
+        load_dataset("fashion-mnist")
+    with pytest.raises(UsageError, match="choose one of mnist, fashion_mnist, digits"):
+        load_dataset("@")
+
+
+@pytest.mark.parametrize("name", ["tiny", "digits"])
+def test_data_dir_must_be_a_folder(tmp_path: Path, name: str):
+    (tmp_path / "file").touch()
+    for data_dir in (tmp_path / "absent", str(tmp_path / "file")):
+        with pytest.raises(UsageError, match=f"data folder {data_dir} cannot be read"):
+            load_dataset(name, data_dir)
+
+
+def test_message_for_a_missing_dataset_says_where_and_what(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(tmp_path / "absent"))
+    write_idx(tmp_path / "data/tiny", {file: TINY[file] for file in list(TINY)[:3]})
+    with pytest.raises(DatasetNotFound) as caught:
+        load_dataset("tiny", tmp_path / "data")
+    message = str(caught.value)
+    assert f"{tmp_path}/data (without t10k-labels-idx1-ubyte), {tmp_path}/absent, " in message
+    assert f"{home}/tensorflow_datasets, {home}/.cache/mnist_jax, and cannot be" in message
+    assert f"into {home}/.cache/mnist_jax/tiny" in message
+    assert "train-images-idx3-ubyte, train-labels" in message
+    assert "--dataset=digits" in message
+
+
+def test_damaged_file_is_not_masked_by_a_good_copy(tmp_path: Path, home: Path):
+    write_idx(home / ".cache/mnist_jax/tiny", TINY)
+    damaged = bytearray(TINY["t10k-images-idx3-ubyte"])
+    damaged[100] ^= 1
+    write_idx(tmp_path / "data", TINY | {"t10k-images-idx3-ubyte": bytes(damaged)})
+    path = tmp_path / "data/t10k-images-idx3-ubyte.gz"
+    match = rf"^{path} is damaged \(SHA-256 \w{{12}}… instead of \w{{12}}…\): replace it with"
+    for load in (load_dataset, resolve_dataset):
+        with pytest.raises(Failure, match=match):
+            load("tiny", tmp_path / "data")
+
+
+@pytest.mark.parametrize("layout", ["tiny/1.0.0", "tiny"])
+def test_another_datasets_files_under_this_name_are_refused(tmp_path: Path, layout: str):
+    if layout == "tiny":
+        write_idx(tmp_path / layout, OTHER)
+    else:
+        write_prepared(tmp_path / layout, "tiny", OTHER)
+    with pytest.raises(Failure, match=r"train-images-idx3-ubyte.* is a file of other, not of tiny"):
+        load_dataset("tiny", tmp_path)
+
+
+def test_nameless_folder_with_another_dataset_is_passed_over(tmp_path: Path, home: Path):
+    write_idx(tmp_path / "data", OTHER)
+    with pytest.raises(DatasetNotFound, match=r"data \(which holds other\)"):
+        load_dataset("tiny", tmp_path / "data")
+    write_idx(home / "tensorflow_datasets/tiny", TINY)
+    assert_is(load_dataset("tiny", tmp_path / "data"), TINY)
+
+
+def test_images_and_labels_of_different_counts_are_refused(tmp_path: Path):
+    labels = "train-labels-idx1-ubyte"
+    write_idx(tmp_path / "tiny", TINY | {labels: make_contents(0, train=6)[labels]})
+    with pytest.raises(Failure, match=r"holds 7 images but .*train-labels-idx1-ubyte.gz 6 labels"):
+        load_dataset("tiny", tmp_path)
+
+
+def test_truncated_file_is_named(tmp_path: Path):
+    write_idx(tmp_path / "tiny", TINY)
+    path = tmp_path / "tiny/train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(Failure, match=f"^{path} is truncated gzip: replace it"):
+        load_dataset("tiny", tmp_path)
+
+
+def test_prepared_dataset_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    assert_is(load_dataset("tiny", tmp_path), TINY)
+    monkeypatch.setattr(prepared, "read", None)
+    assert_is(load_dataset("tiny", tmp_path), TINY)
+
+
+def test_decoded_copy_is_verified_and_replaced(
+    tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture
+):
+    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    load_dataset("tiny", tmp_path)
+    (copy,) = (home / ".cache/mnist_jax/decoded").glob("*/train-images-idx3-ubyte")
+    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
+    assert_is(load_dataset("tiny", tmp_path), TINY)
+    assert "is damaged" in only_warning(caplog)
+    assert copy.read_bytes() == TINY["train-images-idx3-ubyte"]
+    assert not list(copy.parent.glob(".*"))
+
+
+def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Path):
+    folder = tmp_path / "tiny/1.0.0"
+    write_prepared(folder, "tiny", TINY)
+    load_dataset("tiny", tmp_path)
+    shard = folder / "tiny-train.array_record-00000-of-00001"
+    data = bytearray(shard.read_bytes())
+    data[data.index(b"IDAT") + 10] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(Failure, match=f"{folder} "):
+        load_dataset("tiny", tmp_path)
+
+
+@pytest.mark.parametrize("file", ["features.json", "tiny-test.array_record-00000-of-00001"])
+def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str):
+    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    (tmp_path / "tiny/1.0.0" / file).unlink()
+    with pytest.raises(Failure, match=r"1\.0\.0 cannot be read \(.*\): prepare it again"):
+        load_dataset("tiny", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "tiny"}'])
+def test_damaged_description_is_refused(tmp_path: Path, text: str):
+    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    (tmp_path / "tiny/1.0.0/dataset_info.json").write_text(text)
+    with pytest.raises(Failure, match=r"dataset_info\.json is damaged"):
+        load_dataset("tiny", tmp_path)
+
+
+def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    info = tmp_path / "tiny/2.0.0/dataset_info.json"
+    info.parent.mkdir(parents=True)
+    info.write_text('{"name": "tiny", "fileFormat": "tfrecord"}')
+    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    write_prepared(tmp_path / "tiny/3.0.0.incompleteABC", "tiny", OTHER)
+    assert_is(load_dataset("tiny", tmp_path), TINY)
+    assert only_warning(caplog) == f"Passing over {info.parent}: reading tfrecord needs TensorFlow"
+
+
+def test_unwritable_cache_costs_only_time(tmp_path: Path, home: Path):
+    home.mkdir()
+    (home / ".cache").touch()
+    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    assert_is(load_dataset("tiny", tmp_path), TINY)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_folder_without_permission_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(locked))
+    with pytest.raises(DatasetNotFound):
+        load_dataset("tiny")
+
+
+def test_auto_uses_what_is_here(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_idx(tmp_path, TINY)
+    assert_is(resolve_dataset("tiny", tmp_path), TINY)
+    assert not caplog.records
+
+
+def test_auto_falls_back_to_digits_and_says_so(caplog: pytest.LogCaptureFixture):
+    assert resolve_dataset("tiny").name == "digits"
+    message = only_warning(caplog)
+    assert message.startswith("Using digits INSTEAD of tiny, because tiny is not in ")
+    assert "\n" not in message
+
+
+def test_auto_does_not_replace_an_unknown_name():
+    with pytest.raises(UsageError, match="no dataset named"):
+        resolve_dataset("tinny")
+
+
+def test_hold_out_takes_the_last_examples(tmp_path: Path):
+    write_idx(tmp_path, TINY)
+    whole = load_dataset("tiny", tmp_path).train
+    train, validation = hold_out(whole, 2)
+    assert (len(train), len(validation)) == (5, 2)
+    np.testing.assert_array_equal(np.concatenate([train.images, validation.images]), whole.images)
+    np.testing.assert_array_equal(validation.labels, whole.labels[5:])
+
+
+@pytest.mark.parametrize("count", [0, -1, 7, 8])
+def test_hold_out_leaves_neither_part_empty(tmp_path: Path, count: int):
+    write_idx(tmp_path, TINY)
+    with pytest.raises(UsageError, match=f"cannot hold out {count} of 7 .* between 1 and 6"):
+        hold_out(load_dataset("tiny", tmp_path).train, count)
+
+
+REAL = os.environ.get("MNIST_JAX_DATA_DIR")
+
+
+def load_real(name: str, data_dir: str | Path | None = REAL) -> Dataset:
+    if data_dir is None:
+        pytest.skip("MNIST_JAX_DATA_DIR is not set")
+    try:
+        return load_dataset(name, data_dir)
+    except DatasetNotFound:
+        pytest.skip(f"no {name} in {data_dir}")
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("mnist", [5, 0, 4, 1, 9]), ("fashion_mnist", [9, 0, 0, 3, 0])]
+)
+def test_real_data_has_the_published_order(name: str, first: list[int]):
+    dataset = load_real(name)
+    assert dataset.train.images.shape == (60_000, 28, 28)
+    assert dataset.test.images.shape == (10_000, 28, 28)
+    assert dataset.train.labels[:5].tolist() == first
+
+
+def test_real_prepared_data_equals_the_original_files():
+    from_files = load_real("mnist")
+    from_prepared = load_real("mnist", prepared.find("mnist", Path(str(REAL))))
+    np.testing.assert_array_equal(from_prepared.train.images, from_files.train.images)
+    np.testing.assert_array_equal(from_prepared.test.labels, from_files.test.labels)
+
+
+def test_framing_leaves_mnist_as_it_is():
+    images = load_real("mnist").train.images[:500]
+    framed = np.stack([frame_digit(image) for image in images])
+    assert (framed == images).all(axis=(1, 2)).mean() > 0.99
