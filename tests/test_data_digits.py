@@ -16,7 +16,7 @@ def centre_of_mass(image: np.ndarray) -> np.ndarray:
     return np.array([(weights * axis).sum() for axis in np.indices(image.shape)]) / weights.sum()
 
 
-def test_digits_split_is_fixed_and_whole():
+def test_digits_split_is_fixed_and_whole() -> None:
     digits = load_dataset("digits")
     assert digits.train.images.shape == (1500, 28, 28)
     assert digits.test.images.shape == (297, 28, 28)
@@ -28,7 +28,7 @@ def test_digits_split_is_fixed_and_whole():
     assert digits.sha256[:16] == "2ead52d50071478d"
 
 
-def test_digits_are_framed_as_mnist_frames_its_digits():
+def test_digits_are_framed_as_mnist_frames_its_digits() -> None:
     digits = load_dataset("digits")
     for image in digits.train.images[:200]:
         rows, columns = image.any(axis=1).nonzero()[0], image.any(axis=0).nonzero()[0]
@@ -36,7 +36,7 @@ def test_digits_are_framed_as_mnist_frames_its_digits():
         np.testing.assert_allclose(centre_of_mass(image), 14, atol=0.5)
 
 
-def test_digits_can_be_told_apart():
+def test_digits_can_be_told_apart() -> None:
     digits = load_dataset("digits")
     train = digits.train.images.reshape(len(digits.train), -1).astype(np.float32)
     test = digits.test.images.reshape(len(digits.test), -1).astype(np.float32)
@@ -45,7 +45,7 @@ def test_digits_can_be_told_apart():
     assert (predicted == digits.test.labels).mean() > 0.94
 
 
-def test_frame_keeps_the_aspect_ratio_and_centres_the_mass():
+def test_frame_keeps_the_aspect_ratio_and_centres_the_mass() -> None:
     image = np.zeros((300, 200), np.uint8)
     image[10:110, 50:75] = 255
     framed = frame_digit(image)
@@ -55,14 +55,14 @@ def test_frame_keeps_the_aspect_ratio_and_centres_the_mass():
     assert framed[:, 12:17].sum() == framed.sum()
 
 
-def test_frame_uses_grey_levels_for_what_is_smaller_than_a_pixel():
+def test_frame_uses_grey_levels_for_what_is_smaller_than_a_pixel() -> None:
     image = np.zeros((200, 200), np.uint8)
     image[np.arange(200), np.arange(200)] = 255
     framed = frame_digit(image)
     assert 0 < framed.max() < 255
 
 
-def test_frame_keeps_lopsided_ink_inside():
+def test_frame_keeps_lopsided_ink_inside() -> None:
     image = np.zeros((40, 40), np.uint8)
     image[0, :] = 255
     image[:, 0] = 1
@@ -73,22 +73,22 @@ def test_frame_keeps_lopsided_ink_inside():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (2000, 3)])
-def test_frame_of_nothing_is_empty(shape: tuple[int, int]):
+def test_frame_of_nothing_is_empty(shape: tuple[int, int]) -> None:
     assert not frame_digit(np.zeros(shape, np.uint8)).any()
 
 
-def test_frame_of_ink_too_faint_to_survive_scaling_is_empty():
+def test_frame_of_ink_too_faint_to_survive_scaling_is_empty() -> None:
     image = np.zeros((2000, 2000), np.uint8)
     image[np.arange(2000), np.arange(2000)] = 1
     assert not frame_digit(image).any()
 
 
-def test_every_dataset_has_ten_class_names():
+def test_every_dataset_has_ten_class_names() -> None:
     assert set(CLASS_NAMES) == set(DATASETS)
     assert all(len(set(names)) == 10 for names in CLASS_NAMES.values())
 
 
-def test_import_loads_nothing_heavy():
+def test_import_loads_nothing_heavy() -> None:
     heavy = "{'jax', 'tensorflow_datasets', 'sklearn', 'scipy', 'PIL'}"
     code = f"import sys, mnist_jax.data; print({heavy} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -16,7 +16,7 @@ IMAGE_FILE = idx.encode_images(IMAGES)
 LABEL_FILE = idx.encode_labels(LABELS)
 
 
-def test_encoded_arrays_are_read_back_read_only():
+def test_encoded_arrays_are_read_back_read_only() -> None:
     images, labels = idx.parse_images(IMAGE_FILE, "f"), idx.parse_labels(LABEL_FILE, "f")
     np.testing.assert_array_equal(images, IMAGES)
     np.testing.assert_array_equal(labels, LABELS)
@@ -25,13 +25,15 @@ def test_encoded_arrays_are_read_back_read_only():
     assert not labels.flags.writeable
 
 
-def test_layout_is_that_of_the_published_format():
+def test_layout_is_that_of_the_published_format() -> None:
     assert IMAGE_FILE[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 3, 0, 0, 0, 28, 0, 0, 0, 28])
     assert bytes([0, 0, 8, 1, 0, 0, 0, 3, 0, 9, 4]) == LABEL_FILE
 
 
 @pytest.mark.parametrize("compressed", [True, False])
-def test_reads_gzipped_and_plain_files_whatever_their_name(tmp_path: Path, compressed: bool):
+def test_reads_gzipped_and_plain_files_whatever_their_name(
+    tmp_path: Path, compressed: bool
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(gzip.compress(IMAGE_FILE) if compressed else IMAGE_FILE)
     assert idx.read_file(path) == IMAGE_FILE
@@ -50,7 +52,7 @@ def test_reads_gzipped_and_plain_files_whatever_their_name(tmp_path: Path, compr
         (struct.pack(">IIII", 0x803, 2**32 - 1, 28, 28) + IMAGE_FILE[16:], "truncated"),
     ],
 )
-def test_defective_images_are_refused(content: bytes, problem: str):
+def test_defective_images_are_refused(content: bytes, problem: str) -> None:
     with pytest.raises(Failure, match=f"^FILE .*{problem}.*: replace it with a fresh copy$"):
         idx.parse_images(content, "FILE")
 
@@ -64,7 +66,7 @@ def test_defective_images_are_refused(content: bytes, problem: str):
         (LABEL_FILE[:-1] + b"\x0a", "holds the label 10, above 9"),
     ],
 )
-def test_defective_labels_are_refused(content: bytes, problem: str):
+def test_defective_labels_are_refused(content: bytes, problem: str) -> None:
     with pytest.raises(Failure, match=f"^FILE .*{problem}.*: replace it with a fresh copy$"):
         idx.parse_labels(content, "FILE")
 
@@ -81,14 +83,14 @@ def test_defective_labels_are_refused(content: bytes, problem: str):
         (gzip.compress(bytes(200 * 2**20), compresslevel=1), "more than 64 MiB"),
     ],
 )
-def test_defective_gzip_is_refused(tmp_path: Path, data: bytes, problem: str):
+def test_defective_gzip_is_refused(tmp_path: Path, data: bytes, problem: str) -> None:
     path = tmp_path / "file.gz"
     path.write_bytes(data)
     with pytest.raises(Failure, match=f"{path} .*{problem}.*: replace it with a fresh copy$"):
         idx.read_file(path)
 
 
-def test_oversized_plain_file_is_refused_without_reading_it_all(tmp_path: Path):
+def test_oversized_plain_file_is_refused_without_reading_it_all(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with path.open("wb") as file:
         file.truncate(2**40)
@@ -96,12 +98,12 @@ def test_oversized_plain_file_is_refused_without_reading_it_all(tmp_path: Path):
         idx.read_file(path)
 
 
-def test_unreadable_file_is_a_failure(tmp_path: Path):
+def test_unreadable_file_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"cannot be read \(No such file or directory\)"):
         idx.read_file(tmp_path / "absent")
 
 
-def test_mutated_files_are_read_or_refused(tmp_path: Path):
+def test_mutated_files_are_read_or_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     path = tmp_path / "file"
     refused = 0

@@ -54,7 +54,9 @@ def only_warning(caplog: pytest.LogCaptureFixture) -> str:
 
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize("layout", ["", "tiny", "TINY/raw"])
-def test_idx_files_are_found_in_the_usual_layouts(tmp_path: Path, layout: str, compressed: bool):
+def test_idx_files_are_found_in_the_usual_layouts(
+    tmp_path: Path, layout: str, compressed: bool
+) -> None:
     write_idx(tmp_path / "data" / layout, TINY, compressed)
     dataset = load_dataset("tiny", tmp_path / "data")
     assert_is(dataset, TINY)
@@ -63,14 +65,14 @@ def test_idx_files_are_found_in_the_usual_layouts(tmp_path: Path, layout: str, c
 
 
 @pytest.mark.parametrize("layout", ["", "1.0.0", "tiny/1.0.0", "tensorflow_datasets/tiny/1.0.0"])
-def test_prepared_datasets_are_found_and_their_order_restored(tmp_path: Path, layout: str):
+def test_prepared_datasets_are_found_and_their_order_restored(tmp_path: Path, layout: str) -> None:
     write_prepared(tmp_path / "data" / layout, "tiny", TINY)
     dataset = load_dataset("tiny", tmp_path / "data")
     assert_is(dataset, TINY)
     assert dataset.source == str(tmp_path / "data" / layout)
 
 
-def test_digest_identifies_the_content_whatever_the_source(tmp_path: Path):
+def test_digest_identifies_the_content_whatever_the_source(tmp_path: Path) -> None:
     write_idx(tmp_path / "idx", TINY)
     write_prepared(tmp_path / "prepared/tiny/1.0.0", "tiny", TINY)
     write_idx(tmp_path / "other/other", OTHER)
@@ -79,7 +81,9 @@ def test_digest_identifies_the_content_whatever_the_source(tmp_path: Path):
     assert digest != load_dataset("other", tmp_path / "other").sha256
 
 
-def test_folders_are_searched_in_order(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+def test_folders_are_searched_in_order(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data_dir, first, second = tmp_path / "data_dir", tmp_path / "first", tmp_path / "second"
     monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(first))
     monkeypatch.setenv("TFDS_DATA_DIR", str(second))
@@ -90,13 +94,13 @@ def test_folders_are_searched_in_order(tmp_path: Path, home: Path, monkeypatch: 
         assert load_dataset("tiny", given).source == str(root / "tiny")
 
 
-def test_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_cache_folder_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     write_idx(tmp_path / "xdg/mnist_jax/tiny", TINY)
     assert load_dataset("tiny").source == str(tmp_path / "xdg/mnist_jax/tiny")
 
 
-def test_unknown_dataset_suggests_the_nearest():
+def test_unknown_dataset_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match="no dataset named 'fashion-mnist': did you mean fashion_"):
         load_dataset("fashion-mnist")
     with pytest.raises(UsageError, match="choose one of mnist, fashion_mnist, digits"):
@@ -104,7 +108,7 @@ def test_unknown_dataset_suggests_the_nearest():
 
 
 @pytest.mark.parametrize("name", ["tiny", "digits"])
-def test_data_dir_must_be_a_folder(tmp_path: Path, name: str):
+def test_data_dir_must_be_a_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     for data_dir in (tmp_path / "absent", str(tmp_path / "file")):
         with pytest.raises(UsageError, match=f"data folder {data_dir} cannot be read"):
@@ -113,7 +117,7 @@ def test_data_dir_must_be_a_folder(tmp_path: Path, name: str):
 
 def test_message_for_a_missing_dataset_says_where_and_what(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(tmp_path / "absent"))
     write_idx(tmp_path / "data/tiny", {file: TINY[file] for file in list(TINY)[:3]})
     with pytest.raises(DatasetNotFound) as caught:
@@ -126,7 +130,7 @@ def test_message_for_a_missing_dataset_says_where_and_what(
     assert "--dataset=digits" in message
 
 
-def test_damaged_file_is_not_masked_by_a_good_copy(tmp_path: Path, home: Path):
+def test_damaged_file_is_not_masked_by_a_good_copy(tmp_path: Path, home: Path) -> None:
     write_idx(home / ".cache/mnist_jax/tiny", TINY)
     damaged = bytearray(TINY["t10k-images-idx3-ubyte"])
     damaged[100] ^= 1
@@ -139,7 +143,7 @@ def test_damaged_file_is_not_masked_by_a_good_copy(tmp_path: Path, home: Path):
 
 
 @pytest.mark.parametrize("layout", ["tiny/1.0.0", "tiny"])
-def test_another_datasets_files_under_this_name_are_refused(tmp_path: Path, layout: str):
+def test_another_datasets_files_under_this_name_are_refused(tmp_path: Path, layout: str) -> None:
     if layout == "tiny":
         write_idx(tmp_path / layout, OTHER)
     else:
@@ -148,7 +152,7 @@ def test_another_datasets_files_under_this_name_are_refused(tmp_path: Path, layo
         load_dataset("tiny", tmp_path)
 
 
-def test_nameless_folder_with_another_dataset_is_passed_over(tmp_path: Path, home: Path):
+def test_nameless_folder_with_another_dataset_is_passed_over(tmp_path: Path, home: Path) -> None:
     write_idx(tmp_path / "data", OTHER)
     with pytest.raises(DatasetNotFound, match=r"data \(which holds other\)"):
         load_dataset("tiny", tmp_path / "data")
@@ -156,14 +160,14 @@ def test_nameless_folder_with_another_dataset_is_passed_over(tmp_path: Path, hom
     assert_is(load_dataset("tiny", tmp_path / "data"), TINY)
 
 
-def test_images_and_labels_of_different_counts_are_refused(tmp_path: Path):
+def test_images_and_labels_of_different_counts_are_refused(tmp_path: Path) -> None:
     labels = "train-labels-idx1-ubyte"
     write_idx(tmp_path / "tiny", TINY | {labels: make_contents(0, train=6)[labels]})
     with pytest.raises(Failure, match=r"holds 7 images but .*train-labels-idx1-ubyte.gz 6 labels"):
         load_dataset("tiny", tmp_path)
 
 
-def test_truncated_file_is_named(tmp_path: Path):
+def test_truncated_file_is_named(tmp_path: Path) -> None:
     write_idx(tmp_path / "tiny", TINY)
     path = tmp_path / "tiny/train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-20])
@@ -171,7 +175,7 @@ def test_truncated_file_is_named(tmp_path: Path):
         load_dataset("tiny", tmp_path)
 
 
-def test_prepared_dataset_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_prepared_dataset_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
     assert_is(load_dataset("tiny", tmp_path), TINY)
     monkeypatch.setattr(prepared, "read", None)
@@ -180,7 +184,7 @@ def test_prepared_dataset_is_decoded_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_decoded_copy_is_verified_and_replaced(
     tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
     load_dataset("tiny", tmp_path)
     (copy,) = (home / ".cache/mnist_jax/decoded").glob("*/train-images-idx3-ubyte")
@@ -191,7 +195,7 @@ def test_decoded_copy_is_verified_and_replaced(
     assert not list(copy.parent.glob(".*"))
 
 
-def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Path):
+def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Path) -> None:
     folder = tmp_path / "tiny/1.0.0"
     write_prepared(folder, "tiny", TINY)
     load_dataset("tiny", tmp_path)
@@ -204,7 +208,7 @@ def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Pa
 
 
 @pytest.mark.parametrize("file", ["features.json", "tiny-test.array_record-00000-of-00001"])
-def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str):
+def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str) -> None:
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
     (tmp_path / "tiny/1.0.0" / file).unlink()
     with pytest.raises(Failure, match=r"1\.0\.0 cannot be read \(.*\): prepare it again"):
@@ -212,7 +216,7 @@ def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "tiny"}'])
-def test_damaged_description_is_refused(tmp_path: Path, text: str):
+def test_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
     (tmp_path / "tiny/1.0.0/dataset_info.json").write_text(text)
     with pytest.raises(Failure, match=r"dataset_info\.json is damaged"):
@@ -221,7 +225,7 @@ def test_damaged_description_is_refused(tmp_path: Path, text: str):
 
 def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     info = tmp_path / "tiny/2.0.0/dataset_info.json"
     info.parent.mkdir(parents=True)
     info.write_text('{"name": "tiny", "fileFormat": "tfrecord"}')
@@ -231,7 +235,7 @@ def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
     assert only_warning(caplog) == f"Passing over {info.parent}: reading tfrecord needs TensorFlow"
 
 
-def test_unwritable_cache_costs_only_time(tmp_path: Path, home: Path):
+def test_unwritable_cache_costs_only_time(tmp_path: Path, home: Path) -> None:
     home.mkdir()
     (home / ".cache").touch()
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
@@ -239,7 +243,9 @@ def test_unwritable_cache_costs_only_time(tmp_path: Path, home: Path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_folder_without_permission_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_folder_without_permission_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(locked))
@@ -247,25 +253,25 @@ def test_folder_without_permission_is_passed_over(tmp_path: Path, monkeypatch: p
         load_dataset("tiny")
 
 
-def test_auto_uses_what_is_here(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_auto_uses_what_is_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_idx(tmp_path, TINY)
     assert_is(resolve_dataset("tiny", tmp_path), TINY)
     assert not caplog.records
 
 
-def test_auto_falls_back_to_digits_and_says_so(caplog: pytest.LogCaptureFixture):
+def test_auto_falls_back_to_digits_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert resolve_dataset("tiny").name == "digits"
     message = only_warning(caplog)
     assert message.startswith("Using digits INSTEAD of tiny, because tiny is not in ")
     assert "\n" not in message
 
 
-def test_auto_does_not_replace_an_unknown_name():
+def test_auto_does_not_replace_an_unknown_name() -> None:
     with pytest.raises(UsageError, match="no dataset named"):
         resolve_dataset("tinny")
 
 
-def test_hold_out_takes_the_last_examples(tmp_path: Path):
+def test_hold_out_takes_the_last_examples(tmp_path: Path) -> None:
     write_idx(tmp_path, TINY)
     whole = load_dataset("tiny", tmp_path).train
     train, validation = hold_out(whole, 2)
@@ -275,7 +281,7 @@ def test_hold_out_takes_the_last_examples(tmp_path: Path):
 
 
 @pytest.mark.parametrize("count", [0, -1, 7, 8])
-def test_hold_out_leaves_neither_part_empty(tmp_path: Path, count: int):
+def test_hold_out_leaves_neither_part_empty(tmp_path: Path, count: int) -> None:
     write_idx(tmp_path, TINY)
     with pytest.raises(UsageError, match=f"cannot hold out {count} of 7 .* between 1 and 6"):
         hold_out(load_dataset("tiny", tmp_path).train, count)
@@ -296,21 +302,21 @@ def load_real(name: str, data_dir: str | Path | None = REAL) -> Dataset:
 @pytest.mark.parametrize(
     ("name", "first"), [("mnist", [5, 0, 4, 1, 9]), ("fashion_mnist", [9, 0, 0, 3, 0])]
 )
-def test_real_data_has_the_published_order(name: str, first: list[int]):
+def test_real_data_has_the_published_order(name: str, first: list[int]) -> None:
     dataset = load_real(name)
     assert dataset.train.images.shape == (60_000, 28, 28)
     assert dataset.test.images.shape == (10_000, 28, 28)
     assert dataset.train.labels[:5].tolist() == first
 
 
-def test_real_prepared_data_equals_the_original_files():
+def test_real_prepared_data_equals_the_original_files() -> None:
     from_files = load_real("mnist")
     from_prepared = load_real("mnist", prepared.find("mnist", Path(str(REAL))))
     np.testing.assert_array_equal(from_prepared.train.images, from_files.train.images)
     np.testing.assert_array_equal(from_prepared.test.labels, from_files.test.labels)
 
 
-def test_framing_leaves_mnist_as_it_is():
+def test_framing_leaves_mnist_as_it_is() -> None:
     images = load_real("mnist").train.images[:500]
     framed = np.stack([frame_digit(image) for image in images])
     assert (framed == images).all(axis=(1, 2)).mean() > 0.99
