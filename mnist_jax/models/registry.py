@@ -29,7 +29,7 @@ class Entry:
         layer of each prefix, in the order of the file.
     """
 
-    network: Callable[..., Network]
+    network: type[Network]
     recipe: Recipe
     article: str
     published: str
@@ -95,8 +95,9 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
     Raises:
       UsageError: the name or an argument is unknown.
     """
-    network = model_entry(name).network
-    accepted = [p for p in inspect.signature(network).parameters if p != "rngs"]
+    network: Callable[..., Network] = model_entry(name).network
+    parameters = inspect.signature(model_entry(name).network.__init__).parameters
+    accepted = [p for p in parameters if p not in ("self", "rngs")]
     if unknown := sorted(set(overrides) - set(accepted)):
         takes = ", ".join(accepted) or "none"
         raise UsageError(f"{name} takes no argument {unknown[0]!r}; it takes {takes}.")

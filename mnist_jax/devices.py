@@ -1,0 +1,88 @@
+"""Which devices a run uses and how: the one place that knows backends apart from `ops`."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, Mesh
+
+from mnist_jax.errors import UsageError
+
+# Images a CPU core works on at a time: enough to fill its vectors, few enough for its cache.
+_CPU_CHUNK = 16
+
+
+def configure_process(cache_dir: Path) -> None:
+    """Sets up JAX for a command line, before any device is touched; a library never calls this.
+
+    On a CPU every core becomes a device of one thread, which trains small networks faster than
+    several threads inside every operation. Compiled programs are kept in `cache_dir`.
+    """
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def make_mesh(num_seeds: int, batch_sizes: set[int], num_devices: int | None = None) -> Mesh:
+    """Lays devices out as ('seed', 'data'): first a device per seed, the rest split batches.
+
+    Args:
+      num_seeds: how many seeds train together.
+      batch_sizes: the sizes of the batches to come, the short last one included.
+      num_devices: how many devices to use; by default as many as divide the work evenly.
+
+    Raises:
+      UsageError: there are fewer devices, or a batch does not divide.
+    """
+    devices = jax.devices()
+    count = num_devices or len(devices)
+    if not 0 < count <= len(devices):
+        raise UsageError(
+            f"num_devices is {num_devices}, but there are {len(devices)} devices"
+            f" ({devices[0].platform}); give 1 to {len(devices)}."
+        )
+    by_seed = math.gcd(num_seeds, count)
+    by_data = math.gcd(count // by_seed, *batch_sizes)
+    if num_devices and by_seed * by_data < num_devices:
+        sizes = " and ".join(str(size) for size in sorted(batch_sizes, reverse=True))
+        raise UsageError(
+            f"Batches of {sizes} images do not divide over {count // by_seed} devices;"
+            f" give a batch_size that does, or num_devices={by_seed * by_data}."
+        )
+    return jax.make_mesh(
+        (by_seed, by_data),
+        ("seed", "data"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices[: by_seed * by_data],
+    )
+
+
+def chunk_size(batch_size: int) -> int:
+    """How many of a device's images to compute gradients for at a time; divides `batch_size`."""
+    if jax.default_backend() != "cpu":
+        return batch_size
+    divisors = (size for size in range(_CPU_CHUNK, 0, -1) if batch_size % size == 0)
+    largest = next(divisors)
+    # Tiny chunks would waste more on overhead than the cache saves.
+    return largest if 2 * largest >= _CPU_CHUNK else batch_size
+
+
+def map_seeds(function: Callable[..., Any], *trees: Any) -> Any:
+    """Applies a function to every seed of a device, along the leading axis of `trees`.
+
+    A CPU takes them one after another, which keeps one seed's arrays in its cache; an accelerator
+    takes them together.
+    """
+    if jax.default_backend() == "cpu":
+        return lax.map(lambda args: function(*args), trees)
+    return jax.vmap(function)(*trees)
+
+
+def describe(mesh: Mesh) -> dict[str, Any]:
+    """What ran: platform, device kind and the mesh's shape, for the record of a run."""
+    device = mesh.devices.flat[0]
+    return {"platform": device.platform, "kind": device.device_kind, "mesh": dict(mesh.shape)}

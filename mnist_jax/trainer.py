@@ -1,0 +1,234 @@
+"""Training of one recipe for several seeds on a mesh of devices, in compiled stretches."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mnist_jax import augment, devices
+from mnist_jax.config import Recipe
+from mnist_jax.data import Dataset, hold_out
+from mnist_jax.errors import UsageError
+from mnist_jax.models import create_model
+from mnist_jax.optim import make_optimizer
+from mnist_jax.training import LOSSES, TrainState, train_step
+
+# Images per device and compiled step of an evaluation.
+_EVALUATION_CHUNK = 50
+
+
+class Trainer:
+    """A recipe in progress: one state per seed, and the compiled functions that advance them.
+
+    The states carry a leading axis of seeds, spread over the mesh's `seed` axis; batches are
+    split over its `data` axis. The dataset lives on the devices as uint8. The order of an epoch
+    and the dropout masks of a step follow from the seed and the step alone.
+
+    Args:
+      recipe: what to train; its `seed` is replaced by each of `seeds`.
+      dataset: where its images come from.
+      seeds: one network is trained for each.
+      num_devices: how many devices to use; by default all that divide the work.
+
+    Raises:
+      UsageError: the recipe does not fit the dataset or the devices.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        *,
+        seeds: Sequence[int],
+        num_devices: int | None = None,
+    ):
+        self.recipe = recipe
+        self.seeds = tuple(seeds)
+        train, self.validation = dataset.train, None
+        if recipe.validation:
+            train, self.validation = hold_out(dataset.train, recipe.validation)
+        self.test = dataset.test
+        views = len(augment.SHIFTS) if recipe.one_pixel_shifts else 1
+        self._examples = views * len(train)
+        if recipe.batch_size > self._examples:
+            raise UsageError(
+                f"batch_size is {recipe.batch_size}, but {recipe.dataset} has"
+                f" {self._examples} training images."
+            )
+        self.steps_per_epoch = math.ceil(self._examples / recipe.batch_size)
+        full, short = divmod(self._examples, recipe.batch_size)
+        self._full_steps = full
+        self.mesh = devices.make_mesh(
+            len(self.seeds), {recipe.batch_size} | ({short} if short else set()), num_devices
+        )
+        self._replicated = NamedSharding(self.mesh, P())
+        self._by_seed = NamedSharding(self.mesh, P("seed"))
+        images = jnp.asarray(train.images)
+        if recipe.one_pixel_shifts:
+            images = augment.pad_for_shifts(images)
+        self._data = jax.device_put((images, jnp.asarray(train.labels)), self._replicated)
+        self._epoch = -1
+        self._orders: list[jax.Array] = []
+        self.step = 0
+        self.states = jax.device_put(self._initial_states(), self._by_seed)
+        self._run = _compile_run(self.mesh, recipe)
+        self._logits = _compile_logits(self.mesh, recipe)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps in the whole recipe."""
+        return self.steps_per_epoch * self.recipe.epochs
+
+    def state(self, index: int) -> TrainState:
+        """The state of one seed, by its place in `seeds`, without the leading axis."""
+        return jax.tree.map(lambda a: a[index], self.states)
+
+    def batch_size(self, step: int) -> int:
+        """Images in a step's batch: the last of an epoch may be short."""
+        first = step % self.steps_per_epoch * self.recipe.batch_size
+        return min(self.recipe.batch_size, self._examples - first)
+
+    def advance(self, count: int) -> np.ndarray:
+        """Takes up to `count` steps, but not past the end of the epoch.
+
+        Returns:
+          [seeds, steps taken, 2]: every step's loss and accuracy on its batch.
+        """
+        start = self.step % self.steps_per_epoch
+        if self._epoch != self.step // self.steps_per_epoch:
+            self._epoch = self.step // self.steps_per_epoch
+            self._orders = self._epoch_orders(self._epoch)
+        if start < self._full_steps:
+            stop = min(start + count, self._full_steps)
+            log = self._run_steps(self._orders[0], start, stop)
+        else:
+            stop = start + 1
+            log = self._run_steps(self._orders[1], 0, 1)
+        self.step += stop - start
+        return log
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Evaluates every image exactly once: uint8 [N, 28, 28] to logits [seeds, N, 10].
+
+        With the recipe's `training_mode` the BatchNorm statistics of the states move.
+        """
+        count = len(images)
+        chunk = self.recipe.batch_size
+        if self.recipe.evaluation == "exact":
+            chunk = _EVALUATION_CHUNK * self.mesh.shape["data"]
+        padded = np.zeros((-(-count // chunk), chunk, *images.shape[1:]), images.dtype)
+        padded.reshape(-1, *images.shape[1:])[:count] = images
+        sharding = NamedSharding(self.mesh, P(None, "data"))
+        self.states, logits = self._logits(self.states, jax.device_put(padded, sharding))
+        return np.asarray(logits).reshape(len(self.seeds), -1, logits.shape[-1])[:, :count]
+
+    def _run_steps(self, order: jax.Array, start: int, stop: int) -> np.ndarray:
+        self.states, log = self._run(self.states, *self._data, order, start, stop)
+        return np.asarray(log)[:, start:stop]
+
+    def _initial_states(self) -> TrainState:
+        recipe = self.recipe
+        optimizer = make_optimizer(recipe, self.steps_per_epoch)
+        axis_name = "data" if self.mesh.shape["data"] > 1 else None
+        states = []
+        for seed in self.seeds:
+            init_key, dropout_key = jax.random.split(jax.random.key(seed))
+            model = create_model(recipe.model, rngs=nnx.Rngs(init_key), **recipe.model_args)
+            states.append(
+                TrainState.create(
+                    model, optimizer, LOSSES[recipe.loss], key=dropout_key, axis_name=axis_name
+                )
+            )
+        return _stack(states)
+
+    def _epoch_orders(self, epoch: int) -> list[jax.Array]:
+        """The epoch's batches as [seeds, steps, batch], and the short last one if there is one."""
+        orders = np.stack([self._order(seed, epoch) for seed in self.seeds])
+        split = self._full_steps * self.recipe.batch_size
+        parts = [orders[:, :split].reshape(len(self.seeds), self._full_steps, -1)]
+        if split < self._examples:
+            parts.append(orders[:, None, split:])
+        return jax.device_put(parts, NamedSharding(self.mesh, P("seed", None, "data")))
+
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        indices = np.arange(self._examples, dtype=np.int32)
+        if self.recipe.shuffle == "never":
+            return indices
+        drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
+        return np.random.default_rng([seed, drawn]).permutation(indices)
+
+
+def _stack(states: list[TrainState]) -> TrainState:
+    # The static parts are those of the first state: they hold functions, which would compare
+    # unequal between states although they do the same.
+    structure = jax.tree.structure(states[0])
+    leaves = zip(*(jax.tree.leaves(state) for state in states), strict=True)
+    return jax.tree.unflatten(structure, [jnp.stack(values) for values in leaves])
+
+
+def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:
+    """Compiles (states, images, labels, order, start, stop) -> (states, log [seeds, steps, 2])."""
+    axis_name = "data" if mesh.shape["data"] > 1 else None
+
+    def run_seed(
+        images: jax.Array,
+        labels: jax.Array,
+        start: int,
+        stop: int,
+        state: TrainState,
+        order: jax.Array,
+    ) -> tuple[TrainState, jax.Array]:
+        take = augment.take_shifted if recipe.one_pixel_shifts else lambda a, i: a[i]
+        count = labels.shape[0]
+        # BatchNorm's statistics are the whole batch's, so its batches stay whole.
+        size = order.shape[1]
+        chunk = devices.chunk_size(size) if not jax.tree.leaves(state.batch_stats) else size
+
+        def body(step: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+            state, log = carry
+            index = order[step]
+            batch = augment.normalize(take(images, index), recipe.mean, recipe.std)
+            state, metrics = train_step(
+                state, batch, labels[index % count], axis_name=axis_name, chunk_size=chunk
+            )
+            return state, log.at[step].set(jnp.stack(metrics))
+
+        return lax.fori_loop(start, stop, body, (state, jnp.zeros((order.shape[0], 2))))
+
+    def run(states, images, labels, order, start, stop):
+        return devices.map_seeds(partial(run_seed, images, labels, start, stop), states, order)
+
+    specs = (P("seed"), P(), P(), P("seed", None, "data"), P(), P())
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=P("seed"), check_vma=False)
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def _compile_logits(mesh: Mesh, recipe: Recipe) -> Any:
+    """Compiles (states, images [chunks, size, 28, 28]) -> (states, logits)."""
+
+    def exact(images: jax.Array, state: TrainState) -> tuple[TrainState, jax.Array]:
+        model = state.model()
+        return state, lax.map(
+            lambda x: model(augment.normalize(x, recipe.mean, recipe.std)), images
+        )
+
+    def run(states, images):
+        return devices.map_seeds(partial(exact, images), states)
+
+    specs = (P("seed"), P(None, "data"))
+    mapped = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=(P("seed"), P("seed", None, "data")),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0)

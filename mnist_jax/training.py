@@ -1,0 +1,197 @@
+"""The train step, the evaluation, and the compiled epoch: pure functions of state and data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from mnist_jax.layers import Network
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Metrics(NamedTuple):
+    """Means over a batch."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Per-image cross-entropy: logits [N, 10] and labels [N] to [N], in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def mean_squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Per-image mean of (output - one-hot)² over the classes: [N, 10] and [N] to [N]."""
+    return jnp.mean((outputs - jax.nn.one_hot(labels, outputs.shape[-1])) ** 2, axis=-1)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mean_squared_error": mean_squared_error,
+}
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything a step changes, and (static) what it needs to know.
+
+    Attributes:
+      step: steps taken so far.
+      params: the network's parameters.
+      batch_stats: its BatchNorm statistics; empty without BatchNorm.
+      opt_state: the optimiser's moments.
+      key: from it and the step follow the dropout masks.
+      graphdef: the network's structure, in training mode.
+      optimizer: the Optax transformation.
+      loss: per-image loss.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    batch_stats: nnx.State
+    opt_state: optax.OptState
+    key: jax.Array
+    graphdef: nnx.GraphDef[Network] = struct.field(pytree_node=False)
+    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    loss: Loss = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(
+        cls,
+        model: Network,
+        optimizer: optax.GradientTransformation,
+        loss: Loss = cross_entropy,
+        *,
+        key: jax.Array,
+        axis_name: str | None = None,
+    ) -> "TrainState":
+        """Starts training from a model's present values.
+
+        Args:
+          model: any network of this package.
+          optimizer: an Optax transformation.
+          loss: per-image loss of outputs [N, 10] and labels [N].
+          key: for the dropout masks.
+          axis_name: the mapped axis a batch will be split over, for BatchNorm's statistics.
+        """
+        train_view = nnx.view(
+            model,
+            deterministic=False,
+            use_running_average=False,
+            axis_name=axis_name,
+            raise_if_not_found=False,
+        )
+        graphdef, params, batch_stats = nnx.split(train_view, nnx.Param, ...)
+        # Copies, so that a donated state leaves the model's own arrays alone.
+        params, batch_stats = jax.tree.map(jnp.copy, nnx.as_pure((params, batch_stats)))
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(params),
+            key=key,
+            graphdef=graphdef,
+            optimizer=optimizer,
+            loss=loss,
+        )
+
+    def model(self) -> Network:
+        """The network with the state's values, in evaluation mode."""
+        return nnx.view(
+            nnx.merge(self.graphdef, self.params, self.batch_stats),
+            deterministic=True,
+            use_running_average=True,
+            raise_if_not_found=False,
+        )
+
+
+def train_step(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    axis_name: str | None = None,
+    chunk_size: int | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Takes one optimiser step on a batch.
+
+    Args:
+      state: made by `TrainState.create`.
+      images: [N, 28, 28, 1], normalised.
+      labels: [N], integers.
+      axis_name: the mapped axis (of `jax.shard_map` or `jax.pmap`) that the batch is split over,
+        in equal parts. The mean over it is the step's only communication.
+      chunk_size: gradients are summed over chunks of so many images, which must divide N.
+        Smaller ones stay in a CPU's cache. Not for networks with BatchNorm, whose statistics are
+        the whole batch's.
+
+    Returns:
+      The state after the step, and the metrics of the whole batch before it.
+    """
+    size = labels.shape[0]
+    first = lax.axis_index(axis_name) * size if axis_name else 0
+    step_key = jax.random.fold_in(state.key, state.step)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, first + jnp.arange(size))
+
+    def mean_loss(
+        params: nnx.State, images: jax.Array, labels: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
+        model = nnx.merge(state.graphdef, params, state.batch_stats)
+        logits = model(images, keys=keys)
+        batch_stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=logits.dtype)
+        return jnp.mean(state.loss(logits, labels)), (batch_stats, accuracy)
+
+    gradients = jax.value_and_grad(mean_loss, has_aux=True)
+    batch = (images, labels, keys)
+    (loss, (batch_stats, accuracy)), grads = _mean_over_chunks(
+        gradients, state.params, batch, chunk_size or size
+    )
+    grads, metrics = _mean_over_axis((grads, Metrics(loss, accuracy)), axis_name)
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, metrics
+
+
+def _mean_over_chunks(
+    function: Callable[..., Any], params: nnx.State, batch: tuple[jax.Array, ...], chunk_size: int
+) -> Any:
+    """The mean of function(params, *chunk) over equal chunks of a batch, one after the other."""
+    count = batch[0].shape[0] // chunk_size
+    if count == 1:
+        return function(params, *batch)
+    chunks = jax.tree.map(lambda a: a.reshape(count, chunk_size, *a.shape[1:]), batch)
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype),
+        jax.eval_shape(function, params, *jax.tree.map(lambda a: a[0], chunks)),
+    )
+
+    def add(total: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(params, *chunk)), None
+
+    total, _ = lax.scan(add, zeros, chunks)
+    return jax.tree.map(lambda a: a / count, total)
+
+
+def _mean_over_axis(tree: Any, axis_name: str | None) -> Any:
+    """The mean over a mapped axis in one communication, whatever the number of arrays."""
+    if axis_name is None:
+        return tree
+    flat, unflatten = ravel_pytree(tree)
+    return unflatten(lax.pmean(flat, axis_name))
+
+
+def predict(state: TrainState, images: jax.Array) -> jax.Array:
+    """Computes logits [N, 10] of normalised images [N, 28, 28, 1] in evaluation mode."""
+    return state.model()(images)
