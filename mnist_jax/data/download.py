@@ -107,7 +107,8 @@ def _transfer(url: str, news: "queue.SimpleQueue[bytes | str]", stop: threading.
     """Reports chunks of the body, then empty bytes, or a sentence about what went wrong."""
     request = urllib.request.Request(url, headers={"User-Agent": "mnist_jax"})
     try:
-        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
+        # This timeout only ends a thread that was left behind.
+        with urllib.request.urlopen(request, timeout=2 * PATIENCE_SECONDS) as response:
             while not stop.is_set():
                 chunk = response.read1(_CHUNK)
                 news.put(chunk)
