@@ -31,5 +31,5 @@ def take_shifted(padded: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
-    """Turns uint8 images [N, H, W] into float32 [N, H, W, 1]: (pixel / 255 - mean) / std."""
+    """Turns uint8 images [..., H, W] into float32 [..., H, W, 1]: (pixel / 255 - mean) / std."""
     return (images[..., None].astype(jnp.float32) / 255 - mean) / std

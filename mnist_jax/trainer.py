@@ -19,7 +19,7 @@ from mnist_jax.data import Dataset, hold_out
 from mnist_jax.errors import UsageError
 from mnist_jax.models import create_model
 from mnist_jax.optim import make_optimizer
-from mnist_jax.training import LOSSES, TrainState, train_step
+from mnist_jax.training import LOSSES, TrainState, train_step, training_mode_logits
 
 # Images per device and compiled step of an evaluation.
 _EVALUATION_CHUNK = 50
@@ -64,11 +64,11 @@ class Trainer:
                 f" {self._examples} training images."
             )
         self.steps_per_epoch = math.ceil(self._examples / recipe.batch_size)
-        full, short = divmod(self._examples, recipe.batch_size)
-        self._full_steps = full
-        self.mesh = devices.make_mesh(
-            len(self.seeds), {recipe.batch_size} | ({short} if short else set()), num_devices
-        )
+        self._full_steps = self._examples // recipe.batch_size
+        sizes = {recipe.batch_size, self._examples % recipe.batch_size}
+        if recipe.evaluation == "training_mode":
+            sizes.add(len(self.test) % recipe.batch_size)
+        self.mesh = devices.make_mesh(len(self.seeds), sizes - {0}, num_devices)
         self._replicated = NamedSharding(self.mesh, P())
         self._by_seed = NamedSharding(self.mesh, P("seed"))
         images = jnp.asarray(train.images)
@@ -121,14 +121,28 @@ class Trainer:
         With the recipe's `training_mode` the BatchNorm statistics of the states move.
         """
         count = len(images)
-        chunk = self.recipe.batch_size
-        if self.recipe.evaluation == "exact":
-            chunk = _EVALUATION_CHUNK * self.mesh.shape["data"]
-        padded = np.zeros((-(-count // chunk), chunk, *images.shape[1:]), images.dtype)
-        padded.reshape(-1, *images.shape[1:])[:count] = images
+        size = self._evaluation_batch
+        split = count // size * size
+        whole = images[:split].reshape(-1, size, *images.shape[1:])
+        parts = [self._batch_logits(whole)] if split else []
+        if rest := count - split:
+            last = images[None, split:]
+            if self.recipe.evaluation == "exact":  # Padding would change a batch's statistics.
+                last = np.pad(last, ((0, 0), (0, size - rest), (0, 0), (0, 0)))
+            parts.append(self._batch_logits(last)[:, :rest])
+        return np.concatenate(parts, axis=1)
+
+    @property
+    def _evaluation_batch(self) -> int:
+        if self.recipe.evaluation == "training_mode":
+            return self.recipe.batch_size
+        return _EVALUATION_CHUNK * self.mesh.shape["data"]
+
+    def _batch_logits(self, batches: np.ndarray) -> np.ndarray:
+        """[batches, N, 28, 28] to [seeds, batches · N, 10]."""
         sharding = NamedSharding(self.mesh, P(None, "data"))
-        self.states, logits = self._logits(self.states, jax.device_put(padded, sharding))
-        return np.asarray(logits).reshape(len(self.seeds), -1, logits.shape[-1])[:, :count]
+        self.states, logits = self._logits(self.states, jax.device_put(batches, sharding))
+        return np.asarray(logits).reshape(len(self.seeds), -1, logits.shape[-1])
 
     def _run_steps(self, order: jax.Array, start: int, stop: int) -> np.ndarray:
         self.states, log = self._run(self.states, *self._data, order, start, stop)
@@ -137,7 +151,7 @@ class Trainer:
     def _initial_states(self) -> TrainState:
         recipe = self.recipe
         optimizer = make_optimizer(recipe, self.steps_per_epoch)
-        axis_name = "data" if self.mesh.shape["data"] > 1 else None
+        axis_name = _axis_name(self.mesh)
         states = []
         for seed in self.seeds:
             init_key, dropout_key = jax.random.split(jax.random.key(seed))
@@ -176,7 +190,7 @@ def _stack(states: list[TrainState]) -> TrainState:
 
 def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:
     """Compiles (states, images, labels, order, start, stop) -> (states, log [seeds, steps, 2])."""
-    axis_name = "data" if mesh.shape["data"] > 1 else None
+    axis_name = _axis_name(mesh)
 
     def run_seed(
         images: jax.Array,
@@ -212,23 +226,30 @@ def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:
 
 
 def _compile_logits(mesh: Mesh, recipe: Recipe) -> Any:
-    """Compiles (states, images [chunks, size, 28, 28]) -> (states, logits)."""
+    """Compiles (states, [batches, N, 28, 28]) -> (states, logits [seeds, batches, N, 10])."""
+    normalize = partial(augment.normalize, mean=recipe.mean, std=recipe.std)
 
     def exact(images: jax.Array, state: TrainState) -> tuple[TrainState, jax.Array]:
         model = state.model()
-        return state, lax.map(
-            lambda x: model(augment.normalize(x, recipe.mean, recipe.std)), images
-        )
+        return state, lax.map(lambda batch: model(normalize(batch)), images)
+
+    def training_mode(images: jax.Array, state: TrainState) -> tuple[TrainState, jax.Array]:
+        return training_mode_logits(state, normalize(images), axis_name=_axis_name(mesh))
+
+    evaluate = training_mode if recipe.evaluation == "training_mode" else exact
 
     def run(states, images):
-        return devices.map_seeds(partial(exact, images), states)
+        return devices.map_seeds(partial(evaluate, images), states)
 
-    specs = (P("seed"), P(None, "data"))
     mapped = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=specs,
+        in_specs=(P("seed"), P(None, "data")),
         out_specs=(P("seed"), P("seed", None, "data")),
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
+
+
+def _axis_name(mesh: Mesh) -> str | None:
+    return "data" if mesh.shape["data"] > 1 else None

@@ -135,9 +135,7 @@ def train_step(
       The state after the step, and the metrics of the whole batch before it.
     """
     size = labels.shape[0]
-    first = lax.axis_index(axis_name) * size if axis_name else 0
-    step_key = jax.random.fold_in(state.key, state.step)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, first + jnp.arange(size))
+    keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
 
     def mean_loss(
         params: nnx.State, images: jax.Array, labels: jax.Array, keys: jax.Array
@@ -150,9 +148,8 @@ def train_step(
 
     gradients = jax.value_and_grad(mean_loss, has_aux=True)
     batch = (images, labels, keys)
-    (loss, (batch_stats, accuracy)), grads = _mean_over_chunks(
-        gradients, state.params, batch, chunk_size or size
-    )
+    means = _mean_over_chunks(gradients, state.params, batch, chunk_size or size)
+    (loss, (batch_stats, accuracy)), grads = means
     grads, metrics = _mean_over_axis((grads, Metrics(loss, accuracy)), axis_name)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
@@ -162,6 +159,12 @@ def train_step(
         opt_state=opt_state,
     )
     return state, metrics
+
+
+def _image_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
+    """A key for each image of this device's share, by the image's place in the whole batch."""
+    first = lax.axis_index(axis_name) * size if axis_name else 0
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(size))
 
 
 def _mean_over_chunks(
@@ -192,6 +195,33 @@ def _mean_over_axis(tree: Any, axis_name: str | None) -> Any:
     return unflatten(lax.pmean(flat, axis_name))
 
 
-def predict(state: TrainState, images: jax.Array) -> jax.Array:
-    """Computes logits [N, 10] of normalised images [N, 28, 28, 1] in evaluation mode."""
-    return state.model()(images)
+def training_mode_logits(
+    state: TrainState, batches: jax.Array, *, axis_name: str | None = None
+) -> tuple[TrainState, jax.Array]:
+    """Evaluates without leaving training mode, as article E's program does.
+
+    Dropout stays on, BatchNorm uses each batch's statistics, and they move the running ones.
+
+    Args:
+      state: made by `TrainState.create`.
+      batches: normalised images [batches, N, 28, 28, 1], taken in order.
+      axis_name: as in `train_step`.
+
+    Returns:
+      The state with the moved statistics, and the logits [batches, N, 10].
+    """
+    # Training folds the step itself into the key; its complement is never a step.
+    evaluation_key = jax.random.fold_in(state.key, ~state.step)
+
+    def body(
+        batch_stats: nnx.State, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[nnx.State, jax.Array]:
+        number, images = batch
+        key = jax.random.fold_in(evaluation_key, number)
+        model = nnx.merge(state.graphdef, state.params, batch_stats)
+        logits = model(images, keys=_image_keys(key, images.shape[0], axis_name))
+        return nnx.as_pure(nnx.state(model, nnx.BatchStat)), logits
+
+    numbered = (jnp.arange(batches.shape[0]), batches)
+    batch_stats, logits = lax.scan(body, state.batch_stats, numbered)
+    return state.replace(batch_stats=batch_stats), logits

@@ -1,0 +1,38 @@
+"""What every command line shares: flags, exit codes, and one sentence for what went wrong."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from mnist_jax.errors import Failure, UsageError
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Parses the flags, calls main, and exits: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C."""
+    absl_logging.use_absl_handler()
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("jax").setLevel(logging.ERROR)  # It reports every backend it lacks.
+    try:
+        app.run(main, flags_parser=_parse)
+    except Failure as error:
+        _exit(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _exit("Interrupted.", 130)
+
+
+def _parse(arguments: Sequence[str]) -> Sequence[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+    except flags.Error as error:
+        _exit(f"{error} See --help.", UsageError.exit_code)
+    if len(rest) > 1:
+        _exit(f"{rest[1]!r} is not a flag; flags begin with --.", UsageError.exit_code)
+    return rest
+
+
+def _exit(sentence: str, code: int) -> None:
+    sys.stderr.write(sentence.strip() + "\n")
+    sys.exit(code)

@@ -1,0 +1,87 @@
+"""What the training command shows: the networks, the layer table, progress and epochs."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from flax import nnx
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+from rich.table import Table
+
+from mnist_jax.fit import Evaluation, Progress, Report
+from mnist_jax.layers import Network
+from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.summary import summarize
+from mnist_jax.trainer import Trainer
+
+
+def console() -> Console:
+    """Standard output; a fixed width where it is no terminal, so that lines do not wrap."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def list_models(out: Console) -> None:
+    """Prints every network with its article, size and published accuracy."""
+    table = Table("model", "parameters", "published", "article", box=None)
+    for name in model_names():
+        entry = model_entry(name)
+        model = create_model(name, rngs=nnx.Rngs(0), **entry.recipe.model_args)
+        parameters = sum(layer.parameters for layer in summarize(model))
+        table.add_row(name, f"{parameters:,}", entry.published, entry.article)
+    out.print(table)
+
+
+def layer_table(out: Console, model: Network) -> None:
+    """Prints a network's layers with output shapes (for one image) and parameter counts."""
+    table = Table("layer", "kind", "output shape", "parameters", box=None)
+    layers = summarize(model)
+    for layer in layers:
+        shape = "×".join(str(side) for side in layer.output_shape)
+        table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}")
+    table.add_row("total", "", "", f"{sum(layer.parameters for layer in layers):,}")
+    out.print(table)
+
+
+@contextlib.contextmanager
+def training(out: Console, trainer: Trainer) -> Iterator[Report]:
+    """Shows a live bar on a terminal, and a line after every epoch; yields what to report to."""
+    bar = Bar(
+        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} images/s "),
+        TimeRemainingColumn(),
+        console=out,
+        disable=not out.is_terminal,
+        transient=True,
+    )
+    epochs = trainer.recipe.epochs
+    task = bar.add_task(
+        "", total=trainer.total_steps, epoch=1, epochs=epochs, loss=float("nan"), speed=0.0
+    )
+
+    def report(event: Progress | Evaluation) -> None:
+        if isinstance(event, Progress):
+            epoch = (event.step - 1) // trainer.steps_per_epoch + 1
+            speed = event.images_per_second
+            bar.update(task, completed=event.step, epoch=epoch, loss=event.loss, speed=speed)
+        elif event.rows[0]["step"] % trainer.steps_per_epoch == 0:
+            for seed, row in zip(trainer.seeds, event.rows, strict=True):
+                prefix = f"seed {seed}  " if len(trainer.seeds) > 1 else ""
+                out.print(
+                    f"{prefix}epoch {row['epoch']:.0f}/{epochs}"
+                    f"  train loss {row['train_loss']:.4f}"
+                    f"  train accuracy {row['train_accuracy']:.2%}"
+                    f"  test accuracy {row['test_accuracy']:.2%}"
+                    f"  {row['images_per_second']:,.0f} images/s"
+                )
+
+    with bar:
+        yield report

@@ -1,0 +1,52 @@
+"""A network's layers as articles list them: output shapes and parameter counts."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mnist_jax.layers import Network
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer of a network.
+
+    Attributes:
+      name: as in the network and its checkpoints.
+      kind: the layer's class or function.
+      output_shape: for one image: (1, H, W, C) or (1, features).
+      parameters: trainable numbers.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+
+
+def summarize(model: Network) -> list[LayerSummary]:
+    """Lists a network's layers in order, without computing anything."""
+    # A view that does not train: dropout would need keys.
+    evaluated = nnx.view(
+        model, deterministic=True, use_running_average=True, raise_if_not_found=False
+    )
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    shapes = jax.eval_shape(lambda x: dict(evaluated.layer_outputs(x)), image)
+    return [
+        LayerSummary(name, _kind(layer), shapes[name].shape, _parameters(layer))
+        for name, layer in ((name, getattr(model, name)) for name in model.layer_names)
+    ]
+
+
+def _kind(layer: object) -> str:
+    return getattr(layer, "__name__", type(layer).__name__)
+
+
+def _parameters(layer: object) -> int:
+    if not isinstance(layer, nnx.Module):
+        return 0
+    leaves = jax.tree.leaves(nnx.as_pure(nnx.state(layer, nnx.Param)))
+    return sum(math.prod(leaf.shape) for leaf in leaves)

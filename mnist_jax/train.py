@@ -1,0 +1,113 @@
+"""Trains a documented network: `python -m mnist_jax.train --model=dbl_conv_relu`."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from mnist_jax import cli, devices, display
+from mnist_jax.config import CHOICES, Recipe
+from mnist_jax.data import DATASETS, load_dataset, resolve_dataset
+from mnist_jax.data.cache import folder as cache_folder
+from mnist_jax.errors import UsageError
+from mnist_jax.fit import fit
+from mnist_jax.models import model_entry
+from mnist_jax.runs import RunDirectory, describe_environment
+from mnist_jax.trainer import Trainer
+
+# Flags that replace a value of the article's recipe.
+_OVERRIDES = (
+    flags.DEFINE_integer("epochs", None, "Passes over the training set."),
+    flags.DEFINE_integer("batch_size", None, "Images per step."),
+    flags.DEFINE_enum("optimizer", None, CHOICES["optimizer"], "Optimiser."),
+    flags.DEFINE_float("learning_rate", None, "Constant step size."),
+    flags.DEFINE_float("momentum", None, "Momentum of SGD."),
+    flags.DEFINE_float("weight_decay", None, "Weight decay, in the recipe's sense."),
+    flags.DEFINE_integer("seed", None, "Seed of initial values, order and dropout masks."),
+    flags.DEFINE_integer("eval_every", None, "Steps between evaluations; 0: once an epoch."),
+)
+_MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
+_MODEL_ARGS = flags.DEFINE_string(
+    "model_args", None, 'Arguments of the network as JSON, such as {"pooling": "max"}.'
+)
+_DATASET = flags.DEFINE_enum(
+    "dataset",
+    "auto",
+    ("auto", *DATASETS),
+    "auto: the article's dataset if it is here or can be fetched, otherwise digits.",
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Train so many seeds, from --seed on.", 1)
+_NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by default all.", 1)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; by default one below runs/.")
+_TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
+_LIST = flags.DEFINE_bool("list", False, "List the networks and end.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains what the flags say."""
+    del argv
+    out = display.console()
+    if _LIST.value:
+        display.list_models(out)
+        return
+    if _MODEL.value is None:
+        raise UsageError("No model given; add --model=NAME (--list shows the names).")
+    recipe = _override(model_entry(_MODEL.value).recipe)
+    devices.configure_process(cache_folder() / "compiled")
+    if _DATASET.value == "auto":
+        dataset = resolve_dataset(recipe.dataset, _DATA_DIR.value)
+    else:
+        dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
+    recipe = dataclasses.replace(recipe, dataset=dataset.name)
+    seeds = range(recipe.seed, recipe.seed + _NUM_SEEDS.value)
+    trainer = Trainer(recipe, dataset, seeds=seeds, num_devices=_NUM_DEVICES.value)
+    runs = _run_directories(recipe, seeds)
+    environment = describe_environment(dataset, devices.describe(trainer.mesh))
+    for run, seed in zip(runs, seeds, strict=True):
+        run.create(dataclasses.replace(recipe, seed=seed), environment)
+    display.layer_table(out, trainer.state(0).model())
+    with contextlib.ExitStack() as stack:
+        reports = [stack.enter_context(display.training(out, trainer))]
+        if _TENSORBOARD.value:
+            from mnist_jax import tensorboard  # Loading it takes longer than the first step.
+
+            reports.append(stack.enter_context(tensorboard.writers(runs)))
+        results = fit(trainer, runs, lambda event: [report(event) for report in reports])
+    for run, result in zip(runs, results, strict=True):
+        out.print(f"test accuracy {result['test_accuracy']:.2%}  in {run.path}")
+
+
+def _override(recipe: Recipe) -> Recipe:
+    values: dict[str, Any] = {
+        flag.name: flag.value for flag in _OVERRIDES if flag.value is not None
+    }
+    if _MODEL_ARGS.value is not None:
+        try:
+            arguments = json.loads(_MODEL_ARGS.value)
+        except ValueError as error:
+            raise UsageError(f"--model_args is not JSON ({error}).") from error
+        if not isinstance(arguments, dict):
+            raise UsageError('--model_args is not a JSON object; give {"name": value, ...}.')
+        values["model_args"] = {**recipe.model_args, **arguments}
+    return dataclasses.replace(recipe, **values)
+
+
+def _run_directories(recipe: Recipe, seeds: Sequence[int]) -> list[RunDirectory]:
+    """One directory for each seed; a name of its own for each recipe unless --workdir says."""
+    if _WORKDIR.value and len(seeds) == 1:
+        return [RunDirectory(Path(_WORKDIR.value))]
+    # What makes two runs one experiment: the same recipe, however long and from whichever seed.
+    same = dataclasses.replace(recipe, seed=0, epochs=1)
+    digest = hashlib.sha256(same.to_json().encode()).hexdigest()[:8]
+    parent = Path(_WORKDIR.value or f"runs/{recipe.model}-{recipe.dataset}-{digest}")
+    return [RunDirectory(parent / f"seed-{seed}") for seed in seeds]
+
+
+if __name__ == "__main__":
+    cli.run(main)
