@@ -2,9 +2,8 @@
 
 Images are [N, C, H, W]; dense weights are [in, out]. What distinguishes these rules from the
 PyTorch articles': the filters are flipped (a true convolution), pooling comes before bias and
-activation, the gradient of a pooled maximum goes to every element that attains it, the penalty is
-on weights only and divided by the number of batches, dropout drops a layer's inputs in training
-and scales them by 1 − p otherwise, and batches come in file order.
+activation, the penalty is on weights only and divided by the number of batches, dropout drops a
+layer's inputs in training and scales them by 1 − p otherwise, and batches come in file order.
 """
 
 import dataclasses
@@ -34,11 +33,16 @@ RELU = Activation(lambda z: np.maximum(0.0, z), lambda z: (z > 0).astype(z.dtype
 
 @dataclasses.dataclass
 class ConvPool:
-    """A 5×5 convolution, 2×2 max-pool, bias, activation: w is [filters, channels, 5, 5]."""
+    """A 5×5 convolution, 2×2 max-pool, bias, activation: w is [filters, channels, 5, 5].
+
+    Theano passes the gradient of a maximum to every element that attains it (`all_maxima`), others
+    to the first.
+    """
 
     w: Array
     b: Array
     activation: Activation
+    all_maxima: bool = False
 
     @classmethod
     def initial(
@@ -66,13 +70,17 @@ class ConvPool:
         for i, j in taps:
             convolved += np.einsum("nchw,fc->nfhw", window(x, i, j), self.w[:, :, i, j])
         blocks = convolved.reshape(n, -1, rows // 2, 2, columns // 2, 2)
-        pooled = blocks.max((3, 5), keepdims=True)
-        is_maximum = blocks == pooled
-        z = pooled[:, :, :, 0, :, 0] + self.b[:, None, None]
+        windows = blocks.transpose(0, 1, 2, 4, 3, 5).reshape(n, -1, rows // 2, columns // 2, 4)
+        pooled = windows.max(-1)
+        chosen = windows == pooled[..., None]
+        if not self.all_maxima:
+            chosen &= chosen.cumsum(-1) == 1
+        z = pooled + self.b[:, None, None]
 
         def backward(grad: Array) -> tuple[Array, Array, Array]:
             grad = grad.reshape(z.shape) * self.activation.slope(z)
-            spread = (grad[:, :, :, None, :, None] * is_maximum).reshape(convolved.shape)
+            by_window = (grad[..., None] * chosen).reshape(*grad.shape, 2, 2)
+            spread = by_window.transpose(0, 1, 2, 4, 3, 5).reshape(convolved.shape)
             x_grad, w_grad = np.zeros_like(x), np.zeros_like(self.w)
             for i, j in taps:
                 w_grad[:, :, i, j] = np.einsum("nfhw,nchw->fc", spread, window(x, i, j))
@@ -145,6 +153,10 @@ class Network:
         """Evaluation: [N, 1, 28, 28] to [N, 10], inputs scaled by 1 − p where dropout acts."""
         return self._forward(images, None)[0]
 
+    def penalty(self, lmbda: float, batches: int) -> float:
+        """The penalty on the weights: 0.5·lmbda·Σw²/batches."""
+        return 0.5 * lmbda * sum((layer.w**2).sum() for layer in self.layers) / batches
+
     def step(
         self,
         images: Array,
@@ -161,7 +173,7 @@ class Network:
           images: [N, 1, 28, 28].
           labels: [N], integers.
           eta: learning rate.
-          lmbda: strength of the penalty 0.5·lmbda·Σw²/batches on the weights.
+          lmbda: strength of the penalty on the weights.
           batches: batches in an epoch.
           masks: one [N, in] array of 0 and 1 for each layer with dropout, in order.
 
@@ -173,7 +185,7 @@ class Network:
         softmax = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
         chosen = np.arange(len(labels)), labels
         cost = -np.log(softmax[chosen]).mean()
-        cost += 0.5 * lmbda * sum((layer.w**2).sum() for layer in self.layers) / batches
+        cost += self.penalty(lmbda, batches)
         grad = softmax.copy()
         grad[chosen] -= 1
         grad /= len(labels)

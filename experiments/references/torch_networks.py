@@ -6,8 +6,9 @@ the tests compare `mnist_jax` with them.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
@@ -246,17 +247,21 @@ def one_hot_mse(outputs: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(outputs, F.one_hot(labels, 10).to(outputs.dtype))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
     """One article's network and the optimiser, loss and batch size its author trains it with.
 
     Attributes:
+      model: the same network's name in `mnist_jax.models`.
+      model_args: its arguments there.
       network: makes the network, with the author's initial distributions.
       optimizer: makes the optimiser from the network's parameters.
       batch_size: images in a batch; the last one of an epoch may be shorter.
       loss: the mean over the batch, from outputs [N, 10] and labels [N].
     """
 
+    model: str
+    model_args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     network: Callable[[], nn.Module]
     optimizer: Callable[..., optim.Optimizer]
     batch_size: int
@@ -273,17 +278,62 @@ class Reference:
         return loss.detach()
 
 
-_dbl_conv_relu = partial(DblConv, activation=torch.relu)
+def _sgd(lr: float, weight_decay: float = 0.0) -> Callable[..., optim.Optimizer]:
+    return partial(optim.SGD, lr=lr, weight_decay=weight_decay)
 
-REFERENCES: dict[str, Reference] = {
-    "dense": Reference(Dense, partial(optim.SGD, lr=3.0), 10, one_hot_mse),
-    "basic_conv": Reference(BasicConv, partial(optim.SGD, lr=0.1), 10),
-    "dbl_conv": Reference(DblConv, partial(optim.SGD, lr=0.1), 10),
-    "dbl_conv_relu": Reference(_dbl_conv_relu, partial(optim.SGD, lr=0.03, weight_decay=5e-5), 10),
-    "double_fc_dropout": Reference(DoubleFc, partial(optim.SGD, lr=0.005), 10),
-    "cmu_cnn": Reference(CmuCnn, partial(optim.Adam, lr=1e-3), 100),
-    "lenet": Reference(lenet, partial(optim.SGD, lr=0.9), 256),
-    "batchnorm_cnn": Reference(BatchNormCnn, partial(optim.Adam, lr=3e-4, weight_decay=1e-3), 100),
-    "dropout_cnn": Reference(DropoutCnn, partial(optim.Adam, lr=1e-3), 32),
-    "simple_cnn": Reference(SimpleCnn, partial(optim.Adam, lr=1e-3), 100),
+
+def _adam(lr: float, weight_decay: float = 0.0) -> Callable[..., optim.Optimizer]:
+    return partial(optim.Adam, lr=lr, weight_decay=weight_decay)
+
+
+_ARTICLES = [
+    Reference(model="dense", network=Dense, optimizer=_sgd(3.0), batch_size=10, loss=one_hot_mse),
+    Reference(model="basic_conv", network=BasicConv, optimizer=_sgd(0.1), batch_size=10),
+    Reference(model="dbl_conv", network=DblConv, optimizer=_sgd(0.1), batch_size=10),
+    Reference(
+        model="dbl_conv_relu",
+        network=partial(DblConv, torch.relu),
+        optimizer=_sgd(0.03, 5e-5),
+        batch_size=10,
+    ),
+    Reference(model="double_fc_dropout", network=DoubleFc, optimizer=_sgd(0.005), batch_size=10),
+    Reference(model="cmu_cnn", network=CmuCnn, optimizer=_adam(1e-3), batch_size=100),
+    Reference(model="lenet", network=lenet, optimizer=_sgd(0.9), batch_size=256),
+    Reference(
+        model="batchnorm_cnn",
+        network=BatchNormCnn,
+        optimizer=_adam(3e-4, 1e-3),
+        batch_size=100,
+    ),
+    Reference(model="dropout_cnn", network=DropoutCnn, optimizer=_adam(1e-3), batch_size=32),
+    Reference(model="simple_cnn", network=SimpleCnn, optimizer=_adam(1e-3), batch_size=100),
+]
+REFERENCES = {reference.model: reference for reference in _ARTICLES}
+
+# Where an article can be read in two ways or suggests a change of the network.
+VARIANTS = {
+    "cmu_cnn, as its text reads": dataclasses.replace(
+        REFERENCES["cmu_cnn"],
+        model_args={"conv_relu": False},
+        network=partial(CmuCnn, nn.Identity()),
+    ),
+    "lenet with max-pooling": dataclasses.replace(
+        REFERENCES["lenet"], model_args={"pooling": "max"}, network=partial(lenet, nn.MaxPool2d)
+    ),
+    "lenet with ReLU": dataclasses.replace(
+        REFERENCES["lenet"],
+        model_args={"activation": "relu"},
+        network=partial(lenet, activation=nn.ReLU),
+    ),
+    "dropout_cnn, as its notebook computes": dataclasses.replace(
+        REFERENCES["dropout_cnn"],
+        model_args={"forward": "notebook"},
+        network=partial(DropoutCnn, dropout=0.0, notebook=True),
+    ),
+}
+
+# Article A's networks that article B leaves out, under article B's names.
+THEANO_NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "shallow": Shallow,
+    "expanded_double_fc": partial(DoubleFc, units=100, dropout=0.0),
 }

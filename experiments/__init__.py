@@ -1,0 +1,1 @@
+"""The articles as scripts, the programs they are compared with, and the benchmark."""

@@ -1,0 +1,240 @@
+"""How far this project's networks and training are from the PyTorch articles', in numbers.
+
+Both sides get the same weights, images and, where there is dropout, the same masks, in float64
+unless it says otherwise.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import optax
+import torch
+from flax import nnx
+from torch import nn
+
+from experiments.references.distributions import Moments, moments
+from experiments.references.ours import (
+    ARRAYS,
+    by_layer,
+    dropout_masks,
+    initial_states,
+    make_network,
+    predict,
+    training_images,
+)
+from experiments.references.torch_networks import Reference
+from mnist_jax import exchange
+from mnist_jax.models import model_entry
+from mnist_jax.optim import make_optimizer
+from mnist_jax.training import LOSSES, TrainState, train_step
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Differences:
+    """The largest differences after training.
+
+    Attributes:
+      losses: of any step.
+      values: of a parameter or a BatchNorm statistic at the end.
+      moments: of the optimiser, relative to the tensor's largest value; 0 without moments.
+    """
+
+    losses: float
+    values: float
+    moments: float
+
+
+class FixedMask(nn.Module):
+    """Stands in for dropout: multiplies its input by a mask that is set from outside."""
+
+    mask: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, that of the mask."""
+        return x * self.mask
+
+
+class Pair:
+    """One network in both frameworks, with the same values.
+
+    Args:
+      reference: the PyTorch side, and which network of ours is its counterpart.
+      dtype: of both sides; float64 needs `jax.enable_x64(True)`.
+    """
+
+    def __init__(self, reference: Reference, dtype: type = np.float64):
+        self.reference = reference
+        self.recipe = model_entry(reference.model).recipe
+        self.ours = make_network(reference.model, dtype, **reference.model_args)
+        torch_names = model_entry(reference.model).torch_names
+        self.prefixes = exchange.torch_layers(self.ours, torch_names)
+        self.theirs = reference.network().to(torch.tensor(np.zeros(0, dtype)).dtype)
+        values = self.tensors(nnx.state(self.ours, ARRAYS))
+        self.theirs.load_state_dict({name: torch.tensor(v) for name, v in values.items()})
+
+    def tensors(self, *states: nnx.State, steps: int = 0) -> dict[str, np.ndarray]:
+        """Copies arrays of ours (parameters, gradients, statistics) under PyTorch's names."""
+        return exchange.to_torch(by_layer(*states), self.prefixes, batches=steps)
+
+    def state(self, optimizer: optax.GradientTransformation) -> TrainState:
+        """Our network about to be trained with the recipe's loss."""
+        loss = LOSSES[self.recipe.loss]
+        return TrainState.create(self.ours, optimizer, loss, key=jax.random.key(0))
+
+    def without_dropout(self) -> "Pair":
+        """Sets the rates of both sides' dropout to 0."""
+        for layer in self.theirs.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        for layer in map(self.ours.__getattribute__, self.ours.layer_names):
+            if isinstance(layer, nnx.Dropout):
+                layer.rate = 0.0
+        return self
+
+
+def logits(reference: Reference, images: np.ndarray, dtype: type = np.float64) -> float:
+    """Compares the outputs for images [N, 28, 28, 1] in evaluation mode."""
+    with jax.enable_x64(dtype is np.float64):
+        pair = Pair(reference, dtype)
+        images = images.astype(dtype)
+        ours = predict(pair.state(optax.identity()), images)
+        with torch.no_grad():
+            theirs = pair.theirs.eval()(_to_torch(images))
+        return _absolute(np.asarray(ours), _numpy(theirs))
+
+
+def gradients(
+    reference: Reference, images: np.ndarray, labels: np.ndarray, *, dropout: bool
+) -> float:
+    """Compares the gradients of the article's loss for one batch.
+
+    Args:
+      reference: the network.
+      images: [N, 28, 28, 1], normalised.
+      labels: [N].
+      dropout: whether units are dropped, the same ones on both sides.
+    """
+    with jax.enable_x64(True):
+        pair = Pair(reference)
+        # With this "optimiser" the state's only moment is the last gradient.
+        gradient = optax.trace(0.0)
+        if dropout:
+            state = pair.state(gradient)
+            masks = dropout_masks(state, images)
+            for layer, mask in zip(_fix_masks(pair.theirs), masks, strict=True):
+                layer.mask = torch.tensor(mask)
+        else:
+            state = pair.without_dropout().state(gradient)
+        state, _ = _step(state, images, labels)
+        reference.loss(pair.theirs(_to_torch(images)), _labels(labels)).backward()
+        theirs = {
+            name: _numpy(parameter.grad)
+            for name, parameter in pair.theirs.named_parameters(remove_duplicate=False)
+            if parameter.grad is not None
+        }
+        return _largest(_relative, pair.tensors(state.opt_state.trace), theirs)
+
+
+def training(reference: Reference, steps: int = 50) -> Differences:
+    """Compares training by the article's protocol, without dropout, two epochs long.
+
+    The last batch of each epoch holds half as many images as the others.
+    """
+    size = reference.batch_size
+    ends = np.cumsum([size] * (steps // 2 - 1) + [size // 2])
+    with jax.enable_x64(True):
+        pair = Pair(reference).without_dropout()
+        images, labels = training_images(pair.recipe, ends[-1])
+        batches = list(zip(np.split(images, ends[:-1]), np.split(labels, ends[:-1]), strict=True))
+        state = pair.state(make_optimizer(pair.recipe, len(batches)))
+        optimizer = reference.optimizer(pair.theirs.parameters())
+        losses = []
+        for batch in batches * 2:
+            state, metrics = _step(state, *batch)
+            loss = reference.step(pair.theirs, optimizer, _to_torch(batch[0]), _labels(batch[1]))
+            losses.append(abs(float(metrics.loss) - float(loss)))
+        parameters = dict(pair.theirs.named_parameters(remove_duplicate=False))
+        of_moments = [0.0]
+        for ours_name, theirs_name in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
+            for _, ours in optax.tree.get_all_with_path(state.opt_state, ours_name):
+                theirs = {n: _numpy(optimizer.state[p][theirs_name]) for n, p in parameters.items()}
+                of_moments.append(_largest(_relative, pair.tensors(ours), theirs))
+        return Differences(
+            losses=max(losses),
+            values=_largest(
+                _absolute,
+                pair.tensors(state.params, state.batch_stats, steps=len(losses)),
+                {name: _numpy(value) for name, value in pair.theirs.state_dict().items()},
+            ),
+            moments=max(of_moments),
+        )
+
+
+def initial_values(
+    reference: Reference, seeds: int
+) -> tuple[dict[str, Moments], dict[str, Moments]]:
+    """Measures our initial values and the author's over many seeds, by PyTorch's names."""
+    pair = Pair(reference, np.float32)
+    states = initial_states(reference.model, seeds, **reference.model_args)
+    ours = (pair.tensors(state) for state in states)
+    theirs = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        network = reference.network()
+        theirs.append({name: _numpy(value) for name, value in network.state_dict().items()})
+    return moments(ours), moments(theirs)
+
+
+def _fix_masks(module: nn.Module) -> list[FixedMask]:
+    """Replaces every dropout inside a module, in place; returns what replaces them, in order."""
+    masks = []
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.Dropout):
+            masks.append(FixedMask())
+            setattr(module, name, masks[-1])
+        else:
+            masks += _fix_masks(child)
+    return masks
+
+
+_step = jax.jit(train_step)
+
+
+def _to_torch(images: np.ndarray) -> torch.Tensor:
+    """[N, 28, 28, 1] to [N, 1, 28, 28]."""
+    return torch.tensor(images.transpose(0, 3, 1, 2))
+
+
+def _labels(labels: np.ndarray) -> torch.Tensor:
+    return torch.tensor(labels, dtype=torch.long)
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().numpy()
+
+
+def _largest(
+    difference: Callable[[np.ndarray, np.ndarray], float], ours: Tensors, theirs: Tensors
+) -> float:
+    """The largest difference between equally named tensors.
+
+    Raises:
+      ValueError: the names differ.
+    """
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"only one side has {sorted(ours.keys() ^ theirs.keys())}")
+    return max(difference(ours[name], theirs[name]) for name in ours)
+
+
+def _absolute(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max())
+
+
+def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference relative to the tensor's largest value."""
+    largest = np.abs(theirs).max()
+    return float(np.abs(ours - theirs).max() / (largest if largest > 0 else 1))
