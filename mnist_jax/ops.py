@@ -251,7 +251,8 @@ def _max_of_phases_forward(weights, patches):
 def _max_of_phases_backward(residuals, grad):
     weights, patches, index = residuals
     phase = jnp.arange(4, dtype=index.dtype).reshape(4, 1, 1)
-    spread = _materialize(jnp.where(index == phase, grad, 0)).reshape(-1, grad.shape[1])
+    spread = _materialize(jnp.where(index[None] == phase, grad[None], 0))
+    spread = spread.reshape(-1, grad.shape[1])
     weights_grad = _materialize(lax.dot_general(spread, patches, (((1,), (1,)), ((), ())))).T
     return weights_grad, weights @ spread
 

@@ -1,0 +1,180 @@
+"""The CPU's route through convolutions and pooling against XLA's own operations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from mnist_jax import ops
+from mnist_jax.layers import Conv, Linear, Network, flatten, max_pool, relu
+from mnist_jax.models import create_model, model_names
+from mnist_jax.summary import summarize
+
+Array = jax.Array
+
+
+def conv_layers() -> list[Any]:
+    """Every convolution of every network: kernel shape, padding and input side."""
+    found: dict[tuple[tuple[int, ...], int, int], str] = {}
+    for name in model_names():
+        model = create_model(name, rngs=nnx.Rngs(0))
+        side = 28
+        for summary in summarize(model):
+            layer = getattr(model, summary.name)
+            if isinstance(layer, Conv):
+                found[(layer.kernel.shape, layer.padding, side)] = f"{name}.{summary.name}"
+            side = summary.output_shape[1]
+    return [pytest.param(*shapes, id=where) for shapes, where in found.items()]
+
+
+def plain_conv(x: Array, kernel: Array, padding: int) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def plain_max_pool(x: Array, padding: int = 0) -> Array:
+    pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), pads)
+
+
+def relative_error(actual: Array, expected: Array) -> float:
+    return float(jnp.linalg.norm(actual - expected) / jnp.linalg.norm(expected))
+
+
+def assert_same_values_and_gradients(
+    ours: Callable[..., Array], plain: Callable[..., Array], *args: Array
+) -> None:
+    def value_and_gradients(function: Callable[..., Array]) -> list[Array]:
+        out, pullback = jax.vjp(function, *args)
+        return [out, *pullback(jax.random.normal(jax.random.key(9), out.shape))]
+
+    actual = jax.jit(value_and_gradients, static_argnums=0)(ours)
+    expected = jax.jit(value_and_gradients, static_argnums=0)(plain)
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape
+        assert relative_error(a, e) < 2e-6
+
+
+@pytest.mark.parametrize(("kernel", "padding", "side"), conv_layers())
+def test_convolution_agrees_with_xla(
+    kernel: tuple[int, int, int, int], padding: int, side: int
+) -> None:
+    x = jax.random.normal(jax.random.key(0), (5, side, side, kernel[2]))
+    w = jax.random.normal(jax.random.key(1), kernel)
+
+    def ours(x: Array, w: Array) -> Array:
+        pads = [(padding, padding)] * 2
+        return ops.conv_general_dilated(x, w, (1, 1), pads)
+
+    assert_same_values_and_gradients(ours, lambda x, w: plain_conv(x, w, padding), x, w)
+
+
+@pytest.mark.parametrize(("kernel", "padding", "side"), conv_layers())
+def test_convolution_with_max_pool_agrees_with_xla(
+    kernel: tuple[int, int, int, int], padding: int, side: int
+) -> None:
+    x = jax.random.normal(jax.random.key(0), (5, side, side, kernel[2]))
+    w = jax.random.normal(jax.random.key(1), kernel)
+    assert_same_values_and_gradients(
+        lambda x, w: ops.conv_max_pool(x, w, padding=padding),
+        lambda x, w: plain_max_pool(plain_conv(x, w, padding)),
+        x,
+        w,
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("side", [6, 7])
+def test_max_pool_agrees_with_xla(side: int, padding: int) -> None:
+    x = jax.random.normal(jax.random.key(0), (3, side, side, 4))
+    assert_same_values_and_gradients(
+        lambda x: ops.max_pool(x, padding=padding), lambda x: plain_max_pool(x, padding), x
+    )
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_avg_pool_averages_windows(side: int) -> None:
+    x = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
+    even = x[:, :6, :6].reshape(2, 3, 2, 3, 2, 3)
+    np.testing.assert_allclose(ops.avg_pool(jnp.asarray(x)), even.mean((2, 4)), rtol=1e-6)
+
+
+def test_ties_go_to_the_first_maximum() -> None:
+    x = jnp.ones((1, 4, 4, 1))
+    grad = jax.grad(lambda x: ops.max_pool(x).sum())(x)
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = 1
+    np.testing.assert_array_equal(grad[0, :, :, 0], expected)
+    np.testing.assert_array_equal(grad, jax.grad(lambda x: plain_max_pool(x).sum())(x))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_ties_after_a_convolution_go_to_the_first_maximum(channels: int) -> None:
+    # A blank image gives equal outputs everywhere, so that only the first of each four counts.
+    x = jnp.zeros((1, 8, 8, channels)).at[0, 0, 0, 0].set(1.0)
+    w = jnp.ones((3, 3, channels, 2))
+    ours = jax.grad(lambda w: ops.conv_max_pool(x, w).sum())
+    plain = jax.grad(lambda w: plain_max_pool(plain_conv(x, w, 0)).sum())
+    np.testing.assert_array_equal(jax.jit(ours)(w), jax.jit(plain)(w))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_nan_reaches_the_output(channels: int) -> None:
+    x = jnp.zeros((2, 8, 8, channels)).at[1, 3, 3, 0].set(jnp.nan)
+    out = ops.conv_max_pool(x, jnp.ones((3, 3, channels, 2)))
+    assert bool(jnp.isnan(out[1]).any())
+    assert not bool(jnp.isnan(out[0]).any())
+
+
+def test_pooling_after_the_activation_equals_pooling_before_it() -> None:
+    model = create_model("dbl_conv", rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (4, 28, 28, 1))
+    *_, (_, unfused) = model.layer_outputs(images)
+    np.testing.assert_allclose(model(images), unfused, rtol=1e-5, atol=1e-6)
+
+
+class Odd(Network):
+    """Strides, dilation, groups and an even kernel: nothing the fast path covers."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__(
+            conv1=nnx.Conv(1, 4, (4, 4), strides=2, padding="SAME", rngs=rngs),
+            act1=relu,
+            pool1=max_pool,
+            conv2=nnx.Conv(
+                4, 6, (2, 3), padding=1, kernel_dilation=2, feature_group_count=2, rngs=rngs,
+                conv_general_dilated=ops.conv_general_dilated,
+            ),
+            pool2=max_pool,
+            flatten=flatten,
+            out=Linear(3 * 3 * 6 - 18, 10, rngs=rngs),
+        )  # fmt: skip
+
+
+def test_a_network_of_odd_shapes_trains_on_the_fallback() -> None:
+    model = Odd(nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (32, 28, 28, 1))
+    labels = jnp.arange(32) % 10
+    graphdef, params = nnx.split(model, nnx.Param)
+    params = nnx.as_pure(params)
+
+    @jax.jit
+    def loss_and_grad(params: nnx.State) -> tuple[Array, nnx.State]:
+        def loss(params: nnx.State) -> Array:
+            log_p = jax.nn.log_softmax(nnx.merge(graphdef, params)(images))
+            return -jnp.mean(jnp.take_along_axis(log_p, labels[:, None], 1))
+
+        return jax.value_and_grad(loss)(params)
+
+    losses = []
+    for _ in range(40):
+        loss, grads = loss_and_grad(params)
+        params = jax.tree.map(lambda p, g: p - 0.2 * g, params, grads)
+        losses.append(float(loss))
+    assert losses[-1] < 0.5 * losses[0]
