@@ -16,6 +16,7 @@ from experiments.references.ours import (
     make_network,
     predict,
     training_images,
+    training_keys,
 )
 from mnist_jax import exchange
 from mnist_jax.layers import Network
@@ -91,7 +92,7 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Differ
         losses = []
         step = jax.jit(train_step)
         for batch in np.split(np.arange(len(images)), steps):
-            masks = dropout_masks(state, images[batch])
+            masks = dropout_masks(state, images[batch], training_keys(state, 10))
             state, metrics = step(state, images[batch], labels[batch])
             cost = -theirs.penalty(case.lmbda, _BATCHES) + theirs.step(
                 _channels_first(images[batch]),

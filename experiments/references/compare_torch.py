@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -18,17 +19,24 @@ from experiments.references.distributions import Moments, moments
 from experiments.references.ours import (
     ARRAYS,
     by_layer,
+    dataset_at_hand,
     dropout_masks,
+    evaluation_keys,
     initial_states,
     make_network,
+    normalize,
     predict,
     training_images,
+    training_keys,
+    without_dropout,
 )
 from experiments.references.torch_networks import Reference
 from mnist_jax import exchange
+from mnist_jax.data import Split
 from mnist_jax.models import model_entry
 from mnist_jax.optim import make_optimizer
-from mnist_jax.training import LOSSES, TrainState, train_step
+from mnist_jax.trainer import Trainer
+from mnist_jax.training import LOSSES, TrainState, train_step, training_mode_logits
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -90,9 +98,7 @@ class Pair:
         for layer in self.theirs.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
-        for layer in map(self.ours.__getattribute__, self.ours.layer_names):
-            if isinstance(layer, nnx.Dropout):
-                layer.rate = 0.0
+        without_dropout(self.ours)
         return self
 
 
@@ -103,7 +109,7 @@ def logits(reference: Reference, images: np.ndarray, dtype: type = np.float64) -
         images = images.astype(dtype)
         ours = predict(pair.state(optax.identity()), images)
         with torch.no_grad():
-            theirs = pair.theirs.eval()(_to_torch(images))
+            theirs = pair.theirs.eval()(to_torch(images))
         return _absolute(np.asarray(ours), _numpy(theirs))
 
 
@@ -124,19 +130,15 @@ def gradients(
         gradient = optax.trace(0.0)
         if dropout:
             state = pair.state(gradient)
-            masks = dropout_masks(state, images)
+            masks = dropout_masks(state, images, training_keys(state, len(images)))
             for layer, mask in zip(_fix_masks(pair.theirs), masks, strict=True):
                 layer.mask = torch.tensor(mask)
         else:
             state = pair.without_dropout().state(gradient)
         state, _ = _step(state, images, labels)
-        reference.loss(pair.theirs(_to_torch(images)), _labels(labels)).backward()
-        theirs = {
-            name: _numpy(parameter.grad)
-            for name, parameter in pair.theirs.named_parameters(remove_duplicate=False)
-            if parameter.grad is not None
-        }
-        return _largest(_relative, pair.tensors(state.opt_state.trace), theirs)
+        reference.loss(pair.theirs(to_torch(images)), _labels(labels)).backward()
+        ours = pair.tensors(state.opt_state.trace)
+        return _largest(_relative, ours, gradients_of(pair.theirs))
 
 
 def training(reference: Reference, steps: int = 50) -> Differences:
@@ -155,7 +157,7 @@ def training(reference: Reference, steps: int = 50) -> Differences:
         losses = []
         for batch in batches * 2:
             state, metrics = _step(state, *batch)
-            loss = reference.step(pair.theirs, optimizer, _to_torch(batch[0]), _labels(batch[1]))
+            loss = reference.step(pair.theirs, optimizer, to_torch(batch[0]), _labels(batch[1]))
             losses.append(abs(float(metrics.loss) - float(loss)))
         parameters = dict(pair.theirs.named_parameters(remove_duplicate=False))
         of_moments = [0.0]
@@ -168,10 +170,57 @@ def training(reference: Reference, steps: int = 50) -> Differences:
             values=_largest(
                 _absolute,
                 pair.tensors(state.params, state.batch_stats, steps=len(losses)),
-                {name: _numpy(value) for name, value in pair.theirs.state_dict().items()},
+                values_of(pair.theirs),
             ),
             moments=max(of_moments),
         )
+
+
+def evaluation(
+    reference: Reference, count: int = 1000
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Evaluates the first test images in float32: loss and accuracy, ours and theirs."""
+    pair = Pair(reference, np.float32)
+    dataset = dataset_at_hand(pair.recipe)
+    test = Split(dataset.test.images[:count], dataset.test.labels[:count])
+    trainer = Trainer(pair.recipe, dataset, seeds=[0], num_devices=1)
+    state = pair.state(optax.identity())
+    values = jax.tree.map(lambda a: a[None], (state.params, state.batch_stats))
+    trainer.states = trainer.states.replace(params=values[0], batch_stats=values[1])
+    logits = trainer.logits(test.images)[0]
+    loss = jnp.mean(LOSSES[pair.recipe.loss](jnp.asarray(logits), jnp.asarray(test.labels)))
+    with torch.no_grad():
+        images = normalize(pair.recipe, test.images).astype(np.float32)
+        outputs = pair.theirs.eval()(to_torch(images))
+        labels = _labels(test.labels)
+        theirs = reference.loss(outputs, labels), (outputs.argmax(1) == labels).double().mean()
+    accuracy = np.mean(logits.argmax(-1) == test.labels)
+    return (float(loss), float(accuracy)), (float(theirs[0]), float(theirs[1]))
+
+
+def training_mode_evaluation(reference: Reference, batches: int = 3) -> tuple[float, float]:
+    """Compares evaluation without leaving training mode.
+
+    Returns:
+      The differences of the logits, relative to the largest, and of the moved statistics.
+    """
+    size = reference.batch_size
+    with jax.enable_x64(True):
+        pair = Pair(reference)
+        state = pair.state(optax.identity())
+        images = normalize(pair.recipe, dataset_at_hand(pair.recipe).test.images[: batches * size])
+        parts = np.split(images, batches)
+        after, ours = jax.jit(training_mode_logits)(state, np.stack(parts))
+        layers, theirs = _fix_masks(pair.theirs), []
+        for number, part in enumerate(parts):
+            masks = dropout_masks(state, part, evaluation_keys(state, number, size))
+            for layer, mask in zip(layers, masks, strict=True):
+                layer.mask = torch.tensor(mask)
+            with torch.no_grad():
+                theirs.append(_numpy(pair.theirs(to_torch(part))))
+        moved = pair.tensors(after.params, after.batch_stats, steps=batches)
+        statistics = _largest(_absolute, moved, values_of(pair.theirs))
+        return _relative(np.asarray(ours), np.stack(theirs)), statistics
 
 
 def initial_values(
@@ -184,9 +233,19 @@ def initial_values(
     theirs = []
     for seed in range(seeds):
         torch.manual_seed(seed)
-        network = reference.network()
-        theirs.append({name: _numpy(value) for name, value in network.state_dict().items()})
+        theirs.append(values_of(reference.network()))
     return moments(ours), moments(theirs)
+
+
+def values_of(network: nn.Module) -> dict[str, np.ndarray]:
+    """The `state_dict` as arrays."""
+    return {name: _numpy(value) for name, value in network.state_dict().items()}
+
+
+def gradients_of(network: nn.Module) -> dict[str, np.ndarray]:
+    """The last gradients by the names of the `state_dict`."""
+    parameters = network.named_parameters(remove_duplicate=False)
+    return {name: _numpy(p.grad) for name, p in parameters if p.grad is not None}
 
 
 def _fix_masks(module: nn.Module) -> list[FixedMask]:
@@ -204,8 +263,8 @@ def _fix_masks(module: nn.Module) -> list[FixedMask]:
 _step = jax.jit(train_step)
 
 
-def _to_torch(images: np.ndarray) -> torch.Tensor:
-    """[N, 28, 28, 1] to [N, 1, 28, 28]."""
+def to_torch(images: np.ndarray) -> torch.Tensor:
+    """Images [N, 28, 28, 1] as PyTorch takes them, [N, 1, 28, 28]."""
     return torch.tensor(images.transpose(0, 3, 1, 2))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from mnist_jax.config import Recipe
-from mnist_jax.data import load_dataset
+from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.layers import Layer, Network
 from mnist_jax.models import create_model
 from mnist_jax.training import TrainState
@@ -20,27 +20,41 @@ ARRAYS = (nnx.Param, nnx.BatchStat)
 
 
 def make_network(name: str, dtype: type = np.float64, **model_args: Any) -> Network:
-    """Makes a network whose values are all of one dtype and none of them special.
+    """Makes a network with fixed, unremarkable values that do not depend on JAX.
 
-    BatchNorm's scales, biases and statistics are moved away from 0 and 1, so that mixing two of
-    them up would show. For float64, call this inside `jax.enable_x64(True)`.
+    Nothing is 0 or 1, BatchNorm's scales and statistics included, so that mixing two of them up
+    shows. For float64, call this inside `jax.enable_x64(True)`.
     """
-    network = create_model(name, rngs=nnx.Rngs(params=0), **model_args)
-    rng = np.random.default_rng(0)
+    network = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(params=0), **model_args))
+    # The legacy generator's numbers are the same in every version of NumPy.
+    rng = np.random.RandomState(0)
 
-    def cast(path: tuple[Any, ...], value: jax.Array) -> np.ndarray:
-        is_norm = isinstance(getattr(network, path[0].key), nnx.BatchNorm)
-        moved = value + rng.uniform(0, 0.5, value.shape) if is_norm else value
-        return np.asarray(moved, dtype)
+    def value(path: tuple[Any, ...], like: jax.ShapeDtypeStruct) -> np.ndarray:
+        uniform = rng.uniform(-1, 1, like.shape)
+        if path[1].key in ("scale", "var"):
+            uniform = 1 + uniform / 2
+        elif len(like.shape) > 1:
+            uniform *= np.sqrt(6 / np.prod(like.shape[:-1]))
+        else:
+            uniform /= 10
+        return uniform.astype(dtype)
 
-    nnx.update(network, jax.tree_util.tree_map_with_path(cast, nnx.state(network, ARRAYS)))
+    nnx.update(network, jax.tree_util.tree_map_with_path(value, nnx.state(network, ARRAYS)))
+    return network
+
+
+def without_dropout(network: Network) -> Network:
+    """Sets the rates of all dropout to 0, in place."""
+    for name in network.layer_names:
+        if isinstance(layer := getattr(network, name), nnx.Dropout):
+            layer.rate = 0.0
     return network
 
 
 @jax.jit
 def predict(state: TrainState, images: np.ndarray) -> jax.Array:
     """Computes logits [N, 10] of normalised images [N, 28, 28, 1] in evaluation mode."""
-    return state.model()(images)
+    return state.model()(jnp.asarray(images))
 
 
 def initial_states(name: str, seeds: int, **model_args: Any) -> Iterator[nnx.State]:
@@ -63,27 +77,48 @@ def by_layer(*states: nnx.State) -> Layers:
     return layers
 
 
-def training_images(recipe: Recipe, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first images of the recipe's training set, normalised: float64 [count, 28, 28, 1].
+def dataset_at_hand(recipe: Recipe) -> Dataset:
+    """The recipe's dataset; without `MNIST_JAX_DATA_DIR` scikit-learn's digits."""
+    return load_dataset(recipe.dataset if "MNIST_JAX_DATA_DIR" in os.environ else "digits")
 
-    Without `MNIST_JAX_DATA_DIR` they are scikit-learn's digits, repeated as needed.
+
+def training_images(recipe: Recipe, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first training images, repeated if there are too few: float64 [count, 28, 28, 1].
 
     Returns:
-      Images and labels [count].
+      Normalised images and labels [count].
     """
-    name = recipe.dataset if "MNIST_JAX_DATA_DIR" in os.environ else "digits"
-    split = load_dataset(name).train
+    split = dataset_at_hand(recipe).train
     chosen = np.arange(count) % len(split)
-    pixels = split.images[chosen, :, :, None] / 255
-    return (pixels - recipe.mean) / recipe.std, split.labels[chosen]
+    return normalize(recipe, split.images[chosen]), split.labels[chosen]
 
 
-def dropout_masks(state: TrainState, images: np.ndarray) -> list[np.ndarray]:
-    """What the next training step multiplies the input of each dropout layer by.
+def normalize(recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """uint8 [N, 28, 28] to float64 [N, 28, 28, 1]."""
+    return (images[..., None] / 255 - recipe.mean) / recipe.std
+
+
+def training_keys(state: TrainState, size: int) -> jax.Array:
+    """The keys of the images of the next training step, as `train_step` derives them."""
+    return _image_keys(jax.random.fold_in(state.key, state.step), size)
+
+
+def evaluation_keys(state: TrainState, number: int, size: int) -> jax.Array:
+    """The keys of an evaluated batch's images, as `training_mode_logits` derives them."""
+    return _image_keys(jax.random.fold_in(jax.random.fold_in(state.key, ~state.step), number), size)
+
+
+def _image_keys(key: jax.Array, size: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
+
+
+def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> list[np.ndarray]:
+    """What the network in training mode multiplies the input of each dropout layer by.
 
     Args:
       state: of a network with dropout.
-      images: of the step, [N, 28, 28, 1].
+      images: [N, 28, 28, 1].
+      keys: one per image.
 
     Returns:
       For each dropout layer, in the other programs' order of axes, [N, C, H, W], or [N, C·H·W]
@@ -93,9 +128,6 @@ def dropout_masks(state: TrainState, images: np.ndarray) -> list[np.ndarray]:
     shapes = {"": images.shape}
     outputs = jax.eval_shape(lambda x: dict(state.model().layer_outputs(x)), images)
     shapes |= {name: outputs[name].shape for name in network.layer_names}
-    # As in `train_step`.
-    step_key = jax.random.fold_in(state.key, state.step)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(len(images)))
     masks = []
     for name, before in zip(network.layer_names, shapes, strict=False):
         if not isinstance(dropout := getattr(network, name), nnx.Dropout):

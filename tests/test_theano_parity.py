@@ -1,0 +1,39 @@
+"""Training by article A's protocol against the NumPy reference of its program."""
+
+import numpy as np
+import pytest
+
+from experiments.references import compare_theano
+from experiments.references.distributions import standard_errors_apart
+
+
+@pytest.mark.parametrize(
+    "case", compare_theano.CASES, ids=lambda case: f"{case.model}-{case.units}"
+)
+def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
+    differences = compare_theano.training(case, steps=20)
+    assert differences.losses < 1e-12
+    assert differences.values < 1e-12
+    assert differences.logits < 1e-12
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in compare_theano.CASES if case.units == 100 or case.lmbda == 0],
+    ids=lambda case: case.model,
+)
+def test_initial_values_are_article_a_s(case: compare_theano.Case) -> None:
+    ours, theirs = compare_theano.initial_values(case, seeds=10)
+    assert ours.keys() == theirs.keys()
+    for name, moments in ours.items():
+        assert standard_errors_apart(moments, theirs[name]) < 5, name
+    *_, last_weights, last_biases = ours.values()
+    assert last_weights.bound == last_biases.bound == 0
+
+
+def test_equal_maxima_are_told_apart() -> None:
+    """Theano's rule for equal maxima changes the result, so the comparison is sensitive to it."""
+    case = compare_theano.Case("dbl_conv_relu", 0.03, 0.1)
+    differences = compare_theano.training(case, steps=2, all_maxima=True)
+    assert np.isfinite(differences.values)
+    assert 1e-9 < differences.values < 1e-2

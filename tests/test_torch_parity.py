@@ -1,0 +1,86 @@
+"""Every network and its training against the article's own PyTorch program."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip(
+    "torch",
+    reason="PyTorch is not installed (make torch): left out the comparisons with it of logits,"
+    " gradients, training, dropout, initial values and evaluation",
+)
+
+from experiments.references import compare_torch  # noqa: E402
+from experiments.references.distributions import standard_errors_apart  # noqa: E402
+from experiments.references.ours import training_images  # noqa: E402
+from experiments.references.torch_networks import REFERENCES, VARIANTS, Reference  # noqa: E402
+from mnist_jax.models import model_entry  # noqa: E402
+
+EVERY = {**REFERENCES, **VARIANTS}
+every = pytest.mark.parametrize("reference", EVERY.values(), ids=EVERY)
+article = pytest.mark.parametrize("reference", REFERENCES.values(), ids=REFERENCES)
+
+
+@pytest.fixture(autouse=True)
+def _one_torch_thread() -> Iterator[None]:
+    """PyTorch's threads wait busily, which starves JAX's on a machine with few cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _batch(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+    return training_images(model_entry(reference.model).recipe, 8)
+
+
+@every
+def test_logits(reference: Reference) -> None:
+    images, _ = _batch(reference)
+    assert compare_torch.logits(reference, images) < 1e-12
+    assert compare_torch.logits(reference, images, np.float32) < 1e-5
+
+
+@every
+def test_gradients(reference: Reference) -> None:
+    assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["double_fc_dropout", "batchnorm_cnn", "dropout_cnn"])
+def test_gradients_when_the_same_units_are_dropped(name: str) -> None:
+    reference = REFERENCES[name]
+    assert compare_torch.gradients(reference, *_batch(reference), dropout=True) < 1e-12
+
+
+@article
+def test_fifty_steps_of_training(reference: Reference) -> None:
+    differences = compare_torch.training(reference, steps=50)
+    assert differences.losses < 1e-10
+    assert differences.values < 1e-10
+    assert differences.moments < 1e-10
+
+
+@every
+def test_initial_values(reference: Reference) -> None:
+    ours, theirs = compare_torch.initial_values(reference, seeds=20)
+    assert ours.keys() == theirs.keys()
+    for name, moments in ours.items():
+        expected = theirs[name]
+        assert standard_errors_apart(moments, expected) < 5, name
+        # The largest of n uniform values falls short of the bound by bound/n on average.
+        assert moments.bound == pytest.approx(expected.bound, rel=20 / expected.count), name
+
+
+@article
+def test_evaluation(reference: Reference) -> None:
+    (our_loss, our_accuracy), (their_loss, their_accuracy) = compare_torch.evaluation(reference)
+    assert our_accuracy == their_accuracy
+    assert our_loss == pytest.approx(their_loss, rel=1e-6)
+
+
+def test_evaluation_as_article_e_published_it() -> None:
+    """In training mode: with dropout, each batch's statistics, and moving the running ones."""
+    logits, statistics = compare_torch.training_mode_evaluation(REFERENCES["batchnorm_cnn"])
+    assert logits < 1e-12
+    assert statistics < 1e-12
