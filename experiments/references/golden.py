@@ -75,7 +75,7 @@ def main() -> None:
     from experiments.references.torch_networks import REFERENCES
 
     images, labels = images_and_labels()
-    records = {}
+    records: dict[str, np.ndarray] = {}
     for name, reference in REFERENCES.items():
         with jax.enable_x64(True):
             pair = Pair(reference).without_dropout()

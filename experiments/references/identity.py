@@ -1,0 +1,132 @@
+"""Writes `docs/identity.md`: `python -m experiments.references.identity` (needs PyTorch)."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from experiments.references import compare_theano, compare_torch
+from experiments.references.ours import training_images
+from experiments.references.torch_networks import REFERENCES, VARIANTS, Reference
+from mnist_jax.models import model_entry
+
+PATH = Path(__file__).parents[2] / "docs" / "identity.md"
+
+_TEXT = """# Each network is its article's network
+
+Written by `python -m experiments.references.identity` on {images}; do not edit.
+
+The numbers are the largest differences found between this project and an independent program for
+the same network, starting from the same values; float64 unless the column says float32. The tests
+hold them below the limit in each heading. The programs are plain PyTorch as the articles wrote
+it (`experiments/references/torch_networks.py`) and, for article A, the rules of Nielsen's
+`network3.py` in NumPy (`experiments/references/theano_numpy.py`).
+
+## Against PyTorch
+
+- *logits*: outputs of 8 images in evaluation mode.
+- *gradients*: of the article's loss, for every parameter, relative to the tensor's largest value.
+- *same masks*: the gradients when both sides drop the same units.
+- *50 steps*: two short epochs with the article's optimiser, weight decay and batch size, the last
+  batch half as long, dropout off: the largest difference of a loss, of a parameter or BatchNorm
+  statistic at the end, and of the optimiser's moments (relative). Where an article can be read in
+  two ways, only the network differs, and its training is not repeated.
+
+{torch}
+
+From the same weights the evaluation of 1,000 test images gives the same accuracy and, to 1e-6
+relative in float32, the same loss for every article's network. Article E's evaluation as
+published (training mode, with the same units dropped) differs by {published} in its logits and by
+{moved} in the running statistics that it moves.
+
+## Against network3.py
+
+20 steps of 10 images in file order; the largest difference of a loss, of a weight or bias at the
+end, and of the logits in evaluation, which with dropout are scaled. Equal values in a pooling
+window, which occur in saturated strokes, pass the gradient to the first of them here and in
+PyTorch, but to all of them in Theano; the last column has the largest difference of a weight or
+bias after the same 20 steps by Theano's rule.
+
+{theano}
+"""
+
+
+def main() -> None:
+    """Measures everything and writes the file."""
+    # PyTorch's threads wait busily and would starve JAX's.
+    torch.set_num_threads(1)
+    references = {**REFERENCES, **VARIANTS}
+    published, moved = compare_torch.training_mode_evaluation(REFERENCES["batchnorm_cnn"])
+    source = "MNIST and Fashion-MNIST" if "MNIST_JAX_DATA_DIR" in os.environ else "the digits"
+    text = _TEXT.format(
+        images=source,
+        torch=_table(
+            [
+                "network",
+                "logits, float32 (1e-5)",
+                "logits (1e-12)",
+                "gradients (1e-12)",
+                "same masks (1e-12)",
+                "50 steps: losses (1e-10)",
+                "values (1e-10)",
+                "moments (1e-10)",
+            ],
+            (_torch_row(name, reference) for name, reference in references.items()),
+        ),
+        published=_number(published),
+        moved=_number(moved),
+        theano=_table(
+            [
+                "network",
+                "dense units",
+                "λ",
+                "losses (1e-12)",
+                "weights (1e-12)",
+                "logits (1e-12)",
+                "weights by Theano's rule",
+            ],
+            map(_theano_row, compare_theano.CASES),
+        ),
+    )
+    PATH.parent.mkdir(exist_ok=True)
+    PATH.write_text(text)
+
+
+def _torch_row(name: str, reference: Reference) -> list[str]:
+    images, labels = training_images(model_entry(reference.model).recipe, 8)
+    drops = any(isinstance(layer, torch.nn.Dropout) for layer in reference.network().modules())
+    drops = drops and name in REFERENCES
+    row = [
+        name,
+        _number(compare_torch.logits(reference, images, np.float32)),
+        _number(compare_torch.logits(reference, images)),
+        _number(compare_torch.gradients(reference, images, labels, dropout=False)),
+        _number(compare_torch.gradients(reference, images, labels, dropout=True)) if drops else "",
+    ]
+    if name not in REFERENCES:
+        return [*row, "", "", ""]
+    training = compare_torch.training(reference)
+    moments = _number(training.moments) if training.moments else ""
+    return [*row, _number(training.losses), _number(training.values), moments]
+
+
+def _theano_row(case: compare_theano.Case) -> list[str]:
+    training = compare_theano.training(case)
+    theano = compare_theano.training(case, all_maxima=True)
+    measured = (training.losses, training.values, training.logits, theano.values)
+    return [case.model, str(case.units), f"{case.lmbda:g}", *map(_number, measured)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.0e}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Files of tensors: what is written can be read, and what is bad is refused in one sentence."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_jax import tensor_files
+from mnist_jax.errors import Failure, UsageError
+
+TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(7)}
+
+
+def _refusal(path: Path) -> str:
+    with pytest.raises(Failure) as caught:
+        tensor_files.read_tensors(path)
+    sentence = str(caught.value)
+    assert str(path) in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    tensor_files.write_tensors(TENSORS, path)
+    again = tensor_files.read_tensors(path)
+    assert again.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        assert again[name].dtype == value.dtype
+        assert again[name].shape == value.shape
+        assert again[name].tobytes() == value.tobytes()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kept", [0, 7, 40, -1])
+def test_truncated_safetensors(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "weights.safetensors"
+    tensor_files.write_tensors(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "damaged" in _refusal(path)
+
+
+def test_unknown_dtype(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    assert "type" in _refusal(path)
+
+
+def test_a_sparse_giant_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.touch()
+    os.truncate(path, 2**40)
+    assert "1,099,511,627,776" in _refusal(path)
+
+
+def test_missing_file_folder_and_ending(tmp_path: Path) -> None:
+    assert "No such file" in _refusal(tmp_path / "weights.safetensors")
+    (tmp_path / "folder.pt").mkdir()
+    assert "folder" in _refusal(tmp_path / "folder.pt")
+    with pytest.raises(UsageError, match=re.escape("weights.h5")):
+        tensor_files.read_tensors(tmp_path / "weights.h5")
+
+
+def test_writing_where_there_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="No such file"):
+        tensor_files.write_tensors(TENSORS, tmp_path / "none" / "weights.safetensors")
+    with pytest.raises(UsageError, match="ending"):
+        tensor_files.write_tensors(TENSORS, tmp_path / "weights.pt")
+
+
+def test_pt_without_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"PK")
+    assert "PyTorch" in _refusal(path)
+
+
+class _RunsCode:
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_pt_files(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: left out .pt files")
+    path = tmp_path / "weights.pt"
+    torch.save({name: torch.tensor(value) for name, value in TENSORS.items()}, path)
+    for name, value in tensor_files.read_tensors(path).items():
+        assert np.array_equal(value, TENSORS[name])
+    whole = path.read_bytes()
+    for kept in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        assert "damaged" in _refusal(path)
+    for content, part in (
+        ({"a": _RunsCode(tmp_path / "mark")}, "run code"),
+        (torch.nn.Linear(1, 1), "run code"),
+        ([1, 2], "list"),
+        ({"a": 3}, "type int"),
+        ({"a": torch.zeros(2, dtype=torch.bfloat16)}, "bfloat16"),
+    ):
+        torch.save(content, path)
+        assert part in _refusal(path)
+    assert not (tmp_path / "mark").exists()
