@@ -1,0 +1,215 @@
+"""Checkpoints: bit by bit what was saved, or a refusal."""
+
+import hashlib
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from absl import logging
+from flax import nnx
+
+from mnist_jax.checkpoint import Checkpoints
+from mnist_jax.config import Recipe
+from mnist_jax.errors import Failure
+from mnist_jax.models import create_model
+from mnist_jax.optim import make_optimizer
+from mnist_jax.training import TrainState
+
+
+@pytest.fixture(scope="module")
+def tree() -> dict[str, Any]:
+    """A state with BatchNorm statistics and Adam's moments, and a log with odd float64 values."""
+    recipe = Recipe(
+        model="batchnorm_cnn", batch_size=4, epochs=1, optimizer="adam", learning_rate=1e-3
+    )
+    state = TrainState.create(
+        create_model(recipe.model, rngs=nnx.Rngs(0)),
+        make_optimizer(recipe, 10),
+        key=jax.random.key(1),
+    )
+    generator = np.random.default_rng(0)
+    arrays = {
+        "params": state.params,
+        "batch_stats": state.batch_stats,
+        "opt_state": state.opt_state,
+    }
+    arrays = jax.tree.map(lambda a: generator.normal(size=a.shape).astype(a.dtype), arrays)
+    assert len(jax.tree.leaves(arrays["opt_state"])) > 2 * len(jax.tree.leaves(arrays["params"]))
+    assert jax.tree.leaves(arrays["batch_stats"])
+    return arrays | {"log": np.asarray([0.1, -0.0, np.nan, 5e-324])}
+
+
+@pytest.fixture(scope="module")
+def saved(tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with checkpoints of steps 1 (all ones) and 2 (`tree`)."""
+    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(1, _ones(tree))
+        checkpoints.save(2, tree)
+    return directory
+
+
+def _ones(tree: Any) -> Any:
+    return jax.tree.map(np.ones_like, tree)
+
+
+def _assert_same_bits(got: Any, expected: Any) -> None:
+    def check(a: np.ndarray, b: Any) -> None:
+        assert (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, np.asarray(b).tobytes())
+
+    jax.tree.map(check, got, expected)
+
+
+def test_restores_every_bit(tree: dict[str, Any], saved: Path) -> None:
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+    step, got = Checkpoints(saved).restore(like)
+    assert step == 2
+    _assert_same_bits(got, tree)
+    step, got = Checkpoints(saved).restore(tree, step=1)
+    assert step == 1
+    _assert_same_bits(got, _ones(tree))
+
+
+def test_saves_what_the_arrays_were_when_asked(tmp_path: Path) -> None:
+    array = np.zeros(3)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, [array])
+        array += 1
+    assert Checkpoints(tmp_path / "c").restore([array])[1][0].tolist() == [0, 0, 0]
+
+
+def test_keeps_the_latest_two_and_the_best_across_processes(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in range(1, 6):
+            checkpoints.save(step, [np.full(3, step)], best=step in (1, 2))
+    assert checkpoints.steps() == [2, 4, 5]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(6, [np.full(3, 6)])
+        assert checkpoints.restore([np.zeros(3, int)], step=2)[1][0].tolist() == [2, 2, 2]
+    assert checkpoints.steps() == [2, 5, 6]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(7, [np.full(3, 7)], best=True)
+    assert checkpoints.steps() == [6, 7]
+
+
+@pytest.mark.parametrize("damage", ["empty", "no manifest", "manifest of another step"])
+def test_passes_over_a_checkpoint_that_was_never_finished(
+    damage: str, tree: dict[str, Any], saved: Path, tmp_path: Path, caplog: Any
+) -> None:
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+    match damage:
+        case "empty":
+            (directory / "3").mkdir()
+        case "no manifest":
+            shutil.copytree(saved / "2", directory / "3", ignore=lambda *_: ["SHA256SUMS"])
+        case "manifest of another step":
+            shutil.copytree(saved / "2", directory / "3")
+    # A save that was killed leaves this.
+    shutil.copytree(saved / "2", directory / "4.orbax-checkpoint-tmp")
+    logging.use_absl_handler()
+    with caplog.at_level("WARNING", logger="absl"):
+        step, got = Checkpoints(directory).restore(tree)
+    assert step == 2
+    assert "3 is damaged" in caplog.text
+    _assert_same_bits(got, tree)
+    with pytest.raises(Failure, match="3 is damaged"):
+        Checkpoints(directory).restore(tree, step=3)
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(3, tree)
+    assert checkpoints.steps() == [2, 3]
+    assert checkpoints.restore(tree)[0] == 3
+    assert not list(directory.glob("*tmp*"))
+
+
+def test_never_restores_wrong_arrays(tree: dict[str, Any], saved: Path, tmp_path: Path) -> None:
+    """Each file is flipped at its ends and in between, truncated, emptied and removed."""
+    generator = random.Random(0)
+    restored = refused = 0
+    for number, original in enumerate(sorted(f for f in (saved / "2").rglob("*") if f.is_file())):
+        data = original.read_bytes()
+        places = {0, len(data) - 1, *(generator.randrange(len(data)) for _ in range(4))}
+        mutants: list[bytes | None] = [
+            data[:i] + bytes([data[i] ^ (1 << generator.randrange(8))]) + data[i + 1 :]
+            for i in places
+        ]
+        mutants += [data[: len(data) // 2], data[:-1], data + b"\0", b"", None]
+        directory = tmp_path / str(number)
+        shutil.copytree(saved, directory)
+        victim = directory / original.relative_to(saved)
+        for mutant in mutants:
+            victim.unlink() if mutant is None else victim.write_bytes(mutant)
+            try:
+                _, got = Checkpoints(directory).restore(tree, step=2)
+            except Failure:
+                refused += 1
+                step, got = Checkpoints(directory).restore(tree)
+                assert step == 1
+                assert np.array_equal(got["log"], np.ones(4))
+            else:
+                restored += 1
+                _assert_same_bits(got, tree)
+            victim.write_bytes(data)
+    # Only the manifest's line end can change without a consequence.
+    assert refused > 100
+    assert restored <= 2
+
+
+def test_manifest_is_readable_by_sha256sum(saved: Path) -> None:
+    for line in (saved / "2" / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((saved / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"log": np.zeros(5)}, r"it has float64\[4\] as log, not float64\[5\]"),
+        ({"log": np.zeros(4, np.float32)}, r"it has float64\[4\] as log, not float32\[4\]"),
+        ({"more": np.zeros(4)}, r"it has nothing as more, not float64\[4\]"),
+        ({"batch_stats": {}}, "as batch_stats/.*, not nothing"),
+    ],
+)
+def test_refuses_arrays_of_another_network(
+    change: dict[str, Any], sentence: str, tree: dict[str, Any], saved: Path
+) -> None:
+    with pytest.raises(Failure, match=sentence):
+        Checkpoints(saved).restore(tree | change)
+
+
+def test_says_what_there_is(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="no checkpoint of step 7; there are: 1, 2"):
+        Checkpoints(saved).restore({}, step=7)
+    with pytest.raises(Failure, match="has no intact checkpoint"):
+        Checkpoints(tmp_path / "nowhere").restore({})
+
+
+def test_reports_that_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(Failure, match=r"step 1 can't be written to .*Not a directory"),
+        Checkpoints(tmp_path / "file" / "checkpoints") as checkpoints,
+    ):
+        checkpoints.save(1, [np.zeros(3)])
+
+
+def test_reports_a_failed_save_at_the_next_one(
+    saved: Path, tmp_path: Path, tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Checkpoints(directory) as checkpoints:
+        with monkeypatch.context() as patched:
+            patched.setattr("os.fsync", full)
+            checkpoints.save(3, tree)
+            with pytest.raises(Failure, match=r"step 3 can't be written .*No space left"):
+                checkpoints.save(4, tree)
+        assert checkpoints.restore(tree)[0] == 2
