@@ -1,6 +1,7 @@
 """The run directory: a run's configuration, environment, metrics and result as plain files."""
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -146,15 +147,18 @@ def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[st
     }
 
 
+@functools.cache  # The code was loaded once; a later commit does not change what runs.
 def _git_revision() -> dict[str, Any] | None:
-    """Revision of the source, and whether it was changed since; None outside a checkout."""
+    """Revision of the source, and whether code was changed since; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        # Code alone: the records of finished runs are not part of what runs.
+        changed = git("status", "--porcelain", "--", ":/*.py", ":/requirements.txt")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
         return None
 
