@@ -1,0 +1,51 @@
+"""Article C: "The Convolution Neural Network with PyTorch" (Carnegie Mellon, 2017).
+
+Source: the article's text, and its program `NR_CNN_PT.py` (https://github.com/huyaoyu/NN).
+Protocol: 60,000 images in the order of the files every epoch, batches of 100, Adam at 0.001, 10
+epochs; test accuracy after the last. Seeds therefore differ in their initial values alone.
+Expected: 98.86%, a single run.
+Duration: about a minute and a half a seed on two CPU cores, two seeds together.
+Command: `python -m experiments.cmu_cnn --num_seeds=5`
+"""
+
+from experiments.articles import Article, Comparison, Row, changed
+from mnist_jax.models import model_entry
+
+_RECIPE = model_entry("cmu_cnn").recipe
+
+ARTICLE = Article(
+    name="cmu_cnn",
+    letter="C",
+    title="Carnegie Mellon, The Convolution Neural Network with PyTorch",
+    rows=(
+        Row(
+            id="cmu_cnn",
+            recipe=_RECIPE,
+            published="98.86%",
+            figure=98.86,
+            source="Training and Testing; the network as the program has it",
+        ),
+        Row(
+            id="cmu_cnn_text",
+            recipe=changed(_RECIPE, model_args={"conv_relu": False}),
+            published="98.86%",
+            figure=98.86,
+            source="Training and Testing; the network as the text has it",
+            note="The text names ReLU for the first two dense layers only; the figure came from"
+            " the program.",
+        ),
+    ),
+    comparisons=(
+        Comparison(
+            question="Does ReLU after the convolutions help?",
+            first="cmu_cnn/cmu_cnn",
+            second="cmu_cnn/cmu_cnn_text",
+        ),
+    ),
+    notes=("The program's curves of training and test loss are pictures, without numbers.",),
+)
+
+if __name__ == "__main__":
+    from experiments import runner
+
+    runner.run(ARTICLE)

@@ -1,0 +1,76 @@
+"""Article F: image classification with a three-convolution network (amineHY).
+
+Source: the article's text and printed summary, and the notebooks of its repository,
+https://github.com/amineHY/Image-classification-of-MNIST.
+Protocol: 60,000 images, reshuffled every epoch, Adam at 0.001; batches of 32 and 15 epochs, for
+the sibling network batches of 100 and 5 epochs; the last epoch counts.
+Expected: no test figure was published; the notebooks' mean training loss of each epoch is
+compared.
+Duration: about a quarter of an hour a seed on two CPU cores, the sibling about two minutes.
+Command: `python -m experiments.dropout_cnn --experiment=simple_cnn --num_seeds=5`
+"""
+
+from experiments.articles import Article, Comparison, Curve, Row, changed
+from mnist_jax.models import model_entry
+
+_RECIPE = model_entry("dropout_cnn").recipe
+
+ARTICLE = Article(
+    name="dropout_cnn",
+    letter="F",
+    title="amineHY, image classification with a three-convolution network",
+    rows=(
+        Row(
+            id="dropout_cnn",
+            recipe=_RECIPE,
+            published="90 to 100% on training batches",
+            figure=None,
+            source="Monitoring the training; the network of the printed summary",
+        ),
+        Row(
+            id="dropout_cnn_notebook",
+            recipe=changed(_RECIPE, model_args={"forward": "notebook"}),
+            published="training loss 0.0112 in epoch 11",
+            figure=None,
+            source="pytorch_mnist_deep_cnn.ipynb",
+            curves=(
+                Curve(
+                    column="train_loss",
+                    values=(
+                        *(0.1248, 0.0455, 0.0343, 0.0272, 0.0235, 0.0202),
+                        *(0.0180, 0.0159, 0.0138, 0.0150, 0.0112),
+                    ),
+                    rounding=0.00005,
+                ),
+            ),
+            note="The notebook keeps every unit and skips the ReLU after the first dense layer.",
+        ),
+        Row(
+            id="simple_cnn",
+            recipe=model_entry("simple_cnn").recipe,
+            published="training loss 0.0291 in epoch 5",
+            figure=None,
+            source="pytorch_mnist_simple_cnn.ipynb",
+            curves=(
+                Curve(
+                    column="train_loss",
+                    values=(0.224, 0.062, 0.0449, 0.0356, 0.0291),
+                    rounding=0.00005,
+                ),
+            ),
+        ),
+    ),
+    comparisons=(
+        Comparison(
+            question="Do dropout and the ReLU help, that the notebook leaves out?",
+            first="dropout_cnn/dropout_cnn",
+            second="dropout_cnn/dropout_cnn_notebook",
+        ),
+    ),
+    notes=("Loss and accuracy of every iteration are pictures in the article, without numbers.",),
+)
+
+if __name__ == "__main__":
+    from experiments import runner
+
+    runner.run(ARTICLE)

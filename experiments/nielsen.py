@@ -1,0 +1,128 @@
+"""Article A: Nielsen, *Neural Networks and Deep Learning*, chapter 6 (Theano).
+
+Source: http://neuralnetworksanddeeplearning.com/chap6.html, with the protocol of its programs
+`src/conv.py` and `src/network3.py`.
+Protocol: 50,000 training images in the order of the files, batches of 10, SGD, λ on weights only,
+N(0, 1/n_out) weights, classic dropout; the test accuracy that counts is that of the epoch with the
+best accuracy on the 10,000 validation images. Expanded data: shuffled once, before training.
+Expected: the figures below, each a single run in the book.
+Duration: one seed of the first four rows takes minutes on two CPU cores, of an expanded one over
+an hour, of double_fc_dropout many hours; `experiments/README.md` has what was measured.
+Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
+"""
+
+from experiments.articles import Article, Comparison, Ensemble, Row, changed
+from mnist_jax.config import Recipe
+from mnist_jax.models import model_entry
+
+_SELECTION = "test accuracy at the epoch of best validation accuracy"
+
+
+def _theano(model: str, **values: object) -> Recipe:
+    """Article A's protocol for a network that is registered with article B's."""
+    protocol: dict[str, object] = {
+        "validation": 10_000,
+        "shuffle": "never",
+        "selection": "best_validation",
+        "model_args": {"init": "nielsen"},
+    }
+    return changed(model_entry(model).recipe, **protocol | values)
+
+
+def _row(identifier: str, recipe: Recipe, figure: float, source: str) -> Row:
+    return Row(
+        id=identifier,
+        recipe=recipe,
+        published=f"{figure:.2f}%",
+        figure=figure,
+        framework="Theano",
+        selection=_SELECTION,
+        source=source,
+    )
+
+
+_RELU = _theano("dbl_conv_relu", weight_decay=0.1, weight_decay_sense="nielsen")
+_EXPANDED = changed(_RELU, one_pixel_shifts=True, shuffle="once")
+_DOUBLE_FC = model_entry("expanded_double_fc").recipe
+_DROPOUT = _theano(
+    "double_fc_dropout",
+    shuffle="once",
+    learning_rate=0.03,
+    model_args={"init": "nielsen", "dropout": "classic"},
+)
+
+_PRACTICE = "Convolutional neural networks in practice"
+
+ARTICLE = Article(
+    name="nielsen",
+    letter="A",
+    title="Michael Nielsen, Neural Networks and Deep Learning, chapter 6",
+    rows=(
+        _row("shallow", model_entry("shallow").recipe, 97.80, f"{_PRACTICE}; `shallow`"),
+        _row("basic_conv", _theano("basic_conv"), 98.78, f"{_PRACTICE}; `basic_conv`"),
+        _row("dbl_conv", _theano("dbl_conv"), 99.06, f"{_PRACTICE}; `dbl_conv`"),
+        _row("dbl_conv_relu", _RELU, 99.23, "Using rectified linear units; `dbl_conv_relu`"),
+        *(
+            _row(
+                f"expanded_data_n{n}",
+                changed(_EXPANDED, model_args={"hidden": n}),
+                figure,
+                "Expanding the training data; `expanded_data`",
+            )
+            for n, figure in ((100, 99.37), (300, 99.46), (1000, 99.43))
+        ),
+        *(
+            _row(
+                f"expanded_data_double_fc_n{n}",
+                changed(_DOUBLE_FC, model_args={"hidden": n}),
+                figure,
+                "Inserting an extra fully-connected layer; `expanded_data_double_fc`",
+            )
+            for n, figure in ((100, 99.43), (300, 99.48), (1000, 99.47))
+        ),
+        _row(
+            "double_fc_dropout",
+            _DROPOUT,
+            99.60,
+            "Inserting an extra fully-connected layer; `double_fc_dropout`",
+        ),
+    ),
+    ensembles=(
+        Ensemble(
+            id="ensemble",
+            members="double_fc_dropout",
+            size=5,
+            published="99.67%",
+            figure=99.67,
+            framework="Theano",
+            source="Using an ensemble of networks; `ensemble`",
+        ),
+    ),
+    comparisons=(
+        Comparison(
+            question="Does a second convolution help?",
+            first="nielsen/dbl_conv",
+            second="nielsen/basic_conv",
+        ),
+        Comparison(
+            question="Does ReLU help, with its learning rate and λ = 0.1?",
+            first="nielsen/dbl_conv_relu",
+            second="nielsen/dbl_conv",
+        ),
+        Comparison(
+            question="Do one-pixel shifts of the training images help?",
+            first="nielsen/expanded_data_n100",
+            second="nielsen/dbl_conv_relu",
+        ),
+        Comparison(
+            question="Does dropout help, instead of λ = 0.1?",
+            first="nielsen/double_fc_dropout",
+            second="nielsen/expanded_data_double_fc_n1000",
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    from experiments import runner
+
+    runner.run(ARTICLE)
