@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mnist_jax.errors import UsageError
+
 Initializer = Callable[[jax.Array, tuple[int, ...]], tuple[jax.Array, jax.Array]]
 
 
@@ -48,9 +50,20 @@ def zeros(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
     return jnp.zeros(shape), jnp.zeros(shape[-1:])
 
 
-INITIALIZERS: dict[str, Initializer] = {
+_INITIALIZERS: dict[str, Initializer] = {
     "torch": torch_default,
     "xavier": xavier_uniform,
     "nielsen": nielsen,
     "zeros": zeros,
 }
+
+
+def get_initializer(name: str) -> Initializer:
+    """Finds a scheme: `torch`, `xavier`, `nielsen` or `zeros`.
+
+    Raises:
+      UsageError: the name is none of them.
+    """
+    if name not in _INITIALIZERS:
+        raise UsageError(f"init is {name!r}; give one of {', '.join(_INITIALIZERS)}.")
+    return _INITIALIZERS[name]

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 
 from mnist_jax import ops
-from mnist_jax.initializers import INITIALIZERS
+from mnist_jax.initializers import get_initializer
 
 Layer: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -30,7 +30,7 @@ class Conv(nnx.Conv):
       features: output channels.
       kernel_size: side of the kernel in pixels.
       padding: zeros added on every side.
-      init: a name in `initializers.INITIALIZERS`.
+      init: a name that `initializers.get_initializer` knows.
       rngs: the stream `params` gives the initial values.
     """
 
@@ -48,7 +48,7 @@ class Conv(nnx.Conv):
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size)
-        kernel, bias = INITIALIZERS[init](rngs.params(), (*shape, inputs, features))
+        kernel, bias = get_initializer(init)(rngs.params(), (*shape, inputs, features))
         super().__init__(
             inputs,
             features,
@@ -65,7 +65,7 @@ class Linear(nnx.Linear):
     """A fully connected layer: [N, inputs] to [N, features]; arguments as in `Conv`."""
 
     def __init__(self, inputs: int, features: int, *, init: str = "torch", rngs: nnx.Rngs):
-        kernel, bias = INITIALIZERS[init](rngs.params(), (inputs, features))
+        kernel, bias = get_initializer(init)(rngs.params(), (inputs, features))
         super().__init__(
             inputs,
             features,

@@ -28,15 +28,22 @@ class LayerSummary:
 
 
 def summarize(model: Network) -> list[LayerSummary]:
-    """Lists a network's layers in order, without computing anything."""
-    # A view that does not train: dropout would need keys.
+    """Lists a network's layers in order, without computing anything.
+
+    Args:
+      model: with values, or without them, from `nnx.eval_shape`.
+    """
+    # In training mode dropout would need keys.
     evaluated = nnx.view(
         model, deterministic=True, use_running_average=True, raise_if_not_found=False
     )
+    graphdef, state = nnx.split(evaluated)
     image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
-    shapes = jax.eval_shape(lambda x: dict(evaluated.layer_outputs(x)), image)
+    outputs = jax.eval_shape(
+        lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)), state, image
+    )
     return [
-        LayerSummary(name, _kind(layer), shapes[name].shape, _parameters(layer))
+        LayerSummary(name, _kind(layer), outputs[name].shape, _parameters(layer))
         for name, layer in ((name, getattr(model, name)) for name in model.layer_names)
     ]
 

@@ -87,9 +87,9 @@ class TrainState(struct.PyTreeNode):
             axis_name=axis_name,
             raise_if_not_found=False,
         )
-        graphdef, params, batch_stats = nnx.split(train_view, nnx.Param, ...)
+        graphdef, *states = nnx.split(train_view, nnx.Param, nnx.BatchStat)
         # Copies, so that a donated state leaves the model's own arrays alone.
-        params, batch_stats = jax.tree.map(jnp.copy, nnx.as_pure((params, batch_stats)))
+        params, batch_stats = jax.tree.map(jnp.copy, nnx.as_pure(states))
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,

@@ -22,7 +22,7 @@ def conv_layers() -> list[Any]:
     """Every convolution of every network: kernel shape, padding and input side."""
     found: dict[tuple[tuple[int, ...], int, int], str] = {}
     for name in model_names():
-        model = create_model(name, rngs=nnx.Rngs(0))
+        model = nnx.eval_shape(lambda name=name: create_model(name, rngs=nnx.Rngs(0)))
         side = 28
         for summary in summarize(model):
             layer = getattr(model, summary.name)

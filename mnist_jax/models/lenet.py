@@ -42,7 +42,7 @@ class LeNet(Network):
       channels: filters of each convolution.
       kernel_size: of every convolution, odd; the first one is padded to keep 28×28.
       hidden: units of each dense layer before the output.
-      init: a name in `initializers.INITIALIZERS`.
+      init: a name that `initializers.get_initializer` knows.
       rngs: the stream `params` gives the initial values.
 
     Raises:

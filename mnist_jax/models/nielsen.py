@@ -7,6 +7,7 @@ are arguments: `init="nielsen"` for its initial values, `dropout="classic"` for 
 from flax import nnx
 
 from mnist_jax.config import Recipe
+from mnist_jax.errors import UsageError
 from mnist_jax.layers import (
     ClassicDropout,
     Conv,
@@ -199,8 +200,11 @@ class DoubleFcDropout(Network):
     Args:
       dropout: `inverted` (article B) or `classic` (article A).
       rate: the probability of dropping a unit.
-      init: a name in `initializers.INITIALIZERS`.
+      init: a name that `initializers.get_initializer` knows.
       rngs: the stream `params` gives the initial values.
+
+    Raises:
+      UsageError: `dropout` is neither.
     """
 
     def __init__(
@@ -211,6 +215,10 @@ class DoubleFcDropout(Network):
         init: str = "torch",
         rngs: nnx.Rngs,
     ):
+        if dropout not in _DROPOUTS:
+            raise UsageError(
+                f"double_fc_dropout's dropout is {dropout!r}; give {' or '.join(_DROPOUTS)}."
+            )
         drop = _DROPOUTS[dropout]
         super().__init__(
             **_blocks((20, 40), relu, init, rngs),

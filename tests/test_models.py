@@ -1,0 +1,135 @@
+"""The documented networks and their registry."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from mnist_jax.config import Recipe
+from mnist_jax.errors import UsageError
+from mnist_jax.layers import Network
+from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.models.registry import register
+from mnist_jax.summary import summarize
+
+# Counted by hand from the articles: (inputs + 1) · outputs for every layer.
+PARAMETERS = {
+    "shallow": 785 * 100 + 101 * 10,
+    "dense": 785 * 100 + 101 * 10,
+    "basic_conv": 26 * 20 + 2881 * 100 + 101 * 10,
+    "dbl_conv": 26 * 20 + 501 * 40 + 641 * 100 + 101 * 10,
+    "dbl_conv_relu": 26 * 20 + 501 * 40 + 641 * 100 + 101 * 10,
+    "expanded_double_fc": 26 * 20 + 501 * 40 + 641 * 100 + 101 * 100 + 101 * 10,
+    "double_fc_dropout": 26 * 20 + 501 * 40 + 641 * 1000 + 1001 * 1000 + 1001 * 10,
+    "cmu_cnn": 26 * 24 + 601 * 64 + 1025 * 240 + 241 * 168 + 169 * 10,
+    "lenet": 26 * 6 + 151 * 16 + 401 * 120 + 121 * 84 + 85 * 10,
+    # Each BatchNorm has a scale and a bias.
+    "batchnorm_cnn": 10 * 5 + 46 * 10 + 2 * 10 + 91 * 20 + 2 * 20 + 181 * 40 + 2 * 40
+    + 1961 * 200 + 201 * 500 + 501 * 10,
+    "dropout_cnn": 10 * 32 + 289 * 64 + 577 * 128 + 2049 * 625 + 626 * 10,
+    "simple_cnn": 10 * 32 + 289 * 64 + 3137 * 10,
+}  # fmt: skip
+
+
+def abstract(name: str, **arguments: object) -> Network:
+    """A network's structure, without computing its initial values."""
+    return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **arguments))
+
+
+def parameters(model: Network) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def test_every_network_is_counted() -> None:
+    assert sorted(PARAMETERS) == model_names()
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_parameter_count_and_output_shape(name: str) -> None:
+    model = abstract(name, **model_entry(name).recipe.model_args)
+    layers = summarize(model)
+    assert parameters(model) == PARAMETERS[name]
+    assert sum(layer.parameters for layer in layers) == PARAMETERS[name]
+    assert layers[-1].output_shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("dbl_conv_relu", {"hidden": 300}, 26 * 20 + 501 * 40 + 641 * 300 + 301 * 10),
+        ("expanded_double_fc", {"hidden": 20}, 26 * 20 + 501 * 40 + 641 * 20 + 21 * 20 + 21 * 10),
+        ("cmu_cnn", {"conv_relu": False}, PARAMETERS["cmu_cnn"]),
+        ("dropout_cnn", {"forward": "notebook"}, PARAMETERS["dropout_cnn"]),
+        ("double_fc_dropout", {"dropout": "classic"}, PARAMETERS["double_fc_dropout"]),
+        ("lenet", {"pooling": "max", "activation": "relu"}, PARAMETERS["lenet"]),
+        (
+            "lenet",
+            {"channels": [8], "kernel_size": 3, "hidden": [32]},
+            10 * 8 + (14 * 14 * 8 + 1) * 32 + 33 * 10,
+        ),
+    ],
+)
+def test_variants(name: str, arguments: dict[str, object], expected: int) -> None:
+    assert parameters(abstract(name, **arguments)) == expected
+
+
+def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
+    kinds = {
+        conv_relu: [layer.kind for layer in summarize(abstract("cmu_cnn", conv_relu=conv_relu))]
+        for conv_relu in (True, False)
+    }
+    assert kinds[True].count("relu") == 4
+    assert kinds[False].count("relu") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("dbl_conv_rleu", {}, "did you mean 'dbl_conv_relu'"),
+        ("lenet", {"poling": "max"}, "takes no argument 'poling'"),
+        ("lenet", {"pooling": "min"}, "give avg or max"),
+        ("lenet", {"activation": "gelu"}, "give one of relu, sigmoid, tanh"),
+        ("lenet", {"channels": [6, 16, 32, 64]}, "leave nothing of a 28x28 image"),
+        ("dropout_cnn", {"forward": "txt"}, "give text or notebook"),
+        ("double_fc_dropout", {"dropout": "spatial"}, "give inverted or classic"),
+        ("dbl_conv", {"init": "he"}, "give one of"),
+    ],
+)
+def test_misuse_is_one_sentence(name: str, arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        abstract(name, **arguments)
+
+
+def test_a_name_is_registered_once() -> None:
+    recipe = Recipe(model="lenet", batch_size=1, epochs=1, learning_rate=0.1)
+    with pytest.raises(ValueError, match="already registered"):
+        register(recipe, article="", published="")(Network)
+
+
+def test_a_network_is_a_function_of_its_seed() -> None:
+    def leaves(seed: int) -> list[jax.Array]:
+        return jax.tree.leaves(nnx.state(create_model("lenet", rngs=nnx.Rngs(seed)), nnx.Param))
+
+    assert all(bool((a == b).all()) for a, b in zip(leaves(1), leaves(1), strict=True))
+    assert not any(bool((a == b).all()) for a, b in zip(leaves(1), leaves(2), strict=True))
+
+
+def test_dropout_in_training_needs_keys() -> None:
+    model = create_model("double_fc_dropout", rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="needs `keys`"):
+        model(jnp.zeros((2, 28, 28, 1)))
+
+
+def test_importing_networks_imports_no_training_code() -> None:
+    code = (
+        "import sys, mnist_jax.models.lenet;"
+        "print([m for m in sys.modules if m.startswith('mnist_jax')])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    for module in ("training", "trainer", "optim", "data", "train", "checkpoint", "runs", "fit"):
+        assert f"'mnist_jax.{module}'" not in out
