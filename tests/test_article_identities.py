@@ -43,11 +43,13 @@ def test_four_routes_to_the_same_cross_entropy(
 
 
 def test_lenet_has_the_output_shapes_that_article_d_prints() -> None:
-    model = create_model("lenet", rngs=nnx.Rngs(params=0))
-    model.eval()
-    outputs = [output for _, output in model.layer_outputs(jnp.zeros((1, 28, 28, 1)))]
+    def outputs(image: jax.Array) -> list[jax.Array]:
+        model = create_model("lenet", rngs=nnx.Rngs(params=0))
+        return [output for _, output in model.layer_outputs(image)]
+
+    one = jax.eval_shape(outputs, jnp.zeros((1, 28, 28, 1)))
     # PyTorch puts the channels first.
-    shapes = [[x.shape[0], x.shape[-1], *x.shape[1:-1]] for x in outputs]
+    shapes = [[x.shape[0], x.shape[-1], *x.shape[1:-1]] for x in one]
     assert shapes == [
         *[[1, 6, 28, 28]] * 2,
         [1, 6, 14, 14],
@@ -75,7 +77,7 @@ def _describe(layer: object) -> str:
 
 
 def test_dropout_cnn_has_the_layers_that_article_f_prints() -> None:
-    model = create_model("dropout_cnn", rngs=nnx.Rngs(params=0))
+    model = nnx.eval_shape(lambda: create_model("dropout_cnn", rngs=nnx.Rngs(params=0)))
     assert [_describe(getattr(model, name)) for name in model.layer_names] == [
         *["Conv2d(1, 32, 3, 1)", "relu", "MaxPool2d(2, 0)", "Dropout(0.3)"],
         *["Conv2d(32, 64, 3, 1)", "relu", "MaxPool2d(2, 0)", "Dropout(0.3)"],

@@ -8,7 +8,7 @@ from experiments.references.ours import ARRAYS, by_layer, make_network
 from mnist_jax import exchange
 from mnist_jax.errors import Failure
 from mnist_jax.layers import Network
-from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.models import model_entry, model_names
 
 PREFIXES = {
     "dense": "hidden_layer output_layer",
@@ -106,6 +106,6 @@ def test_one_tensor_under_two_names_must_be_one(tensors: dict[str, np.ndarray]) 
 
 
 def test_a_network_with_other_layers_than_its_author_s() -> None:
-    network = create_model("lenet", hidden=(120,), rngs=nnx.Rngs(params=0))
+    network = make_network("lenet", np.float32, hidden=(120,))
     with pytest.raises(Failure, match="other layers"):
         exchange.torch_layers(network, model_entry("lenet").torch_names)

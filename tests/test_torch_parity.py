@@ -61,7 +61,7 @@ def test_fifty_steps_of_training(reference: Reference) -> None:
     assert differences.moments < 1e-10
 
 
-@every
+@article
 def test_initial_values(reference: Reference) -> None:
     ours, theirs = compare_torch.initial_values(reference, seeds=20)
     assert ours.keys() == theirs.keys()
@@ -72,9 +72,11 @@ def test_initial_values(reference: Reference) -> None:
         assert moments.bound == pytest.approx(expected.bound, rel=20 / expected.count), name
 
 
-@article
-def test_evaluation(reference: Reference) -> None:
-    (our_loss, our_accuracy), (their_loss, their_accuracy) = compare_torch.evaluation(reference)
+@pytest.mark.parametrize("name", ["dense", "dbl_conv_relu", "double_fc_dropout", "batchnorm_cnn"])
+def test_evaluation(name: str) -> None:
+    (our_loss, our_accuracy), (their_loss, their_accuracy) = compare_torch.evaluation(
+        REFERENCES[name]
+    )
     assert our_accuracy == their_accuracy
     assert our_loss == pytest.approx(their_loss, rel=1e-6)
 

@@ -92,7 +92,9 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Differ
         losses = []
         step = jax.jit(train_step)
         for batch in np.split(np.arange(len(images)), steps):
-            masks = dropout_masks(state, images[batch], training_keys(state, 10))
+            drops = case.model == "double_fc_dropout"
+            keys = training_keys(state, 10)
+            masks = dropout_masks(state, images[batch], keys) if drops else []
             state, metrics = step(state, images[batch], labels[batch])
             cost = -theirs.penalty(case.lmbda, _BATCHES) + theirs.step(
                 _channels_first(images[batch]),
@@ -100,7 +102,7 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Differ
                 eta=case.eta,
                 lmbda=case.lmbda,
                 batches=_BATCHES,
-                masks=masks,
+                masks=[np.asarray(mask) for mask in masks],
             )
             losses.append(abs(float(metrics.loss) - float(cost)))
         values = [

@@ -132,7 +132,7 @@ def gradients(
             state = pair.state(gradient)
             masks = dropout_masks(state, images, training_keys(state, len(images)))
             for layer, mask in zip(_fix_masks(pair.theirs), masks, strict=True):
-                layer.mask = torch.tensor(mask)
+                layer.mask = torch.tensor(np.asarray(mask))
         else:
             state = pair.without_dropout().state(gradient)
         state, _ = _step(state, images, labels)
@@ -158,7 +158,8 @@ def training(reference: Reference, steps: int = 50) -> Differences:
         for batch in batches * 2:
             state, metrics = _step(state, *batch)
             loss = reference.step(pair.theirs, optimizer, to_torch(batch[0]), _labels(batch[1]))
-            losses.append(abs(float(metrics.loss) - float(loss)))
+            # Not read yet, so that JAX computes while PyTorch does.
+            losses.append((metrics.loss, loss))
         parameters = dict(pair.theirs.named_parameters(remove_duplicate=False))
         of_moments = [0.0]
         for ours_name, theirs_name in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
@@ -166,7 +167,7 @@ def training(reference: Reference, steps: int = 50) -> Differences:
                 theirs = {n: _numpy(optimizer.state[p][theirs_name]) for n, p in parameters.items()}
                 of_moments.append(_largest(_relative, pair.tensors(ours), theirs))
         return Differences(
-            losses=max(losses),
+            losses=max(abs(float(a) - float(b)) for a, b in losses),
             values=_largest(
                 _absolute,
                 pair.tensors(state.params, state.batch_stats, steps=len(losses)),
@@ -208,14 +209,14 @@ def training_mode_evaluation(reference: Reference, batches: int = 3) -> tuple[fl
     with jax.enable_x64(True):
         pair = Pair(reference)
         state = pair.state(optax.identity())
-        images = normalize(pair.recipe, dataset_at_hand(pair.recipe).test.images[: batches * size])
+        images, _ = training_images(pair.recipe, batches * size)
         parts = np.split(images, batches)
         after, ours = jax.jit(training_mode_logits)(state, np.stack(parts))
         layers, theirs = _fix_masks(pair.theirs), []
         for number, part in enumerate(parts):
             masks = dropout_masks(state, part, evaluation_keys(state, number, size))
             for layer, mask in zip(layers, masks, strict=True):
-                layer.mask = torch.tensor(mask)
+                layer.mask = torch.tensor(np.asarray(mask))
             with torch.no_grad():
                 theirs.append(_numpy(pair.theirs(to_torch(part))))
         moved = pair.tensors(after.params, after.batch_stats, steps=batches)

@@ -112,7 +112,8 @@ def _image_keys(key: jax.Array, size: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
 
 
-def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> list[np.ndarray]:
+@jax.jit
+def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> list[jax.Array]:
     """What the network in training mode multiplies the input of each dropout layer by.
 
     Args:
@@ -135,7 +136,7 @@ def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> lis
         # The same layer in the same place, among layers that change nothing.
         layers: dict[str, Layer] = dict.fromkeys(network.layer_names, lambda x: x)
         alone = Network(**layers | {name: dropout})
-        mask = np.asarray(alone(jnp.ones(shapes[before]), keys=keys))
+        mask = alone(jnp.ones(shapes[before]), keys=keys)
         if mask.ndim == 4:
             mask = mask.transpose(0, 3, 1, 2)
         elif before == "flatten":
