@@ -1,7 +1,6 @@
 """Checkpoints of a run, written in the background and verified before use; all that knows Orbax."""
 
 import hashlib
-import logging as standard_logging
 import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -93,7 +92,7 @@ class Checkpoints:
         """Reads a checkpoint after verifying every byte of it.
 
         Args:
-          like: a tree of arrays or `jax.ShapeDtypeStruct`s, as it was saved.
+          like: a tree of arrays or `jax.ShapeDtypeStruct`s: what was saved, or a part of it.
           step: which one; by default the latest that is intact, with a warning about later ones.
 
         Returns:
@@ -102,24 +101,29 @@ class Checkpoints:
         Raises:
           Failure: it is missing, damaged, or of another network.
         """
-        steps = self.steps()
-        if step is not None and step not in steps:
-            there = ", ".join(map(str, steps)) or "none"
+        if step is None:
+            step = max(self.intact(), default=None)
+            if step is None:
+                raise Failure(f"{self._directory} has no intact checkpoint; train once more.")
+        elif step not in self.steps():
+            there = ", ".join(map(str, self.steps())) or "none"
             raise Failure(
                 f"{self._directory} has no checkpoint of step {step}; there are: {there}."
             )
-        for candidate in reversed(steps) if step is None else [step]:
-            damage = self._damage(candidate)
-            if damage is None:
-                return candidate, self._read(candidate, like)
-            if step is not None:
-                raise Failure(f"The checkpoint {self._directory / str(step)} is damaged: {damage}.")
-            logging.warning(
-                "The checkpoint %s is damaged: %s; trying the one before it.",
-                self._directory / str(candidate),
-                damage,
-            )
-        raise Failure(f"{self._directory} has no intact checkpoint; start again with --overwrite.")
+        elif damage := self._damage(step):
+            raise Failure(f"The checkpoint {self._directory / str(step)} is damaged: {damage}.")
+        return step, self._read(step, like)
+
+    def intact(self) -> list[int]:
+        """The steps of the checkpoints that are as they were saved, in order; warns of others."""
+        intact = []
+        for step in self.steps():
+            if damage := self._damage(step):
+                path = self._directory / str(step)
+                logging.warning("The checkpoint %s is damaged: %s; leaving it out.", path, damage)
+            else:
+                intact.append(step)
+        return intact
 
     def _read(self, step: int, like: Any) -> Any:
         import orbax.checkpoint as ocp
@@ -128,7 +132,7 @@ class Checkpoints:
             found = reader.restore(self._directory / str(step) / "default")
         # Not left to Orbax, which takes another shape or dtype without a word.
         expected = _by_name(like)
-        names = [n for n in expected.keys() | found if _kind(expected, n) != _kind(found, n)]
+        names = [n for n in expected if _kind(expected, n) != _kind(found, n)]
         if names:
             raise Failure(
                 f"The checkpoint {self._directory / str(step)} is of another network or optimizer:"
@@ -163,13 +167,13 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        standard_logging.getLogger("orbax").setLevel(standard_logging.ERROR)
         for other in self.steps():
             if other > step or self._damage(other):
                 shutil.rmtree(self._directory / str(other))
         self._directory.mkdir(parents=True, exist_ok=True)
         manager = ocp.CheckpointManager(
             self._directory,
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy, cleanup_tmp_directories=True
             ),

@@ -1,6 +1,7 @@
 """What every command line shares: flags, exit codes, and one sentence for what went wrong."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,10 @@ from mnist_jax.errors import Failure, UsageError
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Parses the flags, calls main, and exits: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C."""
     absl_logging.use_absl_handler()
-    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    # Orbax tells of every file it touches; what matters of it comes as exceptions.
+    handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     logging.getLogger("jax").setLevel(logging.ERROR)  # It reports every backend it lacks.
     try:
         app.run(main, flags_parser=_parse)

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mnist_jax.fit import Evaluation, Progress, Report
+from mnist_jax.fit import Evaluation, Progress, Report, Resumed
 from mnist_jax.layers import Network
 from mnist_jax.models import create_model, model_entry, model_names
 from mnist_jax.summary import summarize
@@ -67,11 +67,14 @@ def training(out: Console, trainer: Trainer) -> Iterator[Report]:
         "", total=trainer.total_steps, epoch=1, epochs=epochs, loss=float("nan"), speed=0.0
     )
 
-    def report(event: Progress | Evaluation) -> None:
+    def report(event: Progress | Evaluation | Resumed) -> None:
         if isinstance(event, Progress):
             epoch = (event.step - 1) // trainer.steps_per_epoch + 1
             speed = event.images_per_second
             bar.update(task, completed=event.step, epoch=epoch, loss=event.loss, speed=speed)
+        elif isinstance(event, Resumed):
+            done = event.step / trainer.steps_per_epoch
+            out.print(f"Continuing at step {event.step}, after {done:.2f} of {epochs} epochs.")
         elif event.rows[0]["step"] % trainer.steps_per_epoch == 0:
             for seed, row in zip(trainer.seeds, event.rows, strict=True):
                 prefix = f"seed {seed}  " if len(trainer.seeds) > 1 else ""

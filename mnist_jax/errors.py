@@ -1,4 +1,4 @@
-"""The two ways a request can end badly, each one sentence a person can act on."""
+"""The ways a request can end badly, each one sentence a person can act on."""
 
 
 class Failure(Exception):
@@ -14,3 +14,11 @@ class UsageError(Failure):
     """What was asked makes no sense as given: an unknown name, a value out of range."""
 
     exit_code = 2
+
+
+class Interrupted(Failure):
+    """A signal asked to stop, and everything so far is saved."""
+
+    def __init__(self, sentence: str, signal_number: int):
+        super().__init__(sentence)
+        self.exit_code = 128 + signal_number

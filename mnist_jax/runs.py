@@ -1,22 +1,26 @@
 """The run directory: a run's configuration, environment, metrics and result as plain files."""
 
 import contextlib
+import dataclasses
+import fcntl
 import functools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset
-from mnist_jax.errors import Failure
+from mnist_jax.errors import Failure, UsageError
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -42,28 +46,105 @@ class RunDirectory:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
 
-    def create(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
-        """Makes the directory and writes what is known before the first step.
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and keeps other processes out; a lock dies with its process.
 
         Raises:
-          Failure: the directory can't be written.
+          Failure: another process trains here, or the directory can't be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.path / "config.json", recipe.to_json())
-            _write(self.path / "environment.json", json.dumps(environment, indent=2))
-        except OSError as error:
-            raise Failure(
-                f"{self.path} can't be written ({error.strerror}); give another --workdir."
-            ) from error
+        with contextlib.ExitStack() as stack:
+            with self._writing():
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((self.path / ".lock").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise Failure(
+                    f"Another process is training in {self.path};"
+                    " wait for its end or give another --workdir."
+                ) from error
+            yield
+
+    def create(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
+        """Writes what is known before the first step, or makes sure the run here can go on.
+
+        Raises:
+          Failure: `check` raises it, the data is not the same, or the directory can't be written.
+        """
+        self.check(recipe)
+        before = self._environment_before(environment)
+        for name in ("packages", "device", "git"):
+            if before[name] != environment[name]:
+                logging.warning(
+                    "%s was begun with %s and goes on with %s: the last digits may differ.",
+                    self.path,
+                    before[name],
+                    environment[name],
+                )
+        with self._writing():
+            # A longer recipe continues a finished run, which then has not ended.
+            (self.path / "result.json").unlink(missing_ok=True)
+            _write(self.path / "config.json", recipe.to_json() + "\n")
+            _write(self.path / "environment.json", json.dumps(before, indent=2) + "\n")
+
+    def check(self, recipe: Recipe) -> None:
+        """Makes sure that the directory has no run of another recipe; more epochs are the same.
+
+        Raises:
+          Failure: it has; the message names the differences.
+        """
+        if not (self.path / "config.json").exists() and not self.checkpoints.exists():
+            return
+        before = dataclasses.asdict(self.recipe())
+        now = json.loads(recipe.to_json() + "\n")
+        if before["epochs"] < now["epochs"]:
+            before["epochs"] = now["epochs"]
+        if different := [
+            f"{name} {before[name]!r}, not {now[name]!r}"
+            for name in now
+            if before[name] != now[name]
+        ]:
+            raise UsageError(
+                f"The run in {self.path} has {', '.join(different)};"
+                " give another --workdir, or --overwrite to start again."
+            )
+
+    def finished(self, recipe: Recipe) -> dict[str, Any] | None:
+        """The result, if the run has ended and was not shorter than `recipe`; otherwise None.
+
+        Raises:
+          Failure: as `check`, or the result is damaged.
+        """
+        self.check(recipe)
+        result = self.result()
+        return result if result and result.get("epochs") == recipe.epochs else None
+
+    def clear(self) -> None:
+        """Removes the run.
+
+        Raises:
+          Failure: it can't be removed.
+        """
+        with self._writing():
+            # The result first: without it what remains is an unfinished run.
+            (self.path / "result.json").unlink(missing_ok=True)
+            for name in ("checkpoints", "tensorboard"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in ("metrics.jsonl", "predictions.npy", "environment.json", "config.json"):
+                (self.path / name).unlink(missing_ok=True)
 
     def recipe(self) -> Recipe:
         """Reads `config.json`.
 
         Raises:
-          Failure: it is missing or damaged.
+          Failure: it is missing, damaged, or of another version.
         """
-        return Recipe.from_dict(self._read("config.json"))
+        values = self._read("config.json")
+        try:
+            return Recipe.from_dict(values)
+        except (Failure, TypeError) as error:
+            raise self._damaged("config.json", error) from error
 
     def environment(self) -> dict[str, Any]:
         """Reads `environment.json`.
@@ -87,24 +168,50 @@ class RunDirectory:
         Raises:
           Failure: a line is damaged.
         """
-        path = self.path / "metrics.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+            # A line without its end was being written when the process was killed.
+            rows = [json.loads(line) for line in lines if line.endswith("\n")]
+            if all(isinstance(row["step"], int) for row in rows):
+                return rows
         except FileNotFoundError:
             return []
-        except ValueError as error:
-            raise Failure(
-                f"{path} is damaged ({error}); start again in another --workdir."
-            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._damaged("metrics.jsonl", error) from error
+        raise self._damaged("metrics.jsonl", "a step is no number")
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Adds a line to `metrics.jsonl`."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        """Adds a line to `metrics.jsonl`.
+
+        Raises:
+          Failure: it can't be written.
+        """
+        with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
+    def keep_metrics(self, step: int) -> list[dict[str, Any]]:
+        """Drops the evaluations after a step from `metrics.jsonl`; returns the others.
+
+        Raises:
+          Failure: a line is damaged, or the file can't be written.
+        """
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        with self._writing():
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            _write(self.path / "metrics.jsonl", text)
+        return rows
+
     def write_predictions(self, labels: np.ndarray) -> None:
-        """Replaces `predictions.npy`: uint8 [N]."""
-        with _replacing(self.path / "predictions.npy") as temporary, temporary.open("wb") as file:
+        """Replaces `predictions.npy`: uint8 [N].
+
+        Raises:
+          Failure: it can't be written.
+        """
+        with (
+            self._writing(),
+            _replacing(self.path / "predictions.npy") as temporary,
+            temporary.open("wb") as file,
+        ):
             np.save(file, labels.astype(np.uint8))
 
     def predictions(self) -> np.ndarray:
@@ -112,8 +219,13 @@ class RunDirectory:
         return np.load(self.path / "predictions.npy")
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Writes `result.json`, whole or not at all."""
-        _write(self.path / "result.json", json.dumps(result, indent=2))
+        """Writes `result.json`, whole or not at all.
+
+        Raises:
+          Failure: it can't be written.
+        """
+        with self._writing():
+            _write(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
@@ -124,12 +236,41 @@ class RunDirectory:
                 f"{path} can't be read ({error.strerror}); is {self.path} the workdir of a run?"
             ) from error
         except ValueError as error:
-            raise Failure(
-                f"{path} is damaged ({error}); start again in another --workdir."
-            ) from error
+            raise self._damaged(name, error) from error
         if not isinstance(values, dict):
-            raise Failure(f"{path} is damaged (no object); start again in another --workdir.")
+            raise self._damaged(name, "no object")
         return values
+
+    def _damaged(self, name: str, why: object) -> Failure:
+        return Failure(
+            f"{self.path / name} is damaged or of another version ({str(why).rstrip('.')});"
+            " give another --workdir, or --overwrite to start again."
+        )
+
+    def _environment_before(self, environment: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the run here was begun in: what `environment.json` says, if it is there."""
+        if not (self.path / "environment.json").exists():
+            return environment
+        before = self.environment()
+        if missing := sorted(environment.keys() - before.keys()):
+            raise self._damaged("environment.json", f"no {missing[0]}")
+        if before["dataset_sha256"] != environment["dataset_sha256"]:
+            raise Failure(
+                f"The run in {self.path} was begun with other images of {before['dataset']};"
+                " give another --workdir, or --overwrite to start again."
+            )
+        return before
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what the system says into a sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise Failure(
+                f"{error.filename or self.path} can't be written ({error.strerror});"
+                " make room or give another --workdir."
+            ) from error
 
 
 def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,13 +306,13 @@ def _git_revision() -> dict[str, Any] | None:
 
 def _write(path: Path, text: str) -> None:
     with _replacing(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text)
 
 
 @contextlib.contextmanager
-def _replacing(path: Path):
+def _replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path that takes `path`'s place, at once and durably, on success."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.new")
     try:
         yield temporary
         with temporary.open("rb") as file:

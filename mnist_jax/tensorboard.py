@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from tensorboardX import SummaryWriter
 
-from mnist_jax.fit import Evaluation, Progress, Report
+from mnist_jax.fit import Evaluation, Progress, Report, Resumed
 from mnist_jax.runs import RunDirectory
 
 
@@ -15,7 +15,7 @@ def writers(runs: Sequence[RunDirectory]) -> Iterator[Report]:
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(SummaryWriter(str(run.path / "tensorboard"))) for run in runs]
 
-        def report(event: Progress | Evaluation) -> None:
+        def report(event: Progress | Evaluation | Resumed) -> None:
             if isinstance(event, Evaluation):
                 for writer, row in zip(opened, event.rows, strict=True):
                     for name, value in row.items():

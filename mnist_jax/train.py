@@ -4,20 +4,24 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
+from rich.console import Console
 
 from mnist_jax import cli, devices, display
 from mnist_jax.config import CHOICES, Recipe
-from mnist_jax.data import DATASETS, load_dataset, resolve_dataset
+from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.data.cache import folder as cache_folder
-from mnist_jax.errors import UsageError
-from mnist_jax.fit import fit
+from mnist_jax.errors import Interrupted, UsageError
+from mnist_jax.fit import Stopped, fit
 from mnist_jax.models import model_entry
 from mnist_jax.runs import RunDirectory, describe_environment
+from mnist_jax.signals import stopping
 from mnist_jax.trainer import Trainer
 
 # Flags that replace a value of the article's recipe.
@@ -45,6 +49,8 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Train so many seeds, from --seed on.", 1)
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by default all.", 1)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; by default one below runs/.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start again where there is a run already.")
+_SAVE_EVERY = flags.DEFINE_float("save_every", 60.0, "Seconds between checkpoints.", 0.0)
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
 _LIST = flags.DEFINE_bool("list", False, "List the networks and end.")
 
@@ -65,22 +71,61 @@ def main(argv: Sequence[str]) -> None:
     else:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
     recipe = dataclasses.replace(recipe, dataset=dataset.name)
-    seeds = range(recipe.seed, recipe.seed + _NUM_SEEDS.value)
-    trainer = Trainer(recipe, dataset, seeds=seeds, num_devices=_NUM_DEVICES.value)
-    runs = _run_directories(recipe, seeds)
+    recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
+    todo = []
+    for one, run in zip(recipes, _run_directories(recipes), strict=True):
+        if not _OVERWRITE.value and (result := run.finished(one)):
+            out.print(f"The run in {run.path} has ended; --overwrite starts it again.")
+            _print_result(out, run, result)
+        else:
+            todo.append((one, run))
+    if todo:
+        _train(out, dataset, *zip(*todo, strict=True))
+
+
+def _train(
+    out: Console, dataset: Dataset, recipes: Sequence[Recipe], runs: Sequence[RunDirectory]
+) -> None:
+    """Trains recipes that differ in their seeds only, each in its run directory."""
+    seeds = [recipe.seed for recipe in recipes]
+    trainer = Trainer(recipes[0], dataset, seeds=seeds, num_devices=_NUM_DEVICES.value)
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
-    for run, seed in zip(runs, seeds, strict=True):
-        run.create(dataclasses.replace(recipe, seed=seed), environment)
-    display.layer_table(out, trainer.state(0).model())
     with contextlib.ExitStack() as stack:
+        for run, recipe in zip(runs, recipes, strict=True):
+            stack.enter_context(run.locked())
+            if _OVERWRITE.value:
+                run.clear()
+            run.create(recipe, environment)
+        display.layer_table(out, trainer.state(0).model())
         reports = [stack.enter_context(display.training(out, trainer))]
         if _TENSORBOARD.value:
             from mnist_jax import tensorboard  # Loading it takes longer than the first step.
 
             reports.append(stack.enter_context(tensorboard.writers(runs)))
-        results = fit(trainer, runs, lambda event: [report(event) for report in reports])
+        stop = stack.enter_context(stopping())
+        try:
+            results = fit(
+                trainer,
+                runs,
+                lambda event: [report(event) for report in reports],
+                save_every=_SAVE_EVERY.value,
+                stop=stop,
+            )
+        except Stopped as stopped:
+            assert stop.received is not None
+            command = [argument for argument in sys.argv[1:] if "-overwrite" not in argument]
+            raise Interrupted(
+                f"Stopped by {stop.received.name} after step {stopped.step} of"
+                f" {trainer.total_steps}, which is saved; continue with"
+                f" python -m mnist_jax.train {shlex.join(command)}",
+                stop.received,
+            ) from None
     for run, result in zip(runs, results, strict=True):
-        out.print(f"test accuracy {result['test_accuracy']:.2%}  in {run.path}")
+        _print_result(out, run, result)
+
+
+def _print_result(out: Console, run: RunDirectory, result: Mapping[str, Any]) -> None:
+    out.print(f"test accuracy {result['test_accuracy']:.2%}  in {run.path}")
 
 
 def _override(recipe: Recipe) -> Recipe:
@@ -98,15 +143,15 @@ def _override(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, **values)
 
 
-def _run_directories(recipe: Recipe, seeds: Sequence[int]) -> list[RunDirectory]:
+def _run_directories(recipes: Sequence[Recipe]) -> list[RunDirectory]:
     """One directory for each seed; a name of its own for each recipe unless --workdir says."""
-    if _WORKDIR.value and len(seeds) == 1:
+    if _WORKDIR.value and len(recipes) == 1:
         return [RunDirectory(Path(_WORKDIR.value))]
     # What makes two runs one experiment: the same recipe, however long and from whichever seed.
-    same = dataclasses.replace(recipe, seed=0, epochs=1)
+    same = dataclasses.replace(recipes[0], seed=0, epochs=1)
     digest = hashlib.sha256(same.to_json().encode()).hexdigest()[:8]
-    parent = Path(_WORKDIR.value or f"runs/{recipe.model}-{recipe.dataset}-{digest}")
-    return [RunDirectory(parent / f"seed-{seed}") for seed in seeds]
+    parent = Path(_WORKDIR.value or f"runs/{same.model}-{same.dataset}-{digest}")
+    return [RunDirectory(parent / f"seed-{recipe.seed}") for recipe in recipes]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Training of one recipe for several seeds on a mesh of devices, in compiled stretches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -20,6 +21,9 @@ from mnist_jax.errors import UsageError
 from mnist_jax.models import create_model
 from mnist_jax.optim import make_optimizer
 from mnist_jax.training import LOSSES, TrainState, train_step, training_mode_logits
+
+# The fields of `TrainState` that do not follow from the recipe, the seed and the step.
+_SAVED = ("params", "batch_stats", "opt_state")
 
 # Images per device and compiled step of an evaluation.
 _EVALUATION_CHUNK = 50
@@ -90,6 +94,25 @@ class Trainer:
     def state(self, index: int) -> TrainState:
         """The state of one seed, by its place in `seeds`, without the leading axis."""
         return jax.tree.map(lambda a: a[index], self.states)
+
+    def saved(self) -> list[dict[str, Any]]:
+        """What has to be kept of every seed to go on later: NumPy arrays.
+
+        Order and dropout masks follow from the seed and the step.
+        """
+        states = jax.device_get({name: getattr(self.states, name) for name in _SAVED})
+        return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
+
+    def restore(self, step: int, saved: Sequence[Mapping[str, Any]]) -> None:
+        """Goes to where `saved` was taken, of the same recipe, after `step` steps."""
+        states = {
+            name: jax.tree.map(lambda *arrays: np.stack(arrays), *(seed[name] for seed in saved))
+            for name in _SAVED
+        }
+        steps = np.full(len(self.seeds), step, np.int32)
+        placed = jax.device_put(states | {"step": steps}, self._by_seed)
+        self.states = self.states.replace(**placed)
+        self.step = step
 
     def batch_size(self, step: int) -> int:
         """Images in a step's batch: the last of an epoch may be short."""
