@@ -15,7 +15,7 @@ from experiments.articles import Article, Comparison, Ensemble, Row, changed
 from mnist_jax.config import Recipe
 from mnist_jax.models import model_entry
 
-_SELECTION = "test accuracy at the epoch of best validation accuracy"
+_SELECTION = "epoch of the best validation accuracy"
 
 
 def _theano(model: str, **values: object) -> Recipe:
