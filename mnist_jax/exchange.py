@@ -56,6 +56,16 @@ class _Tensor:
         return np.ascontiguousarray(value)
 
 
+def by_layer(*states: nnx.State) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of states (parameters, statistics, gradients) by layer and name."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for state in states:
+        for layer, arrays in nnx.to_pure_dict(state).items():
+            named = {name: np.asarray(value) for name, value in arrays.items()}
+            layers.setdefault(layer, {}).update(named)
+    return layers
+
+
 def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, str]:
     """Says which layer each prefix of the author's `state_dict` stands for.
 

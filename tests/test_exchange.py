@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.references.ours import ARRAYS, by_layer, make_network
+from experiments.references.ours import ARRAYS, make_network
 from mnist_jax import exchange
 from mnist_jax.errors import Failure
 from mnist_jax.layers import Network
@@ -30,7 +30,7 @@ PREFIXES = {
 def _network(name: str) -> tuple[dict[str, str], exchange.Layers]:
     network = make_network(name, np.float32)
     names = exchange.torch_layers(network, model_entry(name).torch_names)
-    return names, by_layer(nnx.state(network, ARRAYS))
+    return names, exchange.by_layer(nnx.state(network, ARRAYS))
 
 
 def _refusal(tensors: dict[str, np.ndarray], name: str = "dropout_cnn") -> str:
@@ -71,7 +71,7 @@ def test_flattened_inputs_are_reordered() -> None:
     network = Network(
         conv=nnx.Conv(1, 2, (1, 1), rngs=nnx.Rngs(0)), fc=nnx.Linear(8, 1, rngs=nnx.Rngs(0))
     )
-    layers = by_layer(nnx.state(network, ARRAYS))
+    layers = exchange.by_layer(nnx.state(network, ARRAYS))
     layers["fc"]["kernel"] = np.arange(8.0).reshape(8, 1)
     tensors = exchange.to_torch(layers, exchange.torch_layers(network, {}))
     assert tensors["fc.weight"].tolist() == [[0, 2, 4, 6, 1, 3, 5, 7]]

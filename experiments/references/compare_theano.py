@@ -10,7 +10,6 @@ from flax import nnx
 from experiments.references import theano_numpy
 from experiments.references.distributions import Moments, moments
 from experiments.references.ours import (
-    by_layer,
     dropout_masks,
     initial_states,
     make_network,
@@ -135,7 +134,7 @@ def initial_values(case: Case, seeds: int) -> tuple[dict[str, Moments], dict[str
 def _arrays(network: Network, params: nnx.State) -> list[tuple[np.ndarray, np.ndarray]]:
     """Our weights and biases as network3's: dense [in, out], convolutions flipped."""
     prefixes = exchange.torch_layers(network, {})
-    tensors = exchange.to_torch(by_layer(params), prefixes)
+    tensors = exchange.to_torch(exchange.by_layer(params), prefixes)
     weights = [tensors[f"{prefix}.weight"] for prefix in prefixes]
     return [
         (w[:, :, ::-1, ::-1] if w.ndim == 4 else w.T, tensors[f"{prefix}.bias"])

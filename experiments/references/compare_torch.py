@@ -18,7 +18,6 @@ from torch import nn
 from experiments.references.distributions import Moments, moments
 from experiments.references.ours import (
     ARRAYS,
-    by_layer,
     dataset_at_hand,
     dropout_masks,
     evaluation_keys,
@@ -86,7 +85,7 @@ class Pair:
 
     def tensors(self, *states: nnx.State, steps: int = 0) -> dict[str, np.ndarray]:
         """Copies arrays of ours (parameters, gradients, statistics) under PyTorch's names."""
-        return exchange.to_torch(by_layer(*states), self.prefixes, batches=steps)
+        return exchange.to_torch(exchange.by_layer(*states), self.prefixes, batches=steps)
 
     def state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Our network about to be trained with the recipe's loss."""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.references.ours import by_layer, make_network, predict, without_dropout
+from experiments.references.ours import make_network, predict, without_dropout
 from mnist_jax import exchange
 from mnist_jax.models import model_entry
 from mnist_jax.optim import make_optimizer
@@ -60,9 +60,9 @@ def our_record(name: str) -> dict[str, np.ndarray]:
             state, metrics = step(state, images, labels)
             losses.append(float(metrics.loss))
             if len(losses) == 1:
-                gradient = exchange.to_torch(by_layer(state.opt_state[0].trace), prefixes)
+                gradient = exchange.to_torch(exchange.by_layer(state.opt_state[0].trace), prefixes)
                 record |= fingerprints("gradient", gradient)
-        values = by_layer(state.params, state.batch_stats)
+        values = exchange.by_layer(state.params, state.batch_stats)
         record |= fingerprints("value", exchange.to_torch(values, prefixes, batches=_STEPS))
         return record | {"losses": np.array(losses)}
 

@@ -15,7 +15,6 @@ from mnist_jax.layers import Layer, Network
 from mnist_jax.models import create_model
 from mnist_jax.training import TrainState
 
-Layers = dict[str, dict[str, np.ndarray]]
 ARRAYS = (nnx.Param, nnx.BatchStat)
 
 
@@ -65,16 +64,6 @@ def initial_states(name: str, seeds: int, **model_args: Any) -> Iterator[nnx.Sta
         return nnx.state(create_model(name, rngs=nnx.Rngs(key), **model_args), ARRAYS)
 
     return (initial(jax.random.key(seed)) for seed in range(seeds))
-
-
-def by_layer(*states: nnx.State) -> Layers:
-    """The arrays of states (parameters, gradients, moments, statistics) by layer and name."""
-    layers: Layers = {}
-    for state in states:
-        for layer, arrays in nnx.to_pure_dict(state).items():
-            named = {name: np.asarray(value) for name, value in arrays.items()}
-            layers.setdefault(layer, {}).update(named)
-    return layers
 
 
 def dataset_at_hand(recipe: Recipe) -> Dataset:

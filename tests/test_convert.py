@@ -1,0 +1,121 @@
+"""Weights from a file to a run and from a run to a file."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments.references.ours import ARRAYS, make_network
+from mnist_jax import exchange, tensor_files
+from mnist_jax.convert import export_weights, import_weights
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.models import model_entry, model_names
+from mnist_jax.runs import RunDirectory
+
+
+def _author_s_tensors(name: str) -> dict[str, np.ndarray]:
+    network = make_network(name, np.float32)
+    names = exchange.torch_layers(network, model_entry(name).torch_names)
+    return exchange.to_torch(exchange.by_layer(nnx.state(network, ARRAYS)), names, batches=600)
+
+
+def _write(name: str, path: Path) -> Path:
+    tensor_files.write_tensors(_author_s_tensors(name), path)
+    return path
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_file_to_run_to_file_is_bit_exact(name: str, tmp_path: Path) -> None:
+    source = _write(name, tmp_path / "theirs.safetensors")
+    run = RunDirectory(tmp_path / "run")
+    import_weights(name, source, run)
+    export_weights(run, tmp_path / "ours.safetensors")
+    assert run.recipe().model == name
+    theirs = tensor_files.read_tensors(source)
+    ours = tensor_files.read_tensors(tmp_path / "ours.safetensors")
+    assert ours.keys() == theirs.keys()
+    for tensor_name, value in theirs.items():
+        assert ours[tensor_name].dtype == value.dtype
+        assert ours[tensor_name].tobytes() == value.tobytes()
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_exported_files_load_strictly(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: left out its loading")
+    from experiments.references.torch_networks import REFERENCES, THEANO_NETWORKS
+
+    run = RunDirectory(tmp_path / "run")
+    import_weights(name, _write(name, tmp_path / "theirs.safetensors"), run)
+    export_weights(run, tmp_path / "ours.safetensors")
+    tensors = tensor_files.read_tensors(tmp_path / "ours.safetensors")
+    network = THEANO_NETWORKS[name]() if name in THEANO_NETWORKS else REFERENCES[name].network()
+    network.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()}, strict=True)
+    torch.save(network.state_dict(), tmp_path / "again.pt")
+    again = RunDirectory(tmp_path / "again")
+    import_weights(name, tmp_path / "again.pt", again)
+    export_weights(again, tmp_path / "again.safetensors")
+    first, second = tmp_path / "ours.safetensors", tmp_path / "again.safetensors"
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda t: t.pop("conv2.weight"), "lacks the tensor conv2.weight"),
+        (lambda t: t.update(more=np.zeros(1, np.float32)), "more"),
+        (lambda t: t.update({"out.bias": np.zeros(11, np.float32)}), "shape [11]"),
+        (lambda t: t.update({"out.bias": np.zeros(10)}), "float64"),
+        (lambda t: t["fc1.weight"].fill(np.nan), "fc1.weight"),
+    ],
+)
+def test_a_bad_file_leaves_nothing(
+    change: Callable[[dict[str, np.ndarray]], object], part: str, tmp_path: Path
+) -> None:
+    tensors = _author_s_tensors("dbl_conv")
+    change(tensors)
+    source = tmp_path / "theirs.safetensors"
+    tensor_files.write_tensors(tensors, source)
+    with pytest.raises(Failure) as caught:
+        import_weights("dbl_conv", source, RunDirectory(tmp_path / "run"))
+    assert part in str(caught.value)
+    assert str(source) in str(caught.value)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    source = _write("dense", tmp_path / "theirs.safetensors")
+    run = RunDirectory(tmp_path / "run")
+    import_weights("dense", source, run)
+    with pytest.raises(UsageError, match="already"):
+        import_weights("dense", source, run)
+
+
+def test_there_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="run"):
+        export_weights(RunDirectory(tmp_path / "none"), tmp_path / "ours.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["--from=a.pt"], 2, "--workdir"),
+        (["--workdir=w"], 2, "--from"),
+        (["--workdir=w", "--from=a.pt"], 2, "--model"),
+        (["--workdir=w", "--from=a.pt", "--model=dense"], 1, "a.pt"),
+    ],
+)
+def test_command_line_errors(arguments: list[str], code: int, part: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mnist_jax.convert", *arguments]
+    root = str(Path(__file__).parents[1])
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True
+    )
+    assert ended.returncode == code
+    assert part in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
