@@ -42,8 +42,8 @@ class Record:
       correct: bool [N], whether it is right.
       seconds: the run took, together with the seeds that trained beside it.
       images_per_second: training images of this seed, median over the evaluations.
-      seeds_together: how many seeds trained in the same process at the same time.
-      environment: versions, device, git revision, dataset and its SHA-256.
+      environment: versions, device, git revision, dataset and its SHA-256, and `seeds_together`,
+        how many seeds trained in the same process at the same time.
     """
 
     article: str
@@ -56,7 +56,6 @@ class Record:
     correct: np.ndarray
     seconds: float
     images_per_second: float
-    seeds_together: int
     environment: Mapping[str, Any]
 
     @classmethod
@@ -78,7 +77,7 @@ class Record:
           selected_step: of the evaluation that counts.
           predictions: [N], its label of every test image.
           labels: [N], the right ones.
-          environment: as of `mnist_jax.runs.describe_environment`.
+          environment: as of `mnist_jax.runs.describe_environment`, and `seeds_together`.
           **values: the other attributes.
         """
         columns = [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]
@@ -98,6 +97,11 @@ class Record:
     def seed(self) -> int:
         """The run's seed."""
         return self.recipe.seed
+
+    @property
+    def seeds_together(self) -> int:
+        """How many seeds shared the time."""
+        return self.environment["seeds_together"]
 
     @property
     def accuracy(self) -> float:
@@ -133,7 +137,6 @@ class Record:
                 "selected_step": self.selected_step,
                 "seconds": round(self.seconds, 1),
                 "images_per_second": round(self.images_per_second),
-                "seeds_together": self.seeds_together,
                 "environment": dict(self.environment),
                 "recipe": recipe,
                 "recipe_sha256": _digest(recipe),

@@ -1,5 +1,6 @@
 """The command line of every article: trains the missing seeds of its rows and records them."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -17,8 +18,10 @@ from mnist_jax import cli, devices, display
 from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.data.cache import folder as cache_folder
-from mnist_jax.fit import fit
+from mnist_jax.errors import Interrupted
+from mnist_jax.fit import Stopped, fit
 from mnist_jax.runs import RunDirectory, describe_environment
+from mnist_jax.signals import stopping
 from mnist_jax.trainer import Trainer
 
 _EXPERIMENT = flags.DEFINE_list(
@@ -26,6 +29,12 @@ _EXPERIMENT = flags.DEFINE_list(
 )
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "How many seeds of each row there shall be.", 1)
 _FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
+_TOGETHER = flags.DEFINE_integer(
+    "seeds_together", None, "How many train at a time; by default one on every device.", 1
+)
+_FRAMEWORK = flags.DEFINE_enum(
+    "framework", "jax", ("jax", "torch"), "What trains: this project, or the author's PyTorch."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/experiments", "Where the run directories live.")
 _RESULTS = flags.DEFINE_string("results", str(records.RESULTS), "Where the records live.")
@@ -40,53 +49,105 @@ def run(article: Article) -> None:
 def _main(article: Article, argv: Sequence[str]) -> None:
     del argv
     out = display.console()
-    results = Path(_RESULTS.value)
     if _LIST.value:
-        _list_rows(out, article, records.load(article.name, results))
+        _list_rows(out, article)
         return
     rows = [article.row(name) for name in _EXPERIMENT.value or [row.id for row in article.rows]]
-    devices.configure_process(cache_folder() / "compiled")
-    seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _NUM_SEEDS.value)
+    if _FRAMEWORK.value == "torch":
+        together, train = 1, _train_torch
+    else:
+        devices.configure_process(cache_folder() / "compiled")
+        together, train = _TOGETHER.value or len(jax.devices()), _train
     for row in rows:
-        # Read again for every row: other processes append too.
-        found = records.of_row(records.load(article.name, results), row.id, row.recipe, "jax")
-        done = {record.seed for record in found}
-        recipes = [dataclasses.replace(row.recipe, seed=s) for s in seeds if s not in done]
-        out.print(f"{article.name}/{row.id}: {len(recipes)} of {len(seeds)} seeds to run")
-        for record in _train(out, article, row, recipes):
-            records.append(record, results)
-            out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
+        # Read again every time: other processes append too.
+        while missing := _missing(article, row):
+            out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
+            for record in train(out, article, row, missing[:together]):
+                records.append(record, Path(_RESULTS.value))
+                out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
+
+
+def _missing(article: Article, row: Row) -> list[Recipe]:
+    """The row's recipe with each of the seeds asked for that has no record."""
+    done = {record.seed for record in _records(article, row, _FRAMEWORK.value)}
+    seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _NUM_SEEDS.value)
+    return [dataclasses.replace(row.recipe, seed=seed) for seed in seeds if seed not in done]
+
+
+def _records(article: Article, row: Row, framework: str) -> list[Record]:
+    found = records.load(article.name, Path(_RESULTS.value))
+    return records.of_row(found, row.id, row.recipe, framework)
 
 
 def _train(out: Console, article: Article, row: Row, recipes: Sequence[Recipe]) -> Iterator[Record]:
-    """Trains one recipe's seeds, a device for each as far as that goes; yields their records."""
-    together = len(jax.devices())
-    while recipes:
-        count = together if len(recipes) >= together else 1
-        group, recipes = recipes[:count], recipes[count:]
-        parent = Path(_WORKDIR.value) / article.name / row.id
-        runs = [RunDirectory(parent / f"seed-{recipe.seed}") for recipe in group]
-        dataset = _dataset(row.recipe.dataset)
-        trainer = Trainer(row.recipe, dataset, seeds=[recipe.seed for recipe in group])
-        environment = describe_environment(dataset, devices.describe(trainer.mesh))
-        for directory, recipe in zip(runs, group, strict=True):
-            directory.create(recipe, environment)
-        with display.training(out, trainer) as report:
-            results = fit(trainer, runs, report)
-        for directory, recipe, result in zip(runs, group, results, strict=True):
+    """Trains a recipe's seeds together, or goes on with them; yields their records."""
+    dataset = _dataset(row.recipe.dataset)
+    parent = Path(_WORKDIR.value) / article.name / row.id
+    with contextlib.ExitStack() as stack:
+        runs = [(recipe, RunDirectory(parent / f"seed-{recipe.seed}")) for recipe in recipes]
+        for _, directory in runs:
+            stack.enter_context(directory.locked())
+        # An ended run without a record was stopped between the two.
+        unfinished = [run for run in runs if not run[1].finished(run[0])]
+        if unfinished:
+            _fit(out, row.recipe, dataset, unfinished)
+        for recipe, directory in runs:
+            result, environment = directory.result(), directory.environment()
+            assert result is not None
             yield Record.of_run(
                 recipe,
                 directory.metrics(),
                 result["selected_step"],
                 directory.predictions(),
                 dataset.test.labels,
-                directory.environment(),
+                environment,
                 article=article.name,
                 row=row.id,
                 framework="jax",
                 seconds=result["seconds"],
-                seeds_together=len(group),
             )
+
+
+def _fit(
+    out: Console, recipe: Recipe, dataset: Dataset, runs: Sequence[tuple[Recipe, RunDirectory]]
+) -> None:
+    trainer = Trainer(recipe, dataset, seeds=[one.seed for one, _ in runs])
+    environment = describe_environment(dataset, devices.describe(trainer.mesh))
+    for one, directory in runs:
+        directory.create(one, environment | {"seeds_together": len(runs)})
+    with display.training(out, trainer) as report, stopping() as stop:
+        try:
+            fit(trainer, [directory for _, directory in runs], report, stop=stop)
+        except Stopped as stopped:
+            assert stop.received is not None
+            raise Interrupted(
+                f"Stopped by {stop.received.name} after step {stopped.step} of"
+                f" {trainer.total_steps}, which is saved; the same command goes on from there.",
+                stop.received,
+            ) from None
+
+
+def _train_torch(
+    out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
+) -> Iterator[Record]:
+    """Trains the author's network with each recipe; yields the records."""
+    from experiments import torch_runs  # PyTorch is a development extra.
+
+    for recipe in recipes:
+        dataset = _dataset(recipe.dataset)
+        made = torch_runs.train(out, recipe, dataset)
+        yield Record.of_run(
+            recipe,
+            made.metrics,
+            made.selected_step,
+            made.predictions,
+            dataset.test.labels,
+            describe_environment(dataset, {}) | torch_runs.environment(),
+            article=article.name,
+            row=row.id,
+            framework="torch",
+            seconds=made.seconds,
+        )
 
 
 @cache
@@ -94,11 +155,11 @@ def _dataset(name: str) -> Dataset:
     return load_dataset(name, _DATA_DIR.value)
 
 
-def _list_rows(out: Console, article: Article, found: Sequence[Record]) -> None:
+def _list_rows(out: Console, article: Article) -> None:
     table = Table("row", "network", "published", "seeds: jax", "torch", box=None)
     for row in article.rows:
         seeds = [
-            " ".join(str(r.seed) for r in records.of_row(found, row.id, row.recipe, framework))
+            " ".join(str(record.seed) for record in _records(article, row, framework))
             for framework in ("jax", "torch")
         ]
         table.add_row(row.id, row.recipe.model, row.published, *seeds)
