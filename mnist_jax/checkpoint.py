@@ -1,7 +1,9 @@
 """Checkpoints of a run, written in the background and verified before use; all that knows Orbax."""
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,8 +51,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            if self._manager is not None:
-                self._manager.close()
+            self._close()
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, in order, damaged ones included."""
@@ -155,6 +156,7 @@ class Checkpoints:
             manager.wait_until_finished()
             self._write_manifest(step)
         except (OSError, ValueError) as error:
+            self._close()
             raise Failure(
                 f"The checkpoint of step {step} can't be written to {self._directory}"
                 f" ({_reason(error)}); what was saved before it is kept."
@@ -182,6 +184,13 @@ class Checkpoints:
             if manager.metadata(other).custom_metadata["best"]:
                 self._policy.best = other
         return manager
+
+    def _close(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            # After a save that failed, closing raises the same error once more.
+            with contextlib.suppress(OSError, ValueError):
+                manager.close()
 
     def _write_manifest(self, step: int) -> None:
         lines = "".join(f"{d}  {name}\n" for name, d in sorted(self._digests(step).items()))
@@ -243,4 +252,8 @@ def _kind(arrays: dict[str, Any], name: str) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # TensorStore raises ValueError with the system's error number in its text.
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else str(error).splitlines()[0]
