@@ -11,6 +11,11 @@ from absl import logging as absl_logging
 from mnist_jax.errors import Failure, UsageError
 
 
+# Before JAX is imported: loading a compiled program from the cache makes XLA log an error about
+# "+prefer-no-gather", which is a preference of the compiler and no feature the processor lacks.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Parses the flags, calls main, and exits: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C."""
     absl_logging.use_absl_handler()

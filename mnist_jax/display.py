@@ -2,8 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
+import numpy as np
 from flax import nnx
 from rich.console import Console
 from rich.progress import (
@@ -33,7 +35,8 @@ def list_models(out: Console) -> None:
     table = Table("model", "parameters", "published", "article", box=None)
     for name in model_names():
         entry = model_entry(name)
-        model = create_model(name, rngs=nnx.Rngs(0), **entry.recipe.model_args)
+        create = partial(create_model, name, **entry.recipe.model_args)
+        model = nnx.eval_shape(lambda create=create: create(rngs=nnx.Rngs(0)))
         parameters = sum(layer.parameters for layer in summarize(model))
         table.add_row(name, f"{parameters:,}", entry.published, entry.article)
     out.print(table)
@@ -47,6 +50,28 @@ def layer_table(out: Console, model: Network) -> None:
         shape = "×".join(str(side) for side in layer.output_shape)
         table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}")
     table.add_row("total", "", "", f"{sum(layer.parameters for layer in layers):,}")
+    out.print(table)
+
+
+def class_table(out: Console, names: Sequence[str], confusion: np.ndarray) -> None:
+    """Prints the accuracy on every class.
+
+    Args:
+      out: where to.
+      names: of the classes.
+      confusion: [classes, classes], images by true (row) and predicted (column) class.
+    """
+    table = Table("class", "images", "correct", "accuracy", box=None)
+    for name, row, correct in zip(names, confusion, confusion.diagonal(), strict=True):
+        table.add_row(name, f"{row.sum():,}", f"{correct:,}", f"{correct / row.sum():.2%}")
+    out.print(table)
+
+
+def confusion_matrix(out: Console, names: Sequence[str], confusion: np.ndarray) -> None:
+    """Prints how many images of each true class got each predicted one; arguments as above."""
+    table = Table("true \\ predicted", *names, box=None)
+    for name, row in zip(names, confusion, strict=True):
+        table.add_row(name, *(str(count) for count in row))
     out.print(table)
 
 

@@ -175,16 +175,16 @@ class Trainer:
         recipe = self.recipe
         optimizer = make_optimizer(recipe, self.steps_per_epoch)
         axis_name = _axis_name(self.mesh)
-        states = []
-        for seed in self.seeds:
-            init_key, dropout_key = jax.random.split(jax.random.key(seed))
+
+        @jax.jit
+        def create(key: jax.Array) -> TrainState:
+            init_key, dropout_key = jax.random.split(key)
             model = create_model(recipe.model, rngs=nnx.Rngs(init_key), **recipe.model_args)
-            states.append(
-                TrainState.create(
-                    model, optimizer, LOSSES[recipe.loss], key=dropout_key, axis_name=axis_name
-                )
-            )
-        return _stack(states)
+            loss = LOSSES[recipe.loss]
+            return TrainState.create(model, optimizer, loss, key=dropout_key, axis_name=axis_name)
+
+        states = [create(jax.random.key(seed)) for seed in self.seeds]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
 
     def _epoch_orders(self, epoch: int) -> list[jax.Array]:
         """The epoch's batches as [seeds, steps, batch], and the short last one if there is one."""
@@ -201,14 +201,6 @@ class Trainer:
             return indices
         drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
         return np.random.default_rng([seed, drawn]).permutation(indices)
-
-
-def _stack(states: list[TrainState]) -> TrainState:
-    # The static parts are those of the first state: they hold functions, which would compare
-    # unequal between states although they do the same.
-    structure = jax.tree.structure(states[0])
-    leaves = zip(*(jax.tree.leaves(state) for state in states), strict=True)
-    return jax.tree.unflatten(structure, [jnp.stack(values) for values in leaves])
 
 
 def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:

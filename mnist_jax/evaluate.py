@@ -1,0 +1,54 @@
+"""Reloads a run and prints how well it does: `python -m mnist_jax.evaluate --workdir=DIR`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from mnist_jax import cli, devices, display
+from mnist_jax.checkpoint import Checkpoints
+from mnist_jax.data import CLASS_NAMES, load_dataset
+from mnist_jax.data.cache import folder as cache_folder
+from mnist_jax.errors import UsageError
+from mnist_jax.runs import RunDirectory
+from mnist_jax.trainer import Trainer
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
+_STEP = flags.DEFINE_integer(
+    "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Evaluates what the flags say."""
+    del argv
+    if _WORKDIR.value is None:
+        raise UsageError("No run given; add --workdir=DIR.")
+    run = RunDirectory(Path(_WORKDIR.value))
+    recipe, result = run.recipe(), run.result()
+    step = _STEP.value
+    if step is None and result is not None:
+        step = result["selected_step"]
+    devices.configure_process(cache_folder() / "compiled")
+    dataset = load_dataset(recipe.dataset, _DATA_DIR.value)
+    trainer = Trainer(recipe, dataset, seeds=[recipe.seed])
+    with Checkpoints(run.checkpoints) as checkpoints:
+        step, saved = checkpoints.restore(trainer.saved()[0], step)
+    trainer.restore(step, [saved])
+    (predictions,) = trainer.logits(dataset.test.images).argmax(-1)
+    labels = dataset.test.labels
+    confusion = np.zeros((10, 10), int)
+    np.add.at(confusion, (labels, predictions), 1)
+    out = display.console()
+    out.print(
+        f"{recipe.model} on {dataset.name}, step {step}:"
+        f" test accuracy {np.mean(predictions == labels):.2%} of {len(labels):,} images"
+    )
+    display.class_table(out, CLASS_NAMES[dataset.name], confusion)
+    display.confusion_matrix(out, CLASS_NAMES[dataset.name], confusion)
+
+
+if __name__ == "__main__":
+    cli.run(main)
