@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from orbax.checkpoint import CheckpointManager
 
 _MANIFEST = "SHA256SUMS"
+
+# Two saves at once, of two seeds, would mix up what Orbax counts for the whole process.
+_ORBAX = threading.Lock()
 
 
 class Checkpoints:
@@ -146,14 +150,15 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         try:
-            manager = self._manager = self._manager or self._open(step)
-            if step in manager.all_steps():
-                return
-            if best:
-                self._policy.best = step
-            metadata = {"best": best}
-            manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=metadata)
-            manager.wait_until_finished()
+            with _ORBAX:
+                manager = self._manager = self._manager or self._open(step)
+                if step in manager.all_steps():
+                    return
+                if best:
+                    self._policy.best = step
+                metadata = {"best": best}
+                manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=metadata)
+                manager.wait_until_finished()
             self._write_manifest(step)
         except (OSError, ValueError) as error:
             self._close()

@@ -1,0 +1,46 @@
+"""What two runs of one recipe must have in common: everything but times."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_jax.checkpoint import Checkpoints
+
+TIMES = {"seconds", "images_per_second"}
+
+
+def assert_same_run(path: Path, other: Path) -> None:
+    """Asserts that two finished runs are the same, bit by bit but for times."""
+    assert _rows(path) == _rows(other)
+    for name in ("config.json", "predictions.npy"):
+        assert (path / name).read_bytes() == (other / name).read_bytes()
+    result = json.loads((path / "result.json").read_text())
+    assert _timeless(result) == _timeless(json.loads((other / "result.json").read_text()))
+    last = max(row["step"] for row in _rows(path))
+    for step in (last, result["selected_step"]):
+        one, two = _arrays(path, step), _arrays(other, step)
+        assert one.keys() == two.keys()
+        assert len(one) > 2
+        for name, array in one.items():
+            assert array.dtype == two[name].dtype
+            assert array.tobytes() == two[name].tobytes(), name
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    return [_timeless(json.loads(line)) for line in lines]
+
+
+def _timeless(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in TIMES}
+
+
+def _arrays(path: Path, step: int) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    assert step in Checkpoints(path / "checkpoints").intact()
+    with ocp.StandardCheckpointer() as reader:
+        arrays = reader.restore(path / "checkpoints" / str(step) / "default")
+    return {name: np.asarray(a) for name, a in arrays.items() if name != "times"}

@@ -1,0 +1,318 @@
+"""Runs that are interrupted, damaged or asked for twice, within one process."""
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs_compared import assert_same_run
+
+from mnist_jax.checkpoint import Checkpoints
+from mnist_jax.config import Recipe
+from mnist_jax.data import Dataset, Split
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.fit import Resumed, Stopped, fit
+from mnist_jax.runs import RunDirectory, describe_environment
+from mnist_jax.trainer import Trainer
+
+# 7 steps an epoch, the last of 4 images; evaluations after 3, 6, 7, 9, 12 and 14 steps.
+RECIPE = Recipe(
+    model="shallow",
+    batch_size=16,
+    epochs=2,
+    validation=20,
+    learning_rate=0.05,
+    momentum=0.9,
+    optimizer="sgd",
+    selection="best_validation",
+    eval_every=3,
+)
+
+
+def _split(count: int) -> Split:
+    labels = np.arange(count, dtype=np.int32) % 10
+    noise = np.random.default_rng(count).integers(0, 200, (count, 28, 28), np.uint8)
+    noise[np.arange(count), labels] = 255
+    return Split(noise, labels)
+
+
+DATASET = Dataset("mnist", _split(120), _split(30), "0" * 64, "synthetic")
+
+
+def _train(
+    paths: Iterable[Path],
+    recipe: Recipe = RECIPE,
+    *,
+    dataset: Dataset = DATASET,
+    stop: Callable[[], bool] = lambda: False,
+    save_every: float = 1e9,
+) -> int:
+    """Trains one seed in each path; returns the step it went on from."""
+    runs = [RunDirectory(path) for path in paths]
+    trainer = Trainer(recipe, dataset, seeds=range(len(runs)), num_devices=1)
+    environment = describe_environment(dataset, {"platform": "test"})
+    steps = []
+
+    def report(event: object) -> None:
+        if isinstance(event, Resumed):
+            steps.append(event.step)
+
+    for seed, run in enumerate(runs):
+        with run.locked():
+            run.create(dataclasses.replace(recipe, seed=seed), environment)
+    fit(trainer, runs, report, save_every=save_every, stop=stop)
+    return max(steps, default=0)
+
+
+@pytest.fixture(autouse=True)
+def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step at a time, so that there are many places to stop at."""
+    monkeypatch.setattr("mnist_jax.fit._STRETCH", 0.0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted, with a checkpoint after every step."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnist_jax.fit._STRETCH", 0.0)
+        _train([path], save_every=0.0)
+    return path
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def _cut(path: Path, epochs: int = 2) -> None:
+    """Makes a run unfinished, as if it had been killed before it wrote its result."""
+    (path / "result.json").unlink()
+    assert json.loads((path / "config.json").read_text())["epochs"] == epochs
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / str(seed) for seed in range(seeds)]
+    stopped = stops = 0
+    while True:
+        try:
+            assert _train(paths, stop=lambda: True) == stopped
+            break
+        except Stopped as stop:
+            stopped = stop.step
+            stops += 1
+    assert stopped == stops == 13
+    assert_same_run(paths[0], whole)
+    if seeds == 2:
+        direct = [tmp_path / "direct" / str(seed) for seed in range(seeds)]
+        _train(direct)
+        assert_same_run(paths[1], direct[1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "goes_on_from"),
+    [
+        ("nothing", 14),
+        ("newest flipped", 13),
+        ("newest empty", 13),
+        ("all gone", 0),
+        ("metrics cut within the last line", 13),
+        ("metrics gone", 0),
+        ("another's leftover", 14),
+    ],
+)
+def test_goes_on_from_what_is_intact(
+    damage: str, goes_on_from: int, whole: Path, copy: Path
+) -> None:
+    _cut(copy)
+    checkpoints = copy / "checkpoints"
+    assert Checkpoints(checkpoints).steps() == [13, 14]
+    match damage:
+        case "newest flipped":
+            victim = max((checkpoints / "14").rglob("d/*"), key=lambda p: p.stat().st_size)
+            data = bytearray(victim.read_bytes())
+            data[len(data) // 2] ^= 1
+            victim.write_bytes(data)
+        case "newest empty":
+            shutil.rmtree(checkpoints / "14")
+            (checkpoints / "14").mkdir()
+        case "all gone":
+            shutil.rmtree(checkpoints)
+        case "metrics cut within the last line":
+            text = (copy / "metrics.jsonl").read_text()
+            (copy / "metrics.jsonl").write_text(text[:-30])
+        case "metrics gone":
+            (copy / "metrics.jsonl").unlink()
+        case "another's leftover":
+            shutil.copytree(checkpoints / "14", checkpoints / "20.orbax-checkpoint-tmp")
+    assert _train([copy]) == goes_on_from
+    assert_same_run(copy, whole)
+
+
+def test_goes_on_from_where_all_seeds_are(tmp_path: Path) -> None:
+    whole = [tmp_path / "whole" / str(seed) for seed in range(2)]
+    _train(whole, save_every=0.0)
+    killed = [Path(shutil.copytree(p, tmp_path / "killed" / p.name)) for p in whole]
+    for path in killed:
+        _cut(path)
+    shutil.rmtree(killed[1] / "checkpoints" / "14")
+    assert _train(killed) == 13
+    for one, other in zip(killed, whole, strict=True):
+        assert_same_run(one, other)
+
+
+def test_extending_equals_a_longer_run(copy: Path, tmp_path: Path) -> None:
+    longer = dataclasses.replace(RECIPE, epochs=3)
+    assert RunDirectory(copy).finished(longer) is None
+    assert _train([copy], longer) == 14
+    _train([tmp_path / "at once"], longer)
+    assert_same_run(copy, tmp_path / "at once")
+    result = RunDirectory(copy).finished(longer)
+    assert result is not None
+    assert result["epochs"] == 3
+    with pytest.raises(UsageError, match="has epochs 3, not 2"):
+        RunDirectory(copy).check(RECIPE)
+
+
+def test_knows_a_finished_run(whole: Path) -> None:
+    result = RunDirectory(whole).finished(RECIPE)
+    assert result is not None
+    assert result["epochs"] == 2
+
+
+def test_names_the_differences(whole: Path) -> None:
+    other = dataclasses.replace(RECIPE, learning_rate=0.1, model="dense")
+    with pytest.raises(UsageError, match=r"has model 'shallow', not 'dense', learning_rate 0\.05"):
+        RunDirectory(whole).check(other)
+    with pytest.raises(UsageError, match="--overwrite"):
+        RunDirectory(whole).finished(other)
+
+
+def test_refuses_other_images(copy: Path) -> None:
+    _cut(copy)
+    with pytest.raises(Failure, match="begun with other images of mnist"):
+        _train([copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
+
+
+def test_refuses_an_older_schema(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    del config["evaluation"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Failure, match=r"another version \(The recipe lacks fields: evaluation\)"):
+        RunDirectory(copy).check(RECIPE)
+
+
+def test_refuses_checkpoints_of_who_knows_what(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    with pytest.raises(Failure, match=r"is .* the workdir of a run"):
+        RunDirectory(copy).check(RECIPE)
+
+
+def test_overwriting_leaves_nothing_but_the_user_s_own(whole: Path, copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    (copy / "config.json").write_text("{")
+    RunDirectory(copy).clear()
+    assert sorted(p.name for p in copy.iterdir()) == [".lock", "notes.txt"]
+    assert _train([copy]) == 0
+    (copy / "notes.txt").unlink()
+    assert_same_run(copy, whole)
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
+    with (
+        RunDirectory(tmp_path).locked(),
+        pytest.raises(Failure, match="Another process is training in"),
+        RunDirectory(tmp_path).locked(),
+    ):
+        pass
+    with RunDirectory(tmp_path).locked():
+        pass
+
+
+def test_reports_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(Failure, match=r"can't be written \(Not a directory\)"),
+        RunDirectory(tmp_path / "file" / "run").locked(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.npy", "result.json"])
+def test_disk_full_while_writing_a_file(
+    name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of half the content succeeds, then there is no room, at the second time."""
+    path = tmp_path / "run"
+    open_path = Path.open
+    opened = 0
+
+    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        nonlocal opened
+        if name not in self.name or mode[0] not in "aw":
+            return open_path(self, mode, *args, **kwargs)
+        opened += 1
+        if opened < (1 if name == "result.json" else 3):
+            return open_path(self, mode, *args, **kwargs)
+        with open_path(self, mode) as file:
+            file.write('{"half' if "b" not in mode else b"half")
+        raise OSError(28, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(Failure, match=rf"{name}.* can't be written \(No space left"):
+            _train([path])
+    assert not (path / "result.json").exists()
+    _train([path])
+    assert_same_run(path, whole)
+
+
+def test_stops_when_the_loss_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    recipe = dataclasses.replace(RECIPE, learning_rate=3e4, momentum=0.0, model="dense")
+    recipe = dataclasses.replace(recipe, loss="mean_squared_error", epochs=500)
+    recipe = dataclasses.replace(recipe, weight_decay=0.9)
+    for _ in range(2):  # The same again: it goes on from the last checkpoint and ends the same.
+        with pytest.raises(
+            Failure, match=r"diverged: the .*loss .*step \d+.* is not a finite"
+        ) as e:
+            _train([path], recipe, save_every=0.0)
+        assert "try a learning rate below 30000.0" in str(e.value)
+    store = Checkpoints(path / "checkpoints")
+    assert store.intact()
+    trainer = Trainer(recipe, DATASET, seeds=[0], num_devices=1)
+    _, saved = store.restore(trainer.saved()[0])
+    assert all(np.isfinite(a).all() for layer in saved["params"].values() for a in layer.values())
+    assert all(np.isfinite(row["test_loss"]) for row in RunDirectory(path).metrics())
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "environment.json", "metrics.jsonl", "result.json"]
+)
+def test_mutated_files_are_refused_or_harmless(name: str, copy: Path) -> None:
+    """Nothing but `Failure` comes out of reading what somebody, or a disk, has changed."""
+    generator = random.Random(name)
+    data = (copy / name).read_bytes()
+    run = RunDirectory(copy)
+    environment = describe_environment(DATASET, {"platform": "test"})
+    values = [b"null", b"-1", b"1e999", b'"x"', b"[]", b"{}", b"\xff", b"", b"NaN"]
+    failures = refused = 0
+    for _ in range(300):
+        start = generator.randrange(len(data))
+        end = min(len(data), start + generator.choice([0, 1, 1, 8, 1000]))
+        (copy / name).write_bytes(data[:start] + generator.choice(values) + data[end:])
+        try:
+            run.finished(RECIPE)
+            run.metrics()
+            run.create(RECIPE, environment)
+        except Failure as failure:
+            failures += 1
+            refused += str(copy) in str(failure)
+        (copy / "result.json").write_text('{"epochs": 2}')
+    assert refused == failures > 100
