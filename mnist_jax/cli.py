@@ -10,7 +10,6 @@ from absl import logging as absl_logging
 
 from mnist_jax.errors import Failure, UsageError
 
-
 # Before JAX is imported: loading a compiled program from the cache makes XLA log an error about
 # "+prefer-no-gather", which is a preference of the compiler and no feature the processor lacks.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

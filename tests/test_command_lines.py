@@ -1,0 +1,146 @@
+"""The commands as a person types them: what they print, write and exit with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_jax.models import model_names
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home without datasets, and a compilation cache that the module's tests share."""
+    return tmp_path_factory.mktemp("home")
+
+
+def run(home: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.endswith("_DATA_DIR")}
+    env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=env
+    )
+
+
+@pytest.fixture(scope="module")
+def workdir(home: Path) -> Path:
+    """A run of two epochs on the embedded digits."""
+    path = home / "run"
+    done = run(
+        home,
+        "mnist_jax.train",
+        "--model=dbl_conv_relu",
+        "--dataset=digits",
+        "--epochs=2",
+        "--learning_rate=0.1",
+        "--tensorboard",
+        f"--workdir={path}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.lstrip().startswith("epoch ") for line in lines) == 2
+    assert any("1×12×12×20" in line for line in lines)  # The layer table.
+    assert any("85,670" in line for line in lines)
+    return path
+
+
+def test_a_run_leaves_its_files(workdir: Path) -> None:
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"] == "dbl_conv_relu"
+    assert config["dataset"] == "digits"
+    assert config["learning_rate"] == 0.1
+    assert config["weight_decay"] == 0.00005  # The article's.
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["dataset"] == "digits"
+    assert len(environment["dataset_sha256"]) == 64
+    assert environment["packages"]["jax"]
+    assert environment["device"]["platform"]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [150, 300]
+    for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+        assert all(np.isfinite(row[name]) for row in rows)
+    assert all(row["images_per_second"] > 0 and row["seconds"] > 0 for row in rows)
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["test_accuracy"] == rows[-1]["test_accuracy"] > 0.7
+    assert result["parameters"] == 85_670
+    assert result["selection"] == "last"
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> None:
+    done = run(home, "mnist_jax.evaluate", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    accuracy = json.loads((workdir / "result.json").read_text())["test_accuracy"]
+    assert f"test accuracy {accuracy:.2%} of 297 images" in done.stdout
+    table = [line.split() for line in done.stdout.splitlines() if line[:2].strip().isdigit()]
+    per_class = [line for line in table if len(line) == 4]
+    confusion = np.asarray([line[1:] for line in table if len(line) == 11], int)
+    assert confusion.shape == (10, 10)
+    assert confusion.sum() == 297
+    assert confusion.trace() == round(accuracy * 297)
+    assert [int(line[2]) for line in per_class] == confusion.diagonal().tolist()
+
+
+def test_list_shows_every_network(home: Path) -> None:
+    done = run(home, "mnist_jax.train", "--list")
+    assert done.returncode == 0, done.stderr
+    for name in model_names():
+        assert name in done.stdout
+    assert "1,672,570" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "add --model=NAME"),
+        (["--model=dbl_conv_rleu"], "did you mean 'dbl_conv_relu'"),
+        (["--model=lenet", "--dataset=cifar"], "dataset"),
+        (["--model=lenet", "--epochs=0"], "epochs is 0; give 1 or more"),
+        (["--model=lenet", "--learning_rate=-1"], "learning_rate is -1.0; give a positive number"),
+        (["--model=lenet", "--learning_rate=nan"], "learning_rate is nan"),
+        (["--model=lenet", "--momentum=1"], "momentum is 1.0"),
+        (["--model=lenet", "--optimizer=adam", "--momentum=0.9"], "momentum is for sgd"),
+        (["--model=lenet", "--seed=-1"], "seed is -1"),
+        (["--model=lenet", "--model_args={"], "--model_args is not JSON"),
+        (
+            ["--model=lenet", "--dataset=digits", '--model_args={"poling": 1}'],
+            "takes no argument 'poling'",
+        ),
+        (["--model=lenet", "--dataset=digits", "--batch_size=1501"], "has 1500 training images"),
+        (["--model=lenet", "--dataset=digits", "--num_devices=999"], "give 1 to"),
+        (["--model=lenet", "--data_dir=/nowhere"], "/nowhere"),
+        (["--model=lenet", "--sped=1"], "sped"),
+        (["lenet"], "'lenet' is not a flag"),
+    ],
+)
+def test_misuse_is_one_sentence_and_exit_code_2(
+    home: Path, arguments: list[str], sentence: str
+) -> None:
+    done = run(home, "mnist_jax.train", *arguments)
+    assert sentence in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
+    (home / "file").touch()
+    done = run(
+        home, "mnist_jax.train", "--model=dense", "--dataset=digits", f"--workdir={home}/file/run"
+    )
+    assert done.returncode == 1
+    assert "can't be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_evaluating_what_is_no_run_is_one_sentence(home: Path) -> None:
+    done = run(home, "mnist_jax.evaluate", f"--workdir={home}")
+    assert done.returncode == 1
+    assert "is this the workdir of a run" in done.stderr.replace(str(home), "this")
+    assert "Traceback" not in done.stderr
