@@ -1,0 +1,285 @@
+"""Training processes that are killed, stopped and starved: no run is lost, no result is wrong.
+
+`make faults` runs the long version: every network family, many more faults. Each test ends with a
+comparison to a run that was left alone, bit by bit.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from runs_compared import assert_same_run
+
+LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
+REPOSITORY = Path(__file__).parent.parent
+
+# One or two of every family; eval_every makes saves that follow close upon one another.
+NETWORKS = {
+    "double_fc_dropout": ("--epochs=2", "--eval_every=25", "--num_devices=1"),
+    "batchnorm_cnn": ("--epochs=4", "--eval_every=5"),
+    "dbl_conv_relu": ("--epochs=5", "--eval_every=40"),
+    "dense": ("--epochs=40", "--eval_every=100"),
+    "shallow": ("--epochs=10", "--num_seeds=2"),
+    "cmu_cnn": ("--epochs=8", "--optimizer=adam", "--momentum=0"),
+    "lenet": ("--epochs=15", "--eval_every=3"),
+    "dropout_cnn": ("--epochs=3", "--eval_every=10"),
+    "simple_cnn": ("--epochs=8",),
+}
+CHOSEN = list(NETWORKS) if LONG else ["batchnorm_cnn"]
+KILLS = 8 if LONG else 3
+STOPS = 3 if LONG else 1
+
+
+@pytest.fixture(scope="module")
+def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """Counts what was done, and says so at the end."""
+    counts: Counter[str] = Counter()
+    yield counts
+    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    reporter.write_line("\n" + "\n".join(f"{n} {what}" for what, n in sorted(counts.items())))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A training on the digits that come with scikit-learn, as a command line."""
+
+    model: str
+    arguments: tuple[str, ...]
+    cache: Path
+
+    def line(self, workdir: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "mnist_jax.train"),
+            *(f"--model={self.model}", "--dataset=digits", f"--workdir={workdir}"),
+            *("--save_every=0", *self.arguments),
+        ]
+
+    def start(self, workdir: Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.line(workdir),
+            cwd=REPOSITORY,
+            env=self.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"XDG_CACHE_HOME": str(self.cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def finish(self, workdir: Path) -> float:
+        """Trains to the end; returns how many seconds that took."""
+        started = time.monotonic()
+        process = self.start(workdir)
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+        return time.monotonic() - started
+
+    def assert_same(self, workdir: Path, reference: Path) -> None:
+        runs = sorted(path.parent for path in reference.rglob("config.json"))
+        assert len(runs) == (2 if "--num_seeds=2" in self.arguments else 1)
+        for run in runs:
+            assert_same_run(workdir / run.relative_to(reference), run)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A run that was left alone, and how long it takes once everything is compiled."""
+
+    command: Command
+    path: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module", params=CHOSEN)
+def reference(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Reference:
+    folder = tmp_path_factory.mktemp(request.param)
+    command = Command(request.param, NETWORKS[request.param], folder / "cache")
+    command.finish(folder / "compiled")
+    seconds = command.finish(folder / "reference")
+    command.assert_same(folder / "compiled", folder / "reference")
+    return Reference(command, folder / "reference", seconds)
+
+
+def _unfinished_saves(workdir: Path) -> int:
+    """How many checkpoints were in the making when the process was killed."""
+    folders = [path for path in workdir.rglob("checkpoints/*") if path.is_dir()]
+    return sum(not (path / "SHA256SUMS").exists() for path in folders)
+
+
+def test_killed(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
+    generator = random.Random(reference.command.model)
+    command, workdir = reference.command, tmp_path / "run"
+    kills = 0
+    while kills < KILLS:
+        process = command.start(workdir)
+        try:
+            # Most of the first third is Python importing things.
+            process.wait(generator.uniform(0.3, 1.0) * reference.seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+            tally["processes killed"] += 1
+        process.communicate()
+        tally["of them during a save"] += bool(_unfinished_saves(workdir))
+        if process.returncode == 0:
+            command.assert_same(workdir, reference.path)
+            tally["runs compared after kills"] += 1
+            shutil.rmtree(workdir)
+        else:
+            assert process.returncode == -signal.SIGKILL
+    command.finish(workdir)
+    command.assert_same(workdir, reference.path)
+    tally["runs compared after kills"] += 1
+
+
+def test_stopped(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
+    command, workdir = reference.command, tmp_path / "run"
+    generator = random.Random(reference.command.model)
+    for number in [signal.SIGTERM, signal.SIGINT] * STOPS:
+        process = command.start(workdir)
+        _wait_for_training(process, workdir)
+        time.sleep(generator.uniform(0, 0.3) * reference.seconds)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        if process.returncode == 0:
+            command.assert_same(workdir, reference.path)
+            shutil.rmtree(workdir)
+            continue
+        tally[f"processes stopped by {number.name}"] += 1
+        assert process.returncode == 128 + number
+        assert f"Stopped by {number.name} after step" in errors
+        assert f"--workdir={workdir}" in errors
+        assert not _unfinished_saves(workdir)
+    command.finish(workdir)
+    command.assert_same(workdir, reference.path)
+    tally["runs compared after signals"] += 1
+
+
+def test_second_signal(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
+    command, workdir = reference.command, tmp_path / "run"
+    process = command.start(workdir)
+    _wait_for_training(process, workdir)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    process.communicate()
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    tally["processes stopped by a second signal"] += process.returncode < 0
+    command.finish(workdir)
+    command.assert_same(workdir, reference.path)
+    tally["runs compared after signals"] += 1
+
+
+def test_only_one_process_in_a_directory(reference: Reference, tmp_path: Path) -> None:
+    command, workdir = reference.command, tmp_path / "run"
+    first = command.start(workdir)
+    _wait_for_training(first, workdir)
+    first.send_signal(signal.SIGSTOP)  # However slow this machine is, it is still there.
+    second = command.start(workdir)
+    _, errors = second.communicate(timeout=120)
+    first.send_signal(signal.SIGCONT)
+    first.kill()
+    first.communicate()
+    assert second.returncode == 1
+    assert "Another process is training in" in errors
+    command.finish(workdir)
+    command.assert_same(workdir, reference.path)
+
+
+def test_file_size_limit(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
+    """The system refuses to let any file grow beyond half of what a checkpoint needs."""
+    command, workdir = reference.command, tmp_path / "run"
+    files = [path for path in reference.path.rglob("checkpoints/*/**/*") if path.is_file()]
+    blocks = max(path.stat().st_size for path in files) // 2 // 1024
+    failed = subprocess.run(
+        ["sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh", *command.line(workdir)],
+        cwd=REPOSITORY,
+        env=command.environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert failed.returncode == 1
+    assert "can't be written to" in failed.stderr
+    assert "File too large" in failed.stderr
+    tally["disks full"] += 1
+    command.finish(workdir)
+    command.assert_same(workdir, reference.path)
+    tally["runs compared after full disks"] += 1
+
+
+_MOUNTS = (
+    subprocess.run(
+        ["unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, check=False
+    ).returncode
+    == 0
+    if shutil.which("unshare")
+    else False
+)
+
+
+@pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 1.3, 1.7, 2.1] if LONG else [0.7])
+def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Counter[str]) -> None:
+    """There is room for so much of a run; then somebody makes room."""
+    command, mount = reference.command, tmp_path / "mount"
+    mount.mkdir()
+    one = sum(p.stat().st_size for p in reference.path.rglob("*") if p.is_file()) / 2
+    script = f"""
+        mount -t tmpfs -o size={int(share * one / 4096) * 4096} none {mount} &&
+        {{ "$@"; first=$?; mount -o remount,size=100m {mount}; "$@"; second=$?
+        cp -r {mount}/run {tmp_path}; echo $first $second; }}
+    """
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *command.line(mount / "run")],
+        cwd=REPOSITORY,
+        env=command.environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    first, second = done.stdout.split()[-2:]
+    assert second == "0", done.stderr
+    if first != "0":
+        assert first == "1"
+        assert "can't be written" in done.stderr
+        assert "No space left" in done.stderr
+        tally["disks full"] += 1
+    command.assert_same(tmp_path / "run", reference.path)
+    tally["runs compared after full disks"] += 1
+
+
+@pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
+def test_read_only_disk(reference: Reference, tmp_path: Path) -> None:
+    script = f'mount -t tmpfs -o ro none {tmp_path} && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *reference.command.line(tmp_path / "run")],
+        cwd=REPOSITORY,
+        env=reference.command.environment(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 1
+    assert "can't be written (Read-only file system)" in done.stderr
+
+
+def _wait_for_training(process: "subprocess.Popen[str]", workdir: Path) -> None:
+    """Waits until the process has begun to train here, or has ended."""
+    started = time.time()
+    while process.poll() is None:
+        if any(path.stat().st_mtime > started for path in workdir.rglob("metrics.jsonl")):
+            return
+        time.sleep(0.02)
