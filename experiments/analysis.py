@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from experiments import records, statistics
 from experiments.articles import Article, Comparison, Curve, Ensemble, Row
 from experiments.records import Record
 from experiments.statistics import Difference, Summary
+from mnist_jax.config import Recipe
 from mnist_jax.errors import Failure
 
 # Images in the training set of MNIST and of Fashion-MNIST.
@@ -224,6 +225,11 @@ def _device(run: Record) -> str:
     return f"{count} {kind}{'s' if count > 1 else ''}"
 
 
+def _network(recipe: Recipe) -> tuple[str, Any]:
+    """What decides the cost of an image: the network and its width."""
+    return recipe.model, recipe.model_args.get("hidden")
+
+
 def _estimate(results: Results, row: Row) -> float | None:
     """Seconds for a seed's training images, at the speed that its network was measured with."""
     speeds = [
@@ -231,7 +237,7 @@ def _estimate(results: Results, row: Row) -> float | None:
         for (_, _, framework), runs in results.runs.items()
         for run in runs
         if framework == "jax"
-        and run.recipe.model == row.recipe.model
+        and _network(run.recipe) == _network(row.recipe)
         and run.environment["device"]["platform"] == "cpu"
     ]
     if not speeds:

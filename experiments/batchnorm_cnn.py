@@ -6,7 +6,8 @@ with weight_decay 0.001, 10 epochs; the test set is measured every 50 iterations
 leaves training mode, so dropout and the batches' own statistics are on when it measures; the row
 `as_published` does the same, the other one measures properly.
 Expected: "99% (approx)" after 10 epochs.
-Duration: a few minutes a seed on two CPU cores, two seeds together.
+Duration: a seed sees 600,000 training images and 120 times the test set;
+`experiments/README.md` has the measured time.
 Command: `python -m experiments.batchnorm_cnn --num_seeds=5`
 """
 

@@ -6,8 +6,9 @@ Protocol: 50,000 training images in the order of the files, batches of 10, SGD, 
 N(0, 1/n_out) weights, classic dropout; the test accuracy that counts is that of the epoch with the
 best accuracy on the 10,000 validation images. Expanded data: shuffled once, before training.
 Expected: the figures below, each a single run in the book.
-Duration: one seed of the first four rows takes minutes on two CPU cores, of an expanded one over
-an hour, of double_fc_dropout many hours; `experiments/README.md` has what was measured.
+Duration: a seed sees 3 million training images in the first four rows, 15 million in the expanded
+ones and 10 million in double_fc_dropout, whose steps are larger; `experiments/README.md` has the
+measured times.
 Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
 """
 

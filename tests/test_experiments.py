@@ -457,3 +457,19 @@ def test_torch_refuses_what_it_has_no_reference_of():
         train(recipe=dataclasses.replace(RECIPE, model_args={"kernel_size": 3}))
     with pytest.raises(UsageError, match="one-pixel shifts"):
         train(recipe=dataclasses.replace(RECIPE, one_pixel_shifts=True))
+
+
+@pytest.mark.parametrize("article", ARTICLES, ids=lambda article: article.letter)
+def test_every_article_has_rows_for_torch(article):
+    pytest.importorskip("torch")
+    from rich.console import Console
+
+    from experiments import torch_runs
+    from mnist_jax.data import load_dataset
+
+    row = next(row for row in article.rows if not row.recipe.one_pixel_shifts)
+    recipe = dataclasses.replace(
+        row.recipe, epochs=1, batch_size=500, validation=row.recipe.validation // 10, eval_every=0
+    )
+    run = torch_runs.train(Console(quiet=True), recipe, load_dataset("digits"))
+    assert len(run.metrics) == 1
