@@ -104,6 +104,12 @@ class Record:
         return self.environment["seeds_together"]
 
     @property
+    def committed(self) -> bool:
+        """Whether the code that ran is known to be a committed revision."""
+        git = self.environment["git"]
+        return git is not None and not git["dirty"]
+
+    @property
     def accuracy(self) -> float:
         """The test accuracy that counts, in percent."""
         return 100 * float(self.correct.mean())

@@ -202,6 +202,8 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     if row.note:
         yield f"`{row.id}`: {row.note}"
     runs = results.runs[article.name, row.id, "jax"]
+    if unknown := [str(run.seed) for run in runs if not run.committed]:
+        yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
     if row.epoch and runs:
         final = analysis.percentages([run.accuracy for run in runs])
         yield (

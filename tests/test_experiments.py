@@ -60,7 +60,7 @@ ARTICLE = Article(
 LABELS = np.arange(100) % 10
 
 
-def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax"):
+def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=False):
     """A run that errs on `wrong` images, beginning with number `seed`."""
     predictions = LABELS.copy()
     predictions[seed : seed + wrong] = (LABELS[seed : seed + wrong] + 1) % 10
@@ -84,6 +84,7 @@ def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax"):
         LABELS,
         {
             "seeds_together": 2,
+            "git": {"revision": "0" * 40, "dirty": dirty},
             "command": ["/private/path"],
             "device": {"platform": "cpu", "kind": "cpu", "mesh": {"seed": 2, "data": 1}},
         },
@@ -324,11 +325,12 @@ def test_frameworks_are_compared(tmp_path):
 
 
 def test_tables_say_what_there_is(tmp_path):
-    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
+    results = results_of(tmp_path, *(record(seed, 8 + seed, dirty=seed > 0) for seed in range(3)))
     text = rendering.markdown(results)
     assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
     assert "Of 2 rows: 1 inside, 1 not run." in text
     assert "- T, `toy`: `variant`" in text
+    assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
     (line,) = rendering.csv_table(results).splitlines()[1:]
     assert line.startswith("toy,plain,91.00%,91.0,PyTorch,last epoch,jax,3,91.0000,1.0000,")
     assert r"T & plain & 91.00\% (PyTorch) & 3 & 91.00 $\pm$ 1.00 &" in rendering.latex(results)
