@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 # One or two of every family; eval_every makes saves that follow close upon one another.
 NETWORKS = {
-    "double_fc_dropout": ("--epochs=2", "--eval_every=25", "--num_devices=1"),
+    "double_fc_dropout": ("--epochs=1", "--eval_every=25", "--num_devices=1"),
     "batchnorm_cnn": ("--epochs=4", "--eval_every=5"),
     "dbl_conv_relu": ("--epochs=5", "--eval_every=40"),
     "dense": ("--epochs=10", "--num_seeds=2"),
@@ -34,6 +34,8 @@ NETWORKS = {
     "simple_cnn": ("--epochs=8",),
 }
 CHOSEN = list(NETWORKS) if LONG else ["dense"]
+# Where the network makes no difference.
+FEW = pytest.mark.parametrize("reference", ["dense"], indirect=True)
 KILLS = 6 if LONG else 3
 
 
@@ -167,6 +169,7 @@ def test_stopped(reference: Reference, tmp_path: Path, tally: Counter[str]) -> N
     tally["runs compared after signals"] += 1
 
 
+@FEW
 def test_second_signal(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     command, workdir = reference.command, tmp_path / "run"
     process = command.start(workdir)
@@ -182,6 +185,7 @@ def test_second_signal(reference: Reference, tmp_path: Path, tally: Counter[str]
     tally["runs compared after signals"] += 1
 
 
+@FEW
 def test_only_one_process_in_a_directory(reference: Reference, tmp_path: Path) -> None:
     command, workdir = reference.command, tmp_path / "run"
     first = command.start(workdir)
@@ -198,6 +202,7 @@ def test_only_one_process_in_a_directory(reference: Reference, tmp_path: Path) -
     command.assert_same(workdir, reference.path)
 
 
+@FEW
 def test_file_size_limit(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     """The system refuses to let any file grow beyond half of what a checkpoint needs."""
     command, workdir = reference.command, tmp_path / "run"
@@ -230,8 +235,9 @@ _MOUNTS = (
 )
 
 
+@FEW
 @pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
-@pytest.mark.parametrize("share", [0.5, 1.0, 1.5] if LONG else [0.7])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4] if LONG else [0.7])
 def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Counter[str]) -> None:
     """There is room for so much of a run; then somebody makes room."""
     command, mount = reference.command, tmp_path / "mount"
@@ -261,6 +267,7 @@ def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Co
     tally["runs compared after full disks"] += 1
 
 
+@FEW
 @pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
 def test_read_only_disk(reference: Reference, tmp_path: Path) -> None:
     script = f'mount -t tmpfs -o ro none {tmp_path} && exec "$@"'
