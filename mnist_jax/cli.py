@@ -1,9 +1,11 @@
 """What every command line shares: flags, exit codes, and one sentence for what went wrong."""
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -29,6 +31,23 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         _exit(str(error), error.exit_code)
     except KeyboardInterrupt:
         _exit("Interrupted.", 130)
+
+
+def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
+    """Reads a flag that holds a JSON object; an absent one is empty.
+
+    Raises:
+      UsageError: it holds anything else.
+    """
+    if flag.value is None:
+        return {}
+    try:
+        values = json.loads(flag.value)
+    except ValueError as error:
+        raise UsageError(f"--{flag.name} is not JSON ({error}).") from error
+    if not isinstance(values, dict):
+        raise UsageError(f'--{flag.name} is not a JSON object; give {{"name": value, ...}}.')
+    return values
 
 
 def _parse(arguments: Sequence[str]) -> Sequence[str]:

@@ -6,8 +6,9 @@ an author's weights, for `mnist_jax.evaluate`;
 for `load_state_dict(strict=True)` of the author's module.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from mnist_jax.runs import RunDirectory, describe_environment
 from mnist_jax.training import TrainState
 
 _MODEL = flags.DEFINE_string("model", None, "Which network the weights of --from belong to.")
+_MODEL_ARGS = flags.DEFINE_string(
+    "model_args", None, 'Arguments of that network as JSON, such as {"hidden": 300}.'
+)
 _FROM = flags.DEFINE_string("from", None, "A .pt or .safetensors file to make a run of.")
 _TO = flags.DEFINE_string("to", None, "A .safetensors file to write the run's weights to.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
@@ -37,7 +41,9 @@ _STEP = flags.DEFINE_integer(
 )
 
 
-def import_weights(model: str, source: Path, run: RunDirectory) -> None:
+def import_weights(
+    model: str, source: Path, run: RunDirectory, model_args: Mapping[str, Any] | None = None
+) -> None:
     """Makes a run of an author's weights, with the article's recipe and one checkpoint.
 
     The checkpoint's step is what BatchNorm counted in the file, and 0 without BatchNorm.
@@ -46,17 +52,21 @@ def import_weights(model: str, source: Path, run: RunDirectory) -> None:
       model: one of `model_names()`.
       source: a `state_dict` as `.safetensors` or `.pt`.
       run: a directory without a run.
+      model_args: arguments of the network's constructor that the article's recipe has not.
 
     Raises:
-      UsageError: the model or the file's ending is unknown, or the directory has a run.
+      UsageError: the model, an argument or the file's ending is unknown, or the directory has a
+        run.
       Failure: the file is not a `state_dict` of this network, or the run can't be written. Then
         nothing is written.
     """
     entry = model_entry(model)
+    arguments = {**entry.recipe.model_args, **(model_args or {})}
+    recipe = dataclasses.replace(entry.recipe, model_args=arguments)
     if (run.path / "config.json").exists():
         raise UsageError(f"{run.path} has a run already; give another --workdir.")
     tensors = tensor_files.read_tensors(source)
-    network = _blank_network(entry.recipe)
+    network = _blank_network(recipe)
     states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
     try:
         names = exchange.torch_layers(network, entry.torch_names)
@@ -67,12 +77,12 @@ def import_weights(model: str, source: Path, run: RunDirectory) -> None:
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     origin = f"none, the weights are those of {source} (SHA-256 {digest})"
-    unseen = Dataset(entry.recipe.dataset, none, none, sha256="", source=origin)
+    unseen = Dataset(recipe.dataset, none, none, sha256="", source=origin)
     with run.locked():
-        run.create(entry.recipe, describe_environment(unseen, {}))
+        run.create(recipe, describe_environment(unseen, {}))
         with Checkpoints(run.checkpoints) as checkpoints:
             step = exchange.batches_seen(tensors)
-            checkpoints.save(step, _saved(network, entry.recipe), best=True)
+            checkpoints.save(step, _saved(network, recipe), best=True)
 
 
 def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> None:
@@ -113,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
             export_weights(run, Path(target), _STEP.value)
             display.console().print(f"{target} has the weights of {run.path}")
         case str(source), None, str(model):
-            import_weights(model, Path(source), run)
+            import_weights(model, Path(source), run, cli.json_object(_MODEL_ARGS))
             display.console().print(f"{run.path} has the weights of {source}")
         case str(), None, None:
             raise UsageError("No model given; add --model=NAME, the network of the weights.")

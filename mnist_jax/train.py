@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -132,14 +131,7 @@ def _override(recipe: Recipe) -> Recipe:
     values: dict[str, Any] = {
         flag.name: flag.value for flag in _OVERRIDES if flag.value is not None
     }
-    if _MODEL_ARGS.value is not None:
-        try:
-            arguments = json.loads(_MODEL_ARGS.value)
-        except ValueError as error:
-            raise UsageError(f"--model_args is not JSON ({error}).") from error
-        if not isinstance(arguments, dict):
-            raise UsageError('--model_args is not a JSON object; give {"name": value, ...}.')
-        values["model_args"] = {**recipe.model_args, **arguments}
+    values["model_args"] = {**recipe.model_args, **cli.json_object(_MODEL_ARGS)}
     return dataclasses.replace(recipe, **values)
 
 

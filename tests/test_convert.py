@@ -43,6 +43,20 @@ def test_file_to_run_to_file_is_bit_exact(name: str, tmp_path: Path) -> None:
         assert ours[tensor_name].tobytes() == value.tobytes()
 
 
+def test_a_variant_needs_its_arguments(tmp_path: Path) -> None:
+    network = make_network("dbl_conv_relu", np.float32, hidden=300)
+    names = exchange.torch_layers(network, {})
+    layers = exchange.by_layer(nnx.state(network, ARRAYS))
+    source = tmp_path / "theirs.safetensors"
+    tensor_files.write_tensors(exchange.to_torch(layers, names, batches=0), source)
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(Failure, match="fc1"):
+        import_weights("dbl_conv_relu", source, run)
+    import_weights("dbl_conv_relu", source, run, {"hidden": 300})
+    export_weights(run, tmp_path / "ours.safetensors")
+    assert (tmp_path / "ours.safetensors").read_bytes() == source.read_bytes()
+
+
 @pytest.mark.parametrize("name", ["shallow", "lenet", "batchnorm_cnn", "dropout_cnn"])
 def test_exported_files_load_strictly(name: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: left out its loading")
