@@ -17,13 +17,16 @@ $(VENV)/requirements-torch.stamp: requirements-torch.txt $(VENV)/requirements-de
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	touch $@
 
-.PHONY: train test check torch
+.PHONY: train test faults check torch
 
 train: $(VENV)/requirements.stamp  ## Train dbl_conv_relu; ARGS= passes flags on.
 	$(RUN) -m mnist_jax.train --model=dbl_conv_relu $(ARGS)
 
 test: $(VENV)/requirements-dev.stamp  ## Run the tests; ARGS= passes options on.
 	$(RUN) -m pytest $(ARGS)
+
+faults: $(VENV)/requirements-dev.stamp  ## Run the long version of the fault and fuzz tests.
+	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_faults.py tests/test_fuzz.py $(ARGS)
 
 check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .

@@ -65,7 +65,7 @@ def fit(
     runs: Sequence[RunDirectory],
     report: Report,
     *,
-    save_every: float = 60.0,
+    save_every: float = 10.0,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
     """Trains to the end of the recipe, from the latest checkpoint if there is one.

@@ -49,7 +49,7 @@ _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Train so many seeds, from --s
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by default all.", 1)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; by default one below runs/.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start again where there is a run already.")
-_SAVE_EVERY = flags.DEFINE_float("save_every", 60.0, "Seconds between checkpoints.", 0.0)
+_SAVE_EVERY = flags.DEFINE_float("save_every", 10.0, "Seconds between checkpoints.", 0.0)
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
 _LIST = flags.DEFINE_bool("list", False, "List the networks and end.")
 

@@ -4,6 +4,7 @@
 comparison to a run that was left alone, bit by bit.
 """
 
+import json
 import os
 import random
 import shutil
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import pytest
 from runs_compared import assert_same_run
+
+from mnist_jax.checkpoint import Checkpoints
 
 LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
 REPOSITORY = Path(__file__).parent.parent
@@ -281,6 +284,35 @@ def test_read_only_disk(reference: Reference, tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "can't be written (Read-only file system)" in done.stderr
+
+
+@FEW
+def test_evaluates_any_checkpoint(reference: Reference) -> None:
+    run = reference.path / "seed-0"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    accuracies = {row["step"]: row["test_accuracy"] for row in rows}
+
+    def evaluate(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "mnist_jax.evaluate", f"--workdir={run}", *arguments],
+            cwd=REPOSITORY,
+            env=reference.command.environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    steps = Checkpoints(run / "checkpoints").steps()
+    before = max(step for step in steps[:-1] if step in accuracies)
+    assert (
+        f"step {before}: test accuracy {accuracies[before]:.2%}"
+        in evaluate(f"--step={before}").stdout
+    )
+    assert f"step {steps[-1]}: test accuracy {accuracies[steps[-1]]:.2%}" in evaluate().stdout
+    missing = evaluate("--step=7")
+    assert missing.returncode == 1
+    assert f"no checkpoint of step 7; there are: {', '.join(map(str, steps))}." in missing.stderr
 
 
 def _wait_for_training(process: "subprocess.Popen[str]", workdir: Path) -> None:

@@ -17,6 +17,7 @@ from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.fit import Resumed, Stopped, fit
+from mnist_jax.models import model_entry
 from mnist_jax.runs import RunDirectory, describe_environment
 from mnist_jax.trainer import Trainer
 
@@ -113,6 +114,27 @@ def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_
         direct = [tmp_path / "direct" / str(seed) for seed in range(seeds)]
         _train(direct)
         assert_same_run(paths[1], direct[1])
+
+
+def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
+    """Also where evaluations are in training mode and move the statistics."""
+    recipe = dataclasses.replace(
+        model_entry("batchnorm_cnn").recipe,
+        batch_size=30,
+        epochs=1,
+        eval_every=3,
+        evaluation="training_mode",
+    )
+    stops = 0
+    while True:
+        try:
+            _train([tmp_path / "stopped"], recipe, stop=lambda: True)
+            break
+        except Stopped:
+            stops += 1
+    assert stops == 3
+    _train([tmp_path / "whole"], recipe)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
