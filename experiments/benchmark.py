@@ -1,0 +1,316 @@
+"""Measures training speed against PyTorch and stock Flax: `python -m experiments.benchmark`.
+
+Every contender of a network and batch size is a process of its own, alive all the time and busy
+only in its turns: one round is a turn of each, so what slows the machine for a while slows all of
+them, and ratios are taken round by round. Nothing is counted of the turn before the first round.
+"""
+
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+from absl import flags
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from experiments.contenders import FLAX, MATMUL, TORCH, VARIANTS, Contender, Job, Reading
+from experiments.startup import seconds_to_first_step
+from mnist_jax import cli, display
+from mnist_jax.config import Recipe
+from mnist_jax.data import resolve_dataset
+from mnist_jax.errors import UsageError
+from mnist_jax.layers import Network
+from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.summary import summarize
+
+_TASK = flags.DEFINE_enum(
+    "task",
+    "train",
+    ("train", "evaluate", "startup"),
+    "train: training steps. evaluate: the whole test set. startup: from command to first step.",
+)
+_MODELS = flags.DEFINE_list("models", None, "Which networks; by default all.")
+_BATCH_SIZES = flags.DEFINE_list(
+    "batch_sizes", None, "Images per step; by default the article's and 10, 100 and 256."
+)
+_VARIANTS = flags.DEFINE_list(
+    "variants",
+    ["ours", "torch-eager", "torch-channels_last", "torch-compile", *FLAX],
+    f"Who takes part, of {', '.join(VARIANTS)}.",
+)
+_SEEDS = flags.DEFINE_list(
+    "seeds", ["1"], "Networks trained together: in one process of ours, in so many of PyTorch."
+)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1)
+_SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of a turn.", 0.01)
+_JSON = flags.DEFINE_string("json", None, "Write the results to this file.")
+
+
+class Entry(NamedTuple):
+    """A contender: a variant with so many networks trained together."""
+
+    variant: str
+    seeds: int
+
+
+_PEAK = Entry(MATMUL, 1)
+
+
+class Spread(NamedTuple):
+    """What the rounds gave."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """Summarises one value per round."""
+        values = list(values)
+        return cls(statistics.median(values), min(values), max(values))
+
+    @classmethod
+    def of_ratios(cls, ours: Sequence[float], other: Sequence[float]) -> Self:
+        """Compares round by round."""
+        return cls.of(a / b for a, b in zip(ours, other, strict=True))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One contender's rounds beside the others'.
+
+    Attributes:
+      variant: which it is.
+      seeds: networks trained together.
+      speed: images per second.
+      ratio: our speed over its speed; None where we did not take part.
+      peak_fraction: of the matrix-multiply peak; None for an evaluation.
+      memory: peak memory in MiB, of all its processes together.
+    """
+
+    variant: str
+    seeds: int
+    speed: Spread
+    ratio: Spread | None
+    peak_fraction: float | None
+    memory: float
+
+
+def training_flops(model: Network) -> int:
+    """Floating-point operations per image of a training step, in convolutions and dense layers.
+
+    Forward pass, gradient of the kernel, and gradient of the input but for the first layer: each
+    is as many multiplications and additions as the forward pass.
+    """
+    forward = []
+    for layer in summarize(model):
+        module = getattr(model, layer.name)
+        if isinstance(module, nnx.Conv | nnx.Linear):
+            positions = math.prod(layer.output_shape[:-1])
+            forward.append(2 * positions * math.prod(module.kernel.shape))
+    return 3 * sum(forward) - forward[0]
+
+
+def results(readings: Mapping[Entry, Sequence[Reading]], flops: int | None) -> list[Result]:
+    """Compares one network's contenders at one batch size.
+
+    Args:
+      readings: one per round, of every contender and of the matrix product.
+      flops: operations per image; None where they are not counted.
+    """
+    rates = {entry: [one.rate for one in rounds] for entry, rounds in readings.items()}
+    peak = rates.pop(_PEAK)
+    found = []
+    for entry, own in rates.items():
+        ours = rates.get(Entry("ours", entry.seeds))
+        found.append(
+            Result(
+                variant=entry.variant,
+                seeds=entry.seeds,
+                speed=Spread.of(own),
+                ratio=Spread.of_ratios(ours, own) if ours else None,
+                peak_fraction=flops * Spread.of_ratios(own, peak).median if flops else None,
+                memory=readings[entry][-1].memory,
+            )
+        )
+    return found
+
+
+def best_torch(found: Sequence[Result], seeds: int) -> str | None:
+    """The fastest PyTorch variant by its median, which is the one that counts."""
+    torch = [result for result in found if result.variant in TORCH and result.seeds == seeds]
+    return max(torch, key=lambda result: result.speed).variant if torch else None
+
+
+def as_json(task: str, recipe: Recipe, found: Sequence[Result]) -> list[dict[str, Any]]:
+    """The objects of the JSON file for one network at one batch size."""
+    return [
+        {
+            "task": task,
+            "model": recipe.model,
+            "batch_size": recipe.batch_size,
+            "variant": result.variant,
+            "seeds": result.seeds,
+            "images_per_second": result.speed.median,
+            "images_per_second_range": [result.speed.low, result.speed.high],
+            "ours_over_this": result.ratio and result.ratio.median,
+            "ours_over_this_range": result.ratio and [result.ratio.low, result.ratio.high],
+            "best_of_pytorch": result.variant == best_torch(found, result.seeds),
+            "fraction_of_matmul_peak": result.peak_fraction,
+            "peak_memory_mib": result.memory,
+        }
+        for result in found
+    ]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, prints a table for each network and batch size, and writes the JSON file."""
+    del argv
+    # This process only traces networks; devices are for the workers.
+    jax.config.update("jax_platforms", "cpu")
+    out = display.console()
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "torch"))
+    load = os.getloadavg()[0]
+    out.print(f"{_cores()} cores, {versions}; {load:.1f} processes were busy before this began.")
+    rows: list[dict[str, Any]] = []
+    for some in _startup(out) if _TASK.value == "startup" else _contests(out):
+        rows += some
+        if _JSON.value:
+            Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
+    """Measures one network at one batch size after the other."""
+    for recipe in _recipes():
+        found = results(_readings(recipe), _flops(recipe) if _TASK.value == "train" else None)
+        _print(out, recipe, found)
+        yield as_json(_TASK.value, recipe, found)
+
+
+def _flops(recipe: Recipe) -> int:
+    create = partial(create_model, recipe.model, **recipe.model_args)
+    return training_flops(nnx.eval_shape(lambda: create(rngs=nnx.Rngs(0))))
+
+
+def _recipes() -> Iterator[Recipe]:
+    """Every network at every batch size, on its article's dataset if that is here."""
+    for name in _MODELS.value or model_names():
+        recipe = model_entry(name).recipe
+        dataset = resolve_dataset(recipe.dataset).name
+        # Held-out images are no part of a step, and the small dataset has too few of them.
+        recipe = replace(recipe, dataset=dataset, validation=0, selection="last")
+        texts = _BATCH_SIZES.value or ["10", "100", "256", str(recipe.batch_size)]
+        for size in _integers("batch_sizes", texts):
+            yield replace(recipe, batch_size=size)
+
+
+def _entries() -> list[Entry]:
+    if unknown := sorted(set(_VARIANTS.value) - set(VARIANTS)):
+        raise UsageError(f"No variant is {unknown[0]!r}; choose from {', '.join(VARIANTS)}.")
+    return [
+        Entry(variant, seeds)
+        for seeds in _integers("seeds", _SEEDS.value)
+        for variant in _VARIANTS.value
+        # Stock Flax is there to be compared with one seed, and only in training.
+        if variant not in FLAX or (seeds == 1 and _TASK.value == "train")
+    ]
+
+
+def _readings(recipe: Recipe) -> dict[Entry, list[Reading]]:
+    """Starts every contender, and takes the rounds."""
+    with ExitStack() as stack:
+        contenders = {}
+        for entry in [_PEAK, *_entries()]:
+            contenders[entry] = stack.enter_context(closing(_contender(recipe, *entry)))
+            contenders[entry].measure(_SECONDS.value)  # Alone while it compiles; not counted.
+        rounds = [
+            {entry: contender.measure(_SECONDS.value) for entry, contender in contenders.items()}
+            for _ in range(_ROUNDS.value)
+        ]
+    return {entry: [turn[entry] for turn in rounds] for entry in contenders}
+
+
+def _contender(recipe: Recipe, variant: str, seeds: int) -> Contender:
+    """Seeds share a process of ours; PyTorch gets a process and a share of the cores for each."""
+    processes, seeds = (seeds, 1) if variant in TORCH else (1, seeds)
+    threads = max(1, _cores() // processes)
+    job = Job(variant=variant, task=_TASK.value, recipe=recipe, seeds=seeds, threads=threads)
+    return Contender(job, processes)
+
+
+def _print(out: Console, recipe: Recipe, found: Sequence[Result]) -> None:
+    table = Table(
+        "variant", "seeds", "images/s", "range", "ours is", "range", "of peak", "MiB", box=None
+    )
+    for result in found:
+        mark = "*" if result.variant == best_torch(found, result.seeds) else ""
+        speed, ratio, fraction = result.speed, result.ratio, result.peak_fraction
+        table.add_row(
+            result.variant + mark,
+            str(result.seeds),
+            f"{speed.median:,.0f}",
+            f"{speed.low:,.0f} to {speed.high:,.0f}",
+            *((f"{ratio.median:.2f}×", f"{ratio.low:.2f} to {ratio.high:.2f}") if ratio else "  "),
+            f"{fraction:.0%}" if fraction else "",
+            f"{result.memory:,.0f}",
+        )
+    out.print(f"\n{recipe.model}, batch {recipe.batch_size}, {recipe.dataset}: {_TASK.value}")
+    out.print(table)
+
+
+def _startup(out: Console) -> Iterator[list[dict[str, Any]]]:
+    """Times the training command with an empty cache, and again with what that left there."""
+    table = Table("model", "cache", "seconds to the first step", "range", box=None)
+    for name in _MODELS.value or model_names():
+        # A dataset that is only in the user's cache is not in the empty one.
+        dataset = "auto" if os.environ.get("MNIST_JAX_DATA_DIR") else "digits"
+        times: dict[str, list[float]] = {"cold": [], "warm": []}
+        for _ in range(_ROUNDS.value):
+            with tempfile.TemporaryDirectory() as cache:
+                for start in times:
+                    times[start].append(seconds_to_first_step(name, dataset, Path(cache)))
+        for start, seconds in times.items():
+            spread = Spread.of(seconds)
+            table.add_row(
+                name, start, f"{spread.median:.1f}", f"{spread.low:.1f} to {spread.high:.1f}"
+            )
+            yield [
+                {
+                    "task": "startup",
+                    "model": name,
+                    "variant": start,
+                    "seconds": spread.median,
+                    "seconds_range": [spread.low, spread.high],
+                }
+            ]
+    out.print(table)
+
+
+def _integers(name: str, texts: Sequence[str]) -> list[int]:
+    """A list flag's numbers in ascending order, each once.
+
+    Raises:
+      UsageError: one is no positive whole number.
+    """
+    if bad := [text for text in texts if not text.isdecimal() or not int(text)]:
+        raise UsageError(f"--{name} has {bad[0]!r}; give whole numbers from 1 on.")
+    return sorted({int(text) for text in texts})
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,177 @@
+"""One variant of the benchmark in a process of its own: `python -m experiments.contenders JOB`.
+
+A worker compiles and then waits. Every line on its standard input is a number of seconds to work
+for, answered by a line of JSON: what it did per second, and its peak memory. So the benchmark can
+go round its contenders while only one of them is busy.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from mnist_jax.config import Recipe
+from mnist_jax.data import Dataset, Split, load_dataset
+from mnist_jax.errors import Failure, UsageError
+
+# Does so many steps, or a few more, and waits for them; returns the images they took.
+Work = Callable[[int], float]
+
+TORCH = ("torch-eager", "torch-channels_last", "torch-compile", "torch-cuda-graphs")
+FLAX = ("flax-steps", "flax-scan")
+OURS = ("ours", "ours-one-device")
+VARIANTS = (*OURS, *TORCH, *FLAX)
+
+# Not a variant, but what all are held against: its "images" are floating-point operations.
+MATMUL = "matmul"
+
+# The part of a round's time that has to be over before it ends.
+_LEAST = 0.8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker does.
+
+    Attributes:
+      variant: one of `VARIANTS`, or `MATMUL`.
+      task: `train`, or `evaluate` for the whole test set.
+      recipe: network, batch size, optimiser and dataset.
+      seeds: networks trained together in this process.
+      threads: of PyTorch; JAX makes its own.
+    """
+
+    variant: str
+    task: str
+    recipe: Recipe
+    seeds: int
+    threads: int
+
+    def to_json(self) -> str:
+        """Writes the job in one line."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})
+
+
+class Reading(NamedTuple):
+    """One round of one contender.
+
+    Attributes:
+      rate: images per second.
+      memory: the most memory in use so far, in MiB, of all its processes together.
+    """
+
+    rate: float
+    memory: float
+
+
+class Contender:
+    """The running workers of one variant, told to work at the same time."""
+
+    def __init__(self, job: Job, processes: int = 1):
+        command = [sys.executable, "-m", "experiments.contenders", job.to_json()]
+        self._name = f"{job.variant} on {job.recipe.model}"
+        self._workers = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(processes)
+        ]
+
+    def measure(self, seconds: float) -> Reading:
+        """Works for about so many seconds. The first call calibrates: not to be counted.
+
+        Raises:
+          Failure: a worker has ended.
+        """
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.write(f"{seconds}\n")
+            worker.stdin.flush()
+        answers = [self._answer(worker) for worker in self._workers]
+        return Reading(*map(sum, zip(*answers, strict=True)))
+
+    def close(self) -> None:
+        """Ends the workers and waits for their end."""
+        for worker in self._workers:
+            worker.communicate()
+
+    def _answer(self, worker: subprocess.Popen[str]) -> Reading:
+        assert worker.stdout is not None
+        if line := worker.stdout.readline():
+            return Reading(**json.loads(line))
+        raise Failure(f"The worker of {self._name} ended; its own message is above.")
+
+
+def whole_batches(dataset: Dataset, batch_size: int) -> Dataset:
+    """Drops the training images that would make a short last batch.
+
+    Raises:
+      UsageError: there is no whole batch.
+    """
+    train = dataset.train
+    count = len(train) // batch_size * batch_size
+    if not count:
+        raise UsageError(f"{dataset.name} has {len(train)} images; give smaller batch_sizes.")
+    return dataclasses.replace(dataset, train=Split(train.images[:count], train.labels[:count]))
+
+
+def normalized(recipe: Recipe, split: Split) -> np.ndarray:
+    """A split's images as its recipe wants them: float32 [N, 28, 28]."""
+    return (split.images.astype(np.float32) / 255 - np.float32(recipe.mean)) / recipe.std
+
+
+def _build(job: Job) -> Work:
+    dataset = whole_batches(load_dataset(job.recipe.dataset), job.recipe.batch_size)
+    # Each side loads its own framework only, which is part of its peak memory.
+    if job.variant in TORCH:
+        from experiments import torch_contenders
+
+        return torch_contenders.build(job, dataset)
+    from experiments import jax_contenders
+
+    return jax_contenders.build(job, dataset)
+
+
+def _work_for(seconds: float, work: Work, speed: float) -> tuple[float, float]:
+    """Works for about so many seconds, given the steps per second so far; returns both rates."""
+    images = elapsed = 0.0
+    while elapsed < _LEAST * seconds:
+        steps = max(1, round(speed * (seconds - elapsed)))
+        started = time.perf_counter()
+        images += work(steps)
+        took = time.perf_counter() - started
+        elapsed += took
+        speed = steps / took
+    return images / elapsed, speed
+
+
+def main() -> None:
+    """Serves the rounds asked for on standard input until it closes."""
+    # Whatever a library prints shall not be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    work = _build(Job.from_json(sys.argv[1]))
+    work(1)  # Compiles.
+    speed = 1.0
+    for line in sys.stdin:
+        rate, speed = _work_for(float(line), work, speed)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        answers.write(json.dumps(Reading(rate, memory)._asdict()) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as error:
+        sys.exit(str(error))

@@ -1,0 +1,143 @@
+"""The benchmark's arithmetic, its rivals' networks, and one worker."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import benchmark
+from experiments.benchmark import Entry, Spread
+from experiments.contenders import MATMUL, Contender, Job, Reading, whole_batches
+from experiments.jax_contenders import stock
+from mnist_jax.data import load_dataset
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.layers import (
+    BatchNorm,
+    Conv,
+    Linear,
+    MaxPool,
+    Network,
+    avg_pool,
+    flatten,
+    relu,
+)
+from mnist_jax.models import create_model, model_entry, model_names
+
+RECIPE = replace(model_entry("dense").recipe, dataset="digits", batch_size=100)
+
+
+def test_flops_of_dbl_conv_relu_by_hand() -> None:
+    create = partial(create_model, "dbl_conv_relu")
+    model = nnx.eval_shape(lambda: create(rngs=nnx.Rngs(0)))
+    conv1 = 24 * 24 * (5 * 5 * 1) * 20
+    conv2 = 8 * 8 * (5 * 5 * 20) * 40
+    dense = 640 * 100 + 100 * 10
+    # Two operations per multiplication, three products per layer, two for the first.
+    assert benchmark.training_flops(model) == 2 * (2 * conv1 + 3 * (conv2 + dense))
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    ours, other = [30.0, 10.0, 20.0], [10.0, 5.0, 5.0]
+    assert Spread.of_ratios(ours, other) == (3.0, 2.0, 4.0)
+    assert Spread.of(ours) == (20.0, 10.0, 30.0)
+
+
+def test_results_compare_like_with_like() -> None:
+    rates = {
+        Entry(MATMUL, 1): [1e6, 2e6],
+        Entry("ours", 1): [30.0, 10.0],
+        Entry("torch-eager", 1): [10.0, 5.0],
+        Entry("torch-compile", 1): [9.0, 7.0],
+        Entry("ours", 2): [60.0, 60.0],
+        Entry("torch-eager", 2): [20.0, 30.0],
+        Entry("torch-compile", 3): [20.0, 30.0],
+    }
+    readings = {
+        entry: [Reading(rate, memory=i) for i, rate in enumerate(rounds)]
+        for entry, rounds in rates.items()
+    }
+    found = benchmark.results(readings, flops=1000)
+    rows = json.loads(json.dumps(benchmark.as_json("train", RECIPE, found)))
+    by_entry = {(row["variant"], row["seeds"]): row for row in rows}
+    assert len(by_entry) == len(rates) - 1
+    eager = by_entry["torch-eager", 1]
+    assert {key: eager[key] for key in ("model", "batch_size", "task")} == {
+        "model": "dense",
+        "batch_size": 100,
+        "task": "train",
+    }
+    assert eager["images_per_second"] == 7.5
+    assert eager["images_per_second_range"] == [5.0, 10.0]
+    assert (eager["ours_over_this"], eager["ours_over_this_range"]) == (2.5, [2.0, 3.0])
+    assert eager["fraction_of_matmul_peak"] == pytest.approx((0.01 + 0.0025) / 2)
+    assert eager["peak_memory_mib"] == 1
+    assert by_entry["torch-eager", 2]["ours_over_this"] == 2.5
+    assert by_entry["torch-compile", 3]["ours_over_this"] is None
+    best = {entry for entry, row in by_entry.items() if row["best_of_pytorch"]}
+    assert best == {("torch-compile", 1), ("torch-eager", 2), ("torch-compile", 3)}
+
+
+def test_stock_flax_is_the_same_network() -> None:
+    rngs = nnx.Rngs(0)
+    model = Network(
+        conv1=Conv(1, 2, 5, padding=1, rngs=rngs),
+        act1=relu,
+        pool1=avg_pool,
+        conv2=Conv(2, 3, 3, rngs=rngs),
+        pool2=MaxPool(padding=1),
+        bn2=BatchNorm(3, rngs=rngs),
+        flatten=flatten,
+        dropout=nnx.Dropout(0.5),
+        out=Linear(6 * 6 * 3, 10, rngs=rngs),
+    )
+    other = stock(model)
+    for name, layer in zip(model.layer_names, other.layers, strict=True):
+        if isinstance(layer, nnx.Conv | nnx.Linear | nnx.BatchNorm):
+            assert type(layer).__module__.startswith("flax.")
+            nnx.update(layer, nnx.state(getattr(model, name)))
+    images = jax.random.normal(jax.random.key(1), (2, 28, 28, 1))
+    evaluated = [nnx.view(m, deterministic=True, use_running_average=True) for m in (model, other)]
+    ours, theirs = (nnx.jit(lambda m, x: m(x))(network, images) for network in evaluated)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_pytorch_is_the_same_network(name: str) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from experiments.torch_contenders import reference
+
+    recipe = model_entry(name).recipe
+    network = reference(recipe, steps_per_epoch=100).network()
+    ours = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **recipe.model_args))
+    theirs = sorted(p.numel() for p in network.parameters())
+    assert sorted(leaf.size for leaf in jax.tree.leaves(nnx.state(ours, nnx.Param))) == theirs
+
+
+def test_short_last_batches_are_left_out() -> None:
+    dataset = load_dataset("digits")
+    assert len(dataset.train) % 400
+    assert len(whole_batches(dataset, 400).train) % 400 == 0
+    with pytest.raises(UsageError, match="smaller batch_sizes"):
+        whole_batches(dataset, 100_000)
+
+
+def test_a_worker_measures_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    contender = Contender(Job(variant="ours", task="train", recipe=RECIPE, seeds=1, threads=1))
+    rate, memory = contender.measure(0.01)
+    contender.close()
+    assert rate > 0
+    assert memory > 10
+
+
+def test_a_worker_that_ends_is_named() -> None:
+    recipe = replace(RECIPE, batch_size=100_000)
+    contender = Contender(Job(variant="ours", task="train", recipe=recipe, seeds=1, threads=1))
+    with pytest.raises(Failure, match="ours on dense ended"):
+        contender.measure(0.01)
+    contender.close()
