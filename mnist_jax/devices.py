@@ -12,6 +12,10 @@ from jax.sharding import AxisType, Mesh
 
 from mnist_jax.errors import UsageError
 
+# A CPU's devices share a step if it uses every parameter in so many multiplications; below, the
+# exchange of gradients takes longer than what it saves.
+_WORTH_SPLITTING = 100
+
 # Images a CPU core works on at a time: enough to fill its vectors, few enough for its cache.
 _CPU_CHUNK = 16
 
@@ -27,13 +31,21 @@ def configure_process(cache_dir: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def make_mesh(num_seeds: int, batch_sizes: set[int], num_devices: int | None = None) -> Mesh:
+def make_mesh(
+    num_seeds: int,
+    batch_sizes: set[int],
+    num_devices: int | None = None,
+    *,
+    multiply_adds_per_parameter: float,
+) -> Mesh:
     """Lays devices out as ('seed', 'data'): first a device per seed, the rest split batches.
 
     Args:
       num_seeds: how many seeds train together.
       batch_sizes: the sizes of the batches to come, the short last one included.
-      num_devices: how many devices to use; by default as many as divide the work evenly.
+      num_devices: how many devices to use; by default as many as divide the work evenly and are
+        worth it.
+      multiply_adds_per_parameter: of the network's forward pass over a full batch.
 
     Raises:
       UsageError: there are fewer devices, or a batch does not divide.
@@ -47,6 +59,9 @@ def make_mesh(num_seeds: int, batch_sizes: set[int], num_devices: int | None = N
         )
     by_seed = math.gcd(num_seeds, count)
     by_data = math.gcd(count // by_seed, *batch_sizes)
+    few = multiply_adds_per_parameter < _WORTH_SPLITTING
+    if num_devices is None and devices[0].platform == "cpu" and few:
+        by_data = 1
     if num_devices and by_seed * by_data < num_devices:
         sizes = " and ".join(str(size) for size in sorted(batch_sizes, reverse=True))
         raise UsageError(

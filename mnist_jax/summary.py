@@ -19,12 +19,14 @@ class LayerSummary:
       kind: the layer's class or function.
       output_shape: for one image: (1, H, W, C) or (1, features).
       parameters: trainable numbers.
+      multiply_adds: multiplications of weights for one image.
     """
 
     name: str
     kind: str
     output_shape: tuple[int, ...]
     parameters: int
+    multiply_adds: int
 
 
 def summarize(model: Network) -> list[LayerSummary]:
@@ -42,9 +44,16 @@ def summarize(model: Network) -> list[LayerSummary]:
     outputs = jax.eval_shape(
         lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)), state, image
     )
+    layers = [(name, getattr(model, name)) for name in model.layer_names]
     return [
-        LayerSummary(name, _kind(layer), outputs[name].shape, _parameters(layer))
-        for name, layer in ((name, getattr(model, name)) for name in model.layer_names)
+        LayerSummary(
+            name,
+            _kind(layer),
+            outputs[name].shape,
+            _parameters(layer),
+            _multiply_adds(layer, outputs[name].shape),
+        )
+        for name, layer in layers
     ]
 
 
@@ -57,3 +66,10 @@ def _parameters(layer: object) -> int:
         return 0
     leaves = jax.tree.leaves(nnx.as_pure(nnx.state(layer, nnx.Param)))
     return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def _multiply_adds(layer: object, output_shape: tuple[int, ...]) -> int:
+    if not isinstance(layer, nnx.Conv | nnx.Linear):
+        return 0
+    # The kernel is applied once at every pixel; a dense layer has one "pixel".
+    return math.prod(layer.kernel.shape) * math.prod(output_shape[1:-1])

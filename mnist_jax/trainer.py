@@ -20,6 +20,7 @@ from mnist_jax.data import Dataset, hold_out
 from mnist_jax.errors import UsageError
 from mnist_jax.models import create_model
 from mnist_jax.optim import make_optimizer
+from mnist_jax.summary import summarize
 from mnist_jax.training import LOSSES, TrainState, train_step, training_mode_logits
 
 # The fields of `TrainState` that do not follow from the recipe, the seed and the step.
@@ -72,7 +73,12 @@ class Trainer:
         sizes = {recipe.batch_size, self._examples % recipe.batch_size}
         if recipe.evaluation == "training_mode":
             sizes.add(len(self.test) % recipe.batch_size)
-        self.mesh = devices.make_mesh(len(self.seeds), sizes - {0}, num_devices)
+        self.mesh = devices.make_mesh(
+            len(self.seeds),
+            sizes - {0},
+            num_devices,
+            multiply_adds_per_parameter=_multiply_adds_per_parameter(recipe),
+        )
         self._replicated = NamedSharding(self.mesh, P())
         self._by_seed = NamedSharding(self.mesh, P("seed"))
         images = jnp.asarray(train.images)
@@ -201,6 +207,15 @@ class Trainer:
             return indices
         drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
         return np.random.default_rng([seed, drawn]).permutation(indices)
+
+
+def _multiply_adds_per_parameter(recipe: Recipe) -> float:
+    model = nnx.eval_shape(
+        lambda: create_model(recipe.model, rngs=nnx.Rngs(params=0), **recipe.model_args)
+    )
+    layers = summarize(model)
+    work = recipe.batch_size * sum(layer.multiply_adds for layer in layers)
+    return work / sum(layer.parameters for layer in layers)
 
 
 def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:

@@ -270,18 +270,30 @@ def test_each_of_several_seeds_is_bitwise_what_it_gives_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seeds", "num_devices", "mesh"),
-    [(1, None, (1, 8)), (2, None, (2, 4)), (3, None, (1, 8)), (8, None, (8, 1)), (2, 2, (2, 1))],
+    ("model", "seeds", "num_devices", "mesh"),
+    [
+        ("dbl_conv_relu", 1, None, (1, 8)),
+        ("dbl_conv_relu", 2, None, (2, 4)),
+        ("dbl_conv_relu", 3, None, (1, 8)),
+        ("dbl_conv_relu", 8, None, (8, 1)),
+        ("dbl_conv_relu", 2, 2, (2, 1)),
+        # Too little work for its many parameters: by default no device shares a batch.
+        ("shallow", 1, None, (1, 1)),
+        ("shallow", 1, 2, (1, 2)),
+        ("shallow", 2, None, (2, 1)),
+    ],
 )
-def test_the_mesh_takes_seeds_first(
-    seeds: int, num_devices: int | None, mesh: tuple[int, int]
+def test_the_mesh_takes_seeds_first_and_splits_what_is_worth_it(
+    model: str, seeds: int, num_devices: int | None, mesh: tuple[int, int]
 ) -> None:
-    trainer = Trainer(recipe(), make_dataset(), seeds=range(seeds), num_devices=num_devices)
+    config = recipe(model=model)
+    trainer = Trainer(config, make_dataset(), seeds=range(seeds), num_devices=num_devices)
     assert tuple(trainer.mesh.shape.values()) == mesh
 
 
 def test_devices_by_default_divide_every_batch() -> None:
-    trainer = Trainer(recipe(batch_size=20), make_dataset(train=66), seeds=[0])
+    config = recipe(model="dbl_conv_relu", batch_size=20)
+    trainer = Trainer(config, make_dataset(train=66), seeds=[0])
     assert tuple(trainer.mesh.shape.values()) == (1, 2)
 
 
