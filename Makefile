@@ -26,7 +26,7 @@ test: $(VENV)/requirements-dev.stamp  ## Run the tests; ARGS= passes options on.
 	$(RUN) -m pytest $(ARGS)
 
 faults: $(VENV)/requirements-dev.stamp  ## Run the long version of the fault and fuzz tests.
-	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_faults.py tests/test_fuzz.py $(ARGS)
+	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_checkpoint.py tests/test_faults.py tests/test_fuzz.py $(ARGS)
 
 check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .

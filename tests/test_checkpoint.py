@@ -1,6 +1,7 @@
 """Checkpoints: bit by bit what was saved, or a refusal."""
 
 import hashlib
+import os
 import random
 import shutil
 from pathlib import Path
@@ -18,6 +19,9 @@ from mnist_jax.errors import Failure
 from mnist_jax.models import create_model
 from mnist_jax.optim import make_optimizer
 from mnist_jax.training import TrainState
+
+# Random places in every file to flip a bit at.
+PLACES = 60 if os.environ.get("MNIST_JAX_FAULTS") == "long" else 4
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def test_never_restores_wrong_arrays(tree: dict[str, Any], saved: Path, tmp_path
     restored = refused = 0
     for number, original in enumerate(sorted(f for f in (saved / "2").rglob("*") if f.is_file())):
         data = original.read_bytes()
-        places = {0, len(data) - 1, *(generator.randrange(len(data)) for _ in range(4))}
+        places = {0, len(data) - 1, *(generator.randrange(len(data)) for _ in range(PLACES))}
         mutants: list[bytes | None] = [
             data[:i] + bytes([data[i] ^ (1 << generator.randrange(8))]) + data[i + 1 :]
             for i in places
@@ -156,7 +160,7 @@ def test_never_restores_wrong_arrays(tree: dict[str, Any], saved: Path, tmp_path
             victim.write_bytes(data)
     # Only the manifest's line end can change without a consequence.
     assert refused > 100
-    assert restored <= 2
+    assert restored <= 4
 
 
 def test_manifest_is_readable_by_sha256sum(saved: Path) -> None:
