@@ -6,7 +6,6 @@ them, and ratios are taken round by round. Nothing is counted of the turn before
 """
 
 import json
-import math
 import os
 import statistics
 import tempfile
@@ -113,12 +112,7 @@ def training_flops(model: Network) -> int:
     Forward pass, gradient of the kernel, and gradient of the input but for the first layer: each
     is as many multiplications and additions as the forward pass.
     """
-    forward = []
-    for layer in summarize(model):
-        module = getattr(model, layer.name)
-        if isinstance(module, nnx.Conv | nnx.Linear):
-            positions = math.prod(layer.output_shape[:-1])
-            forward.append(2 * positions * math.prod(module.kernel.shape))
+    forward = [2 * layer.multiply_adds for layer in summarize(model) if layer.multiply_adds]
     return 3 * sum(forward) - forward[0]
 
 
@@ -174,6 +168,35 @@ def as_json(task: str, recipe: Recipe, found: Sequence[Result]) -> list[dict[str
     ]
 
 
+def summary(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table with a line for every measurement of ours.
+
+    Args:
+      rows: objects of the JSON file, of training or evaluation.
+    """
+    lines = [
+        "| network | batch | seeds | ours, images/s | of peak | ÷ best PyTorch | ÷ Flax, steps"
+        " | ÷ Flax, scan |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for ours in rows:
+        if ours["variant"] != "ours":
+            continue
+        measured = [ours[key] for key in ("model", "batch_size", "seeds")]
+        rivals = {"PyTorch": "", **dict.fromkeys(FLAX, "")}
+        for row in rows:
+            if [row[key] for key in ("model", "batch_size", "seeds")] != measured:
+                continue
+            name = "PyTorch" if row["best_of_pytorch"] else row["variant"]
+            if name in rivals:
+                low, high = row["ours_over_this_range"]
+                rivals[name] = f"{row['ours_over_this']:.2f} ({low:.2f} to {high:.2f})"
+        fraction = ours["fraction_of_matmul_peak"]
+        speeds = [f"{ours['images_per_second']:,.0f}", f"{fraction:.0%}" if fraction else ""]
+        lines.append(f"| {' | '.join([*map(str, measured), *speeds, *rivals.values()])} |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str]) -> None:
     """Measures, prints a table for each network and batch size, and writes the JSON file."""
     del argv
@@ -188,6 +211,8 @@ def main(argv: Sequence[str]) -> None:
         rows += some
         if _JSON.value:
             Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+    if _TASK.value != "startup":
+        out.print(f"\n{summary(rows)}", soft_wrap=True)
 
 
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ Work = Callable[[int], float]
 
 TORCH = ("torch-eager", "torch-channels_last", "torch-compile", "torch-cuda-graphs")
 FLAX = ("flax-steps", "flax-scan")
-OURS = ("ours", "ours-one-device")
+OURS = ("ours", "ours-one-device", "ours-all-devices")
 VARIANTS = (*OURS, *TORCH, *FLAX)
 
 # Not a variant, but what all are held against: its "images" are floating-point operations.

@@ -71,8 +71,13 @@ def _stock(layer: Layer, rngs: nnx.Rngs) -> Layer:
 
 def _ours(job: Job, dataset: Dataset) -> Work:
     """What the training command does between two reports of progress, or to evaluate."""
-    num_devices = 1 if job.variant == "ours-one-device" else None
-    trainer = Trainer(job.recipe, dataset, seeds=range(job.seeds), num_devices=num_devices)
+    num_devices = {"ours-one-device": 1, "ours-all-devices": jax.device_count()}
+    trainer = Trainer(
+        job.recipe,
+        dataset,
+        seeds=range(job.seeds),
+        num_devices=num_devices.get(job.variant),
+    )
 
     def train(steps: int) -> float:
         end = trainer.step + steps

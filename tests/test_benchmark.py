@@ -53,7 +53,7 @@ def test_results_compare_like_with_like() -> None:
         Entry("ours", 1): [30.0, 10.0],
         Entry("torch-eager", 1): [10.0, 5.0],
         Entry("torch-compile", 1): [9.0, 7.0],
-        Entry("ours", 2): [60.0, 60.0],
+        Entry("ours", 2): [60.0, 120.0],
         Entry("torch-eager", 2): [20.0, 30.0],
         Entry("torch-compile", 3): [20.0, 30.0],
     }
@@ -76,10 +76,14 @@ def test_results_compare_like_with_like() -> None:
     assert (eager["ours_over_this"], eager["ours_over_this_range"]) == (2.5, [2.0, 3.0])
     assert eager["fraction_of_matmul_peak"] == pytest.approx((0.01 + 0.0025) / 2)
     assert eager["peak_memory_mib"] == 1
-    assert by_entry["torch-eager", 2]["ours_over_this"] == 2.5
+    assert by_entry["torch-eager", 2]["ours_over_this"] == 3.5
     assert by_entry["torch-compile", 3]["ours_over_this"] is None
     best = {entry for entry, row in by_entry.items() if row["best_of_pytorch"]}
     assert best == {("torch-compile", 1), ("torch-eager", 2), ("torch-compile", 3)}
+    assert benchmark.summary(rows).splitlines()[2:] == [
+        "| dense | 100 | 1 | 20 | 2% | 2.38 (1.43 to 3.33) |  |  |",
+        "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |  |  |",
+    ]
 
 
 def test_stock_flax_is_the_same_network() -> None:
