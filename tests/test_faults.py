@@ -39,7 +39,7 @@ NETWORKS = {
 CHOSEN = list(NETWORKS) if LONG else ["dense"]
 # Where the network makes no difference.
 FEW = pytest.mark.parametrize("reference", ["dense"], indirect=True)
-KILLS = 6 if LONG else 3
+KILLS = 7 if LONG else 3
 
 
 @pytest.fixture(scope="module")
