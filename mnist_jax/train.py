@@ -69,7 +69,9 @@ def main(argv: Sequence[str]) -> None:
         dataset = resolve_dataset(recipe.dataset, _DATA_DIR.value)
     else:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
-    recipe = dataclasses.replace(recipe, dataset=dataset.name)
+    # Nielsen holds out a sixth of MNIST, and so no more of the smaller digits.
+    validation = min(recipe.validation, len(dataset.train) // 6)
+    recipe = dataclasses.replace(recipe, dataset=dataset.name, validation=validation)
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
     todo = []
     for one, run in zip(recipes, _run_directories(recipes), strict=True):

@@ -87,6 +87,19 @@ def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> No
     assert [int(line[2]) for line in per_class] == confusion.diagonal().tolist()
 
 
+def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:
+    done = run(
+        home,
+        "mnist_jax.train",
+        "--model=shallow",
+        "--dataset=digits",
+        "--epochs=1",
+        f"--workdir={home / 'shallow'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((home / "shallow" / "config.json").read_text())["validation"] == 250
+
+
 def test_list_shows_every_network(home: Path) -> None:
     done = run(home, "mnist_jax.train", "--list")
     assert done.returncode == 0, done.stderr
