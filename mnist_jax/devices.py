@@ -23,7 +23,7 @@ _CPU_CHUNK = 16
 def configure_process(cache_dir: Path) -> None:
     """Sets up JAX for a command line, before any device is touched; a library never calls this.
 
-    On a CPU every core becomes a device of one thread, which trains small networks faster than
+    On a CPU every core becomes a device, which trains small convolutional networks faster than
     several threads inside every operation. Compiled programs are kept in `cache_dir`.
     """
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
