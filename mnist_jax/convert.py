@@ -24,9 +24,10 @@ from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.layers import Network
-from mnist_jax.models import create_model, model_entry
+from mnist_jax.models import model_entry
 from mnist_jax.optim import make_optimizer
 from mnist_jax.runs import RunDirectory, describe_environment
+from mnist_jax.trained import blank_network, load_network
 from mnist_jax.training import TrainState
 
 _MODEL = flags.DEFINE_string("model", None, "Which network the weights of --from belong to.")
@@ -66,7 +67,7 @@ def import_weights(
     if (run.path / "config.json").exists():
         raise UsageError(f"{run.path} has a run already; give another --workdir.")
     tensors = tensor_files.read_tensors(source)
-    network = _blank_network(recipe)
+    network = blank_network(recipe)
     states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
     try:
         names = exchange.torch_layers(network, entry.torch_names)
@@ -98,17 +99,14 @@ def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> 
       Failure: there is no such run or checkpoint, the network's layers are not its author's, or
         the file can't be written.
     """
-    recipe, result = run.recipe(), run.result()
-    network = _blank_network(recipe)
+    step, network = load_network(run, step)
+    model = run.recipe().model
     try:
-        names = exchange.torch_layers(network, model_entry(recipe.model).torch_names)
+        names = exchange.torch_layers(network, model_entry(model).torch_names)
     except Failure as clause:
-        raise Failure(f"The {recipe.model} in {run.path} {clause}.") from clause
-    if step is None and result is not None:
-        step = result["selected_step"]
-    with Checkpoints(run.checkpoints) as checkpoints:
-        step, saved = checkpoints.restore(_saved(network, recipe), step)
-    layers = exchange.by_layer(saved["params"], saved["batch_stats"])
+        raise Failure(f"The {model} in {run.path} {clause}.") from clause
+    states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
+    layers = exchange.by_layer(*states)
     tensor_files.write_tensors(exchange.to_torch(layers, names, batches=step), target)
 
 
@@ -129,16 +127,6 @@ def main(argv: Sequence[str]) -> None:
             raise UsageError("No model given; add --model=NAME, the network of the weights.")
         case _:
             raise UsageError("Give either --from=FILE or --to=FILE.")
-
-
-def _blank_network(recipe: Recipe) -> Network:
-    """The recipe's network with zeros, which takes no time to make."""
-    network = nnx.eval_shape(
-        lambda: create_model(recipe.model, rngs=nnx.Rngs(params=0), **recipe.model_args)
-    )
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), nnx.state(network))
-    nnx.update(network, zeros)
-    return network
 
 
 def _saved(network: Network, recipe: Recipe) -> dict[str, Any]:
