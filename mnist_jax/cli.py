@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -17,8 +17,13 @@ from mnist_jax.errors import Failure, UsageError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags, calls main, and exits: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C."""
+def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> None:
+    """Parses the flags, calls main, and exits: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C.
+
+    Args:
+      main: gets the program's name and the operands.
+      operands: whether there may be arguments that are no flags, before, between or after them.
+    """
     absl_logging.use_absl_handler()
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -26,7 +31,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     logging.getLogger("jax").setLevel(logging.ERROR)  # It reports every backend it lacks.
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=_parse_with_operands if operands else _parse)
     except Failure as error:
         _exit(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -51,15 +56,20 @@ def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
 
 
 def _parse(arguments: Sequence[str]) -> Sequence[str]:
-    try:
-        rest = flags.FLAGS(arguments)
-    except flags.Error as error:
-        _exit(f"{error} See --help.", UsageError.exit_code)
+    rest = _parse_with_operands(arguments)
     if len(rest) > 1:
         _exit(f"{rest[1]!r} is not a flag; flags begin with --.", UsageError.exit_code)
     return rest
 
 
-def _exit(sentence: str, code: int) -> None:
+def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
+    flags.FLAGS.set_gnu_getopt(True)  # Flags may follow operands.
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _exit(f"{error} See --help.", UsageError.exit_code)
+
+
+def _exit(sentence: str, code: int) -> NoReturn:
     sys.stderr.write(sentence.strip() + "\n")
     sys.exit(code)

@@ -1,9 +1,13 @@
 """The network of a run, with what it has learned and without its training."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from mnist_jax.augment import normalize
 from mnist_jax.checkpoint import Checkpoints
 from mnist_jax.config import Recipe
 from mnist_jax.layers import Network
@@ -47,3 +51,25 @@ def load_network(run: RunDirectory, step: int | None = None) -> tuple[int, Netwo
         network, deterministic=True, use_running_average=True, raise_if_not_found=False
     )
     return step, evaluation
+
+
+def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10].
+
+    They are the softmax of the logits; after training on squared errors, whose outputs are
+    probabilities already, these scaled to a sum of 1.
+
+    Args:
+      network: in evaluation mode.
+      recipe: that it was trained by.
+    """
+
+    @jax.jit
+    def probabilities(images: jax.Array) -> jax.Array:
+        outputs = network(normalize(images, recipe.mean, recipe.std))
+        if recipe.loss == "cross_entropy":
+            return jax.nn.softmax(outputs)
+        positive = jnp.maximum(outputs, 1e-6)
+        return positive / positive.sum(-1, keepdims=True)
+
+    return lambda images: np.asarray(probabilities(jnp.asarray(images)))

@@ -1,9 +1,12 @@
-"""Bringing a picture of a digit into the frame that MNIST gives its digits."""
+"""Bringing a picture into the frame that MNIST gives its digits, Fashion-MNIST its garments."""
 
 import numpy as np
 
 FRAME = 28
 BOX = 20
+
+# Fashion-MNIST trims what differs from the ground by less than so many grey levels: 5% of 255.
+_TRIMMED = 13
 
 
 def frame_digit(image: np.ndarray) -> np.ndarray:
@@ -19,22 +22,46 @@ def frame_digit(image: np.ndarray) -> np.ndarray:
     Returns:
         uint8 [28, 28]; all zeros if there is no ink.
     """
+    small = _scaled(image, image > 0, BOX)
+    if not small.any():  # No ink, or so faint and thin that scaling down has lost it.
+        return np.zeros((FRAME, FRAME), np.uint8)
+    return _placed(small, _corner(small, axis=1), _corner(small, axis=0))
+
+
+def frame_garment(image: np.ndarray) -> np.ndarray:
+    """Frames a garment as Fashion-MNIST does (Xiao et al., "Fashion-MNIST", section 2).
+
+    What is within 5% of the ground is trimmed; the rest is scaled, keeping its aspect ratio,
+    until its longer side is 28 pixels, and put in the middle. The published images were thinned
+    out and then sharpened, which scaling by averages replaces.
+
+    Args:
+        image: uint8 [height, width], bright on a ground of 0: the negative of a picture on white.
+
+    Returns:
+        uint8 [28, 28]; all zeros if nothing stands out from the ground.
+    """
+    small = _scaled(image, image >= _TRIMMED, FRAME)
+    return _placed(small, *((FRAME - side) // 2 for side in small.shape))
+
+
+def _scaled(image: np.ndarray, inside: np.ndarray, longer_side: int) -> np.ndarray:
+    """Scales the bounding box of what is `inside`; [0, 0] if nothing is."""
     # Imported here: importing the package must stay fast, and only digits and photographs need it.
     from PIL import Image
 
-    framed = np.zeros((FRAME, FRAME), np.uint8)
-    rows, columns = (np.flatnonzero(image.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
-        return framed
-    ink = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = BOX / max(ink.shape)
-    height, width = (max(1, round(side * scale)) for side in ink.shape)
-    resized = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
-    small = np.asarray(resized)
-    if not small.any():  # Ink so faint and thin that scaling down has lost it.
-        return framed
-    top, left = _corner(small, axis=1), _corner(small, axis=0)
-    framed[top : top + height, left : left + width] = small
+        return np.zeros((0, 0), np.uint8)
+    box = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = longer_side / max(box.shape)
+    height, width = (max(1, round(side * scale)) for side in box.shape)
+    return np.asarray(Image.fromarray(box).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _placed(small: np.ndarray, top: int, left: int) -> np.ndarray:
+    framed = np.zeros((FRAME, FRAME), np.uint8)
+    framed[top : top + small.shape[0], left : left + small.shape[1]] = small
     return framed
 
 
