@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_jax.data.framing import frame_digit, frame_garment
+from mnist_jax.data.framing import FAINTEST_CLOTH, frame_digit, frame_garment
 from mnist_jax.errors import Failure
 
 # Larger pictures are reduced at once: plenty for 28×28, and what follows takes no time.
@@ -16,7 +16,7 @@ _LONGEST_SIDE = 1024
 _FAINTEST_INK = 20.0
 _NOISE_SPREADS = 6.0
 _FAINTEST_EDGE = 0.1  # As a part of the ink's own distance: less is smudge, shadow or JPEG.
-_SMALLEST_PART = 0.02  # As a part of the largest connected piece: less is a speck.
+_SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a speck.
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -98,9 +98,6 @@ def _ink(image: np.ndarray) -> np.ndarray:
     Ink is what is far from the colour of the paper, all in the same direction, so it may be
     darker, lighter or only of another hue.
     """
-    # Imported here: importing the package must stay fast.
-    from scipy import ndimage
-
     difference, noise = _from_paper(image)
     # The cube of a distance: the uneven paper is large but near, the ink is small but far.
     direction = (difference * (difference**2).sum(-1, keepdims=True)).sum((0, 1))
@@ -110,9 +107,7 @@ def _ink(image: np.ndarray) -> np.ndarray:
         return np.zeros(distance.shape, np.uint8)
     full = float(np.median(distance[distance > distance.max() / 2]))
     distance[distance < max(_NOISE_SPREADS * noise, _FAINTEST_EDGE * full)] = 0
-    parts, count = ndimage.label(distance, np.ones((3, 3)))
-    amounts = np.bincount(parts.ravel(), distance.ravel(), count + 1)
-    distance[(amounts < _SMALLEST_PART * amounts.max())[parts]] = 0
+    distance[_specks(distance)] = 0
     return np.rint(np.minimum(distance * (255 / full), 255)).astype(np.uint8)
 
 
@@ -142,8 +137,21 @@ def _garment(image: np.ndarray) -> np.ndarray:
     """Turns a picture of a garment to grey levels above its ground: uint8 [height, width]."""
     grey = image @ _LUMINANCE
     ground = np.median(_border(grey))
-    above = ground - grey if ground > 127.5 else grey - ground
-    return np.rint(above.clip(0, 255)).astype(np.uint8)
+    above = np.rint((ground - grey if ground > 127.5 else grey - ground).clip(0, 255))
+    above[_specks(np.where(above >= FAINTEST_CLOTH, above, 0))] = 0
+    return above.astype(np.uint8)
+
+
+def _specks(amount: np.ndarray) -> np.ndarray:
+    """Which pixels belong to pieces much smaller than the largest; a piece is what is not 0."""
+    # Imported here: importing the package must stay fast.
+    from scipy import ndimage
+
+    pieces, count = ndimage.label(amount, np.ones((3, 3)))
+    amounts = np.bincount(pieces.ravel(), amount.ravel(), count + 1)
+    specks = amounts < _SMALLEST_PIECE * amounts.max()
+    specks[0] = False  # What is between the pieces.
+    return specks[pieces]
 
 
 def _border(image: np.ndarray) -> np.ndarray:
