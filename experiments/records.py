@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from mnist_jax import measures
 from mnist_jax.config import Recipe
 from mnist_jax.errors import Failure
 
@@ -120,13 +121,10 @@ class Record:
 
     def by_epoch(self, column: str) -> list[float]:
         """A column's values per epoch: means for training, the last evaluation's for tests."""
-        values, steps = np.asarray(self.curve[column]), np.asarray(self.curve["step"])
-        ends = np.arange(1, self.recipe.epochs + 1) * (steps[-1] // self.recipe.epochs)
-        if not column.startswith("train_"):
-            return values[np.searchsorted(steps, ends)].tolist()
-        weighted = values * np.diff(steps, prepend=0)
-        epochs = np.searchsorted(ends, steps)
-        return (np.bincount(epochs, weighted) / ends[0]).tolist()
+        steps, mean = self.curve["step"], column.startswith("train_")
+        steps_per_epoch = int(steps[-1]) // self.recipe.epochs
+        course = measures.by_epoch(steps, self.curve[column], steps_per_epoch, mean=mean)
+        return course.y.tolist()
 
     def to_json(self) -> str:
         """One line."""

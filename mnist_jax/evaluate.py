@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax import cli, devices, display
+from mnist_jax import cli, devices, display, measures
 from mnist_jax.checkpoint import Checkpoints
 from mnist_jax.data import CLASS_NAMES, load_dataset
 from mnist_jax.data.cache import folder as cache_folder
@@ -39,8 +39,7 @@ def main(argv: Sequence[str]) -> None:
     trainer.restore(step, [saved])
     (predictions,) = trainer.logits(dataset.test.images).argmax(-1)
     labels = dataset.test.labels
-    confusion = np.zeros((10, 10), int)
-    np.add.at(confusion, (labels, predictions), 1)
+    confusion = measures.confusion(labels, predictions)
     out = display.console()
     out.print(
         f"{recipe.model} on {dataset.name}, step {step}:"

@@ -1,0 +1,56 @@
+"""Writes a page of pictures of runs: `python -m mnist_jax.report --workdir=DIR`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from mnist_jax import cli, devices, display
+from mnist_jax.data import load_dataset
+from mnist_jax.data.cache import folder as cache_folder
+from mnist_jax.errors import UsageError
+
+_WORKDIR = flags.DEFINE_list(
+    "workdir",
+    None,
+    "Run directories that differ in their seed alone, or parents of seed-N run directories.",
+)
+_OUT = flags.DEFINE_string("out", None, "Where to; by default report/ in the first --workdir.")
+_IMAGES = flags.DEFINE_list(
+    "images",
+    None,
+    "Numbers of the test images whose activations are shown; by default one each of two classes.",
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the report that the flags ask for."""
+    del argv
+    if not _WORKDIR.value:
+        raise UsageError("No run given; add --workdir=DIR.")
+    # Here, where what is missing for it becomes a sentence.
+    from mnist_jax.reporting import contents, history, network_contents, page
+
+    folders = [Path(folder) for folder in _WORKDIR.value]
+    out = Path(_OUT.value) if _OUT.value else folders[0] / "report"
+    runs = history.read_histories(folders)
+    devices.configure_process(cache_folder() / "compiled")
+    dataset = load_dataset(runs[0].recipe.dataset, _DATA_DIR.value)
+    default = network_contents.default_images(dataset)
+    chosen = _numbers(_IMAGES.value) if _IMAGES.value else default
+    written = page.write(contents.report(runs, dataset, chosen), out)
+    display.console().print(f"{written} has the report; its pictures are beside it.")
+
+
+def _numbers(texts: Sequence[str]) -> list[int]:
+    try:
+        return [int(text) for text in texts]
+    except ValueError as error:
+        raise UsageError(
+            f"--images is {','.join(texts)!r}; give numbers of test images, such as 0,7."
+        ) from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

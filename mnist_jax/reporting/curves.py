@@ -1,0 +1,87 @@
+"""Pictures of how runs went: a number against the steps or epochs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from mnist_jax import measures
+from mnist_jax.measures import Course
+from mnist_jax.reporting.style import COLORS, DASHES, SMALL, log_ticks, new_figure, tidy
+
+# Where fewer values than this are, each gets a dot.
+_FEW = 25
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What shares a vertical axis.
+
+    Attributes:
+      label: of that axis, with the unit.
+      lines: the courses of all seeds, by `training`, `validation` or `test`.
+      logarithmic: whether the axis is, where the values differ enough.
+      published: values to stand beside the lines.
+    """
+
+    label: str
+    lines: Mapping[str, Sequence[Course]]
+    logarithmic: bool = False
+    published: Course | None = None
+
+
+def courses(panels: Sequence[Panel], across: str) -> Figure:
+    """Draws panels above each other: every seed, and over several their mean and range.
+
+    Args:
+      panels: with at least one value each.
+      across: what the horizontal axis counts.
+    """
+    figure = new_figure(0.5 + (2.1 if len(panels) > 1 else 2.9) * len(panels))
+    grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axes, panel in zip(grid, panels, strict=True):
+        for name, runs in panel.lines.items():
+            draw(axes, name, runs)
+        if panel.published is not None:
+            x, y = panel.published.x, panel.published.y
+            axes.plot(x, y, "D", color=COLORS["published"], markersize=5, label="published")
+        tidy(axes)
+        axes.set_ylabel(panel.label)
+        if panel.logarithmic:
+            _logarithmic(axes, [run for runs in panel.lines.values() for run in runs])
+        if len(axes.get_legend_handles_labels()[0]) > 1:
+            axes.legend(frameon=False, fontsize=SMALL)
+    grid[-1].set_xlabel(across)
+    grid[-1].xaxis.set_major_locator(
+        MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )
+    grid[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return figure
+
+
+def draw(axes: Axes, name: str, runs: Sequence[Course]) -> None:
+    """Draws the courses of a recipe's seeds in the colour of `name`."""
+    color, dash = COLORS[name], DASHES[name]
+    if len(runs) > 1:
+        for run in runs:
+            axes.plot(run.x, run.y, color=color, linewidth=0.7, alpha=0.5)
+        together = measures.band(runs)
+        axes.fill_between(
+            together.x, together.low, together.high, color=color, alpha=0.2, linewidth=0
+        )
+        x, y = together.x, together.mean
+    else:
+        x, y = runs[0].x, runs[0].y
+    marker = "o" if len(x) < _FEW else ""
+    axes.plot(x, y, dash, color=color, linewidth=1.8, marker=marker, markersize=4, label=name)
+
+
+def _logarithmic(axes: Axes, runs: Sequence[Course]) -> None:
+    values = np.concatenate([run.y for run in runs])
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > 3 * low:
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, low, high)

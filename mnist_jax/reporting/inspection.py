@@ -1,0 +1,49 @@
+"""A trained network, looked into: its probabilities, its filters and its activations."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mnist_jax.augment import normalize
+from mnist_jax.config import Recipe
+from mnist_jax.layers import Network
+from mnist_jax.reporting.images import Activation
+from mnist_jax.trained import classifier
+
+# Images that are computed at a time.
+_CHUNK = 500
+
+
+def probabilities(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """What a network in evaluation mode says of images uint8 [N, 28, 28]: [N, 10]."""
+    classify = classifier(network, recipe)
+    starts = range(0, len(images), _CHUNK)
+    return np.concatenate([classify(images[start : start + _CHUNK]) for start in starts])
+
+
+def kernels(network: Network) -> dict[str, np.ndarray]:
+    """The weights [h, w, inputs, outputs] of every convolution, by the layer's name."""
+    layers = {name: getattr(network, name) for name in network.layer_names}
+    return {
+        name: np.asarray(layer.kernel[...])
+        for name, layer in layers.items()
+        if isinstance(layer, nnx.Conv)
+    }
+
+
+def activations(network: Network, recipe: Recipe, images: np.ndarray) -> Sequence[list[Activation]]:
+    """What every layer makes of each of the images uint8 [N, 28, 28].
+
+    Layers that leave the numbers as they are, such as a flattening, are left out.
+    """
+    before = normalize(jnp.asarray(images), recipe.mean, recipe.std)
+    found: list[list[Activation]] = [[] for _ in images]
+    for name, output in network.layer_outputs(before):
+        if output.size != before.size or not jnp.array_equal(output.ravel(), before.ravel()):
+            limit = float(jnp.abs(output).max())
+            for layers, one in zip(found, np.asarray(output), strict=True):
+                layers.append(Activation(name, one, limit))
+        before = output
+    return found

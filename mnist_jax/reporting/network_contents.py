@@ -1,0 +1,257 @@
+"""What a report shows of a network and its dataset: examples, errors, scores and insides."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mnist_jax import measures
+from mnist_jax.data import CLASS_NAMES, Dataset
+from mnist_jax.errors import UsageError
+from mnist_jax.layers import Network
+from mnist_jax.reporting import images, inspection, scores
+from mnist_jax.reporting.history import History
+from mnist_jax.reporting.page import Picture, Section, Table, Text
+from mnist_jax.reporting.style import COLORS
+from mnist_jax.summary import summarize
+from mnist_jax.trained import load_network
+
+# Whose activations are shown: a sweater and a coat are article D's exercise; a 4 and a 9 are alike.
+_COMPARED = {"mnist": (4, 9), "fashion_mnist": (2, 4), "digits": (4, 9)}
+_FIRST, _SAMPLE, _ERROR_ROWS = 40, 12, 5
+
+
+@dataclass(frozen=True, eq=False)
+class _Tested:
+    """A network on the test images.
+
+    Attributes:
+      history: of its run.
+      step: its checkpoint's.
+      network: in evaluation mode.
+      dataset: whose test images they are.
+      probability: [N, classes].
+    """
+
+    history: History
+    step: int
+    network: Network
+    dataset: Dataset
+    probability: np.ndarray
+
+    @property
+    def names(self) -> Sequence[str]:
+        return CLASS_NAMES[self.dataset.name]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.dataset.test.labels
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self.probability.argmax(axis=1)
+
+
+def default_images(dataset: Dataset) -> list[int]:
+    """The first test images of two classes that are worth comparing."""
+    labels = dataset.test.labels
+    return [int(np.argmax(labels == label)) for label in _COMPARED[dataset.name]]
+
+
+def check_images(chosen: Sequence[int], dataset: Dataset) -> None:
+    """Makes sure that there are such test images.
+
+    Raises:
+      UsageError: there is one that is not.
+    """
+    if bad := [number for number in chosen if not 0 <= number < len(dataset.test)]:
+        raise UsageError(
+            f"There is no test image {bad[0]}; give numbers from 0 to {len(dataset.test) - 1}."
+        )
+
+
+def first_images(dataset: Dataset) -> Picture:
+    """The first training images, as article E shows them."""
+    names, train = CLASS_NAMES[dataset.name], dataset.train
+    titles = [names[label] for label in train.labels[:_FIRST]]
+    return Picture(
+        "training-images",
+        images.image_grid(train.images[:_FIRST], titles, 5 if _words(names) else 8),
+        f"{_FIRST} small pictures, each with its label.",
+        f"The first {_FIRST} training images, with their labels.",
+    )
+
+
+def sections(history: History, dataset: Dataset, chosen: Sequence[int]) -> list[Section]:
+    """What there is to show of the network of a run that has a checkpoint.
+
+    Raises:
+      Failure: the checkpoint is damaged.
+    """
+    step, network = load_network(history.directory)
+    probability = inspection.probabilities(network, history.recipe, dataset.test.images)
+    tested = _Tested(history, step, network, dataset, probability)
+    return [
+        Section("On the test images", list(_scores(tested))),
+        Section("Inside the network", list(_insides(tested, chosen))),
+        Section("Layers", list(_layers(network))),
+    ]
+
+
+def errors(
+    pictures: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    notes: Sequence[str],
+    *,
+    dataset: str,
+    noted: str,
+) -> Picture:
+    """The misclassified images that come first, as Nielsen shows his ensemble's.
+
+    Args:
+      pictures: uint8 [N, 28, 28].
+      labels: [N], true ones.
+      predicted: [N].
+      notes: N texts, how sure each prediction is.
+      dataset: one of `mnist_jax.data.DATASETS`.
+      noted: what the notes are.
+    """
+    names = CLASS_NAMES[dataset]
+    columns = 5 if _words(names) else 8
+    between = "\n→ " if _words(names) else " → "
+    titles = [
+        f"{names[label]}{between}{names[guess]}\n{note}"
+        for label, guess, note in zip(labels, predicted, notes, strict=True)
+    ][: _ERROR_ROWS * columns]
+    return Picture(
+        "misclassified",
+        images.image_grid(pictures[: len(titles)], titles, columns),
+        f"{len(titles)} small pictures, each with its true and its predicted label.",
+        f"Misclassified test images, most confident first: {len(titles)} of {len(labels)}. Above"
+        f" each are its true label → the predicted one, and {noted}.",
+    )
+
+
+def _scores(tested: _Tested) -> Iterator[Text | Picture]:
+    names, labels, predicted = tested.names, tested.labels, tested.predicted
+    correct = predicted == labels
+    yield Text(
+        f"The network of seed {tested.history.recipe.seed} after step {tested.step:,}, in"
+        f" evaluation mode: {correct.mean():.2%} of {len(labels):,} images right,"
+        f" {np.sum(~correct):,} wrong."
+    )
+    if tested.history.recipe.evaluation == "training_mode":
+        yield Text("Its run measured itself in training mode, as the article's program does.")
+    yield _sample(tested)
+    wrong = measures.misclassified(tested.probability, labels)
+    if len(wrong):
+        yield errors(
+            tested.dataset.test.images[wrong],
+            labels[wrong],
+            predicted[wrong],
+            [f"{value:.1%}" for value in tested.probability[wrong].max(axis=1)],
+            dataset=tested.dataset.name,
+            noted="that one's probability",
+        )
+    counts = measures.confusion(labels, predicted, len(names))
+    yield Picture(
+        "confusion-matrix",
+        scores.confusion_matrix(counts, names),
+        "A table of how many images of each true class got each predicted class.",
+        "Confusion matrix: test images by true and predicted class; errors are coloured.",
+    )
+    rates = measures.rates(counts.diagonal(), counts.sum(axis=1))
+    yield Picture(
+        "accuracy-by-class",
+        scores.class_accuracy(rates, float(correct.mean()), names),
+        "A dot for each class's accuracy, with its interval.",
+        "Accuracy on each class. The lines are Wilson's 95% intervals for so many images.",
+    )
+    calibration = measures.calibration(tested.probability, labels)
+    yield Picture(
+        "reliability",
+        scores.reliability(calibration),
+        "Accuracy against confidence beside the diagonal, above the number of images.",
+        "Reliability: where dots lie below the dashed line, the network is surer than it is right."
+        f" The expected calibration error is {calibration.error:.2%} over"
+        f" {len(calibration.count)} bins; lines are Wilson's 95% intervals.",
+    )
+
+
+def _sample(tested: _Tested) -> Picture:
+    names = tested.names
+    pairs = list(zip(tested.predicted[:_SAMPLE], tested.labels[:_SAMPLE], strict=True))
+    titles = [
+        names[guess] if guess == label else f"{names[guess]},\nnot {names[label]}"
+        for guess, label in pairs
+    ]
+    colors = ["black" if guess == label else COLORS["wrong"] for guess, label in pairs]
+    columns = 4 if _words(names) else 6
+    return Picture(
+        "test-sample",
+        images.image_grid(tested.dataset.test.images[:_SAMPLE], titles, columns, colors),
+        f"{_SAMPLE} small pictures, each with its predicted label.",
+        f"The first {_SAMPLE} test images with their predicted labels.",
+    )
+
+
+def _insides(tested: _Tested, chosen: Sequence[int]) -> Iterator[Text | Picture]:
+    for name, kernel in inspection.kernels(tested.network).items():
+        height, width, inputs, outputs = kernel.shape
+        most_in, most_out = images.MOST_FILTERS
+        rest = f", the first {most_in} → {most_out} of them"
+        yield Picture(
+            f"filters-{name}",
+            images.filters(kernel),
+            f"The weights of the convolution {name} as small pictures.",
+            f"Learned filters of {name}: {inputs} → {outputs} channels of {height}×{width}"
+            f"{rest if inputs > most_in or outputs > most_out else ''}.",
+        )
+    yield Text(
+        "Activations: what every layer makes of an image, blue below zero and red above, on the"
+        " same scale for all images. Layers that leave the numbers as they are, such as flatten,"
+        " are left out."
+    )
+    test, names = tested.dataset.test, tested.names
+    seen = inspection.activations(tested.network, tested.history.recipe, test.images[list(chosen)])
+    for number, layers in zip(chosen, seen, strict=True):
+        probability, label = tested.probability[number], test.labels[number]
+        guess = int(probability.argmax())
+        heading = (
+            f"test image {number}\ntrue: {names[label]}\npredicted: {names[guess]},"
+            f" {probability[guess]:.1%}"
+        )
+        yield Picture(
+            f"activations-{number}",
+            images.activations(test.images[number], heading, layers, probability, names),
+            f"Test image {number} and below it the output of every layer.",
+            f"Activations for test image {number}: {names[label]}.",
+        )
+
+
+def _layers(network: Network) -> Iterator[Text | Table]:
+    layers = summarize(network)
+    rows = [
+        [
+            layer.name,
+            layer.kind,
+            "×".join(map(str, layer.output_shape)),
+            f"{layer.parameters:,}",
+            f"{2 * layer.multiply_adds:,}",
+        ]
+        for layer in layers
+    ]
+    parameters = sum(layer.parameters for layer in layers)
+    operations = 2 * sum(layer.multiply_adds for layer in layers)
+    rows.append(["total", "", "", f"{parameters:,}", f"{operations:,}"])
+    yield Table(("layer", "kind", "output shape", "parameters", "FLOPs"), rows, numbers=(3, 4))
+    yield Text(
+        "Output shapes and FLOPs are for one image; FLOPs are the multiplications and additions of"
+        " weights in the forward pass."
+    )
+
+
+def _words(names: Sequence[str]) -> bool:
+    """Whether classes have names, which need more room than digits."""
+    return max(map(len, names)) > 2

@@ -1,0 +1,61 @@
+"""What all pictures share: their size, their colours, and axes without ornaments."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+# Inches; a hundred CSS pixels each, so that one picture fits a phone and two a screen.
+WIDTH = 4.8
+CSS_PIXELS_PER_INCH = 100
+SMALL, TINY = 9.0, 8.0  # Points.
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLORS = {
+    "test": "#0072B2",
+    "training": "#E69F00",
+    "validation": "#009E73",
+    "wrong": "#D55E00",
+    "published": "#000000",
+    "frame": "#C8C8C8",
+}
+# A second difference besides the colour.
+DASHES = {"test": "-", "training": "--", "validation": ":"}
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of so many inches that lays out its axes itself."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def tidy(axes: Axes, *, grid: str = "y") -> None:
+    """Takes away what shows nothing, and draws a light grid along `grid`: `x`, `y` or `both`."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#E5E5E5", linewidth=0.8)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SMALL)
+
+
+def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at so many inches from the left and from the top of a figure."""
+    whole_width, whole_height = figure.get_size_inches()
+    bottom = whole_height - top - height
+    return figure.add_axes(
+        (left / whole_width, bottom / whole_height, width / whole_width, height / whole_height)
+    )
+
+
+def picture(axes: Axes, pixels: Any, **values: Any) -> None:
+    """Shows an array pixel by pixel, without ticks."""
+    axes.imshow(pixels, interpolation="nearest", aspect="auto", **values)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_color(COLORS["frame"])
+
+
+def log_ticks(axis: Any, low: float, high: float) -> None:
+    """Labels a logarithmic axis that shows `low` to `high` with plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
