@@ -137,6 +137,19 @@ def likeness(images: Picture, others: Picture) -> float:
     return float(np.mean([np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in pairs]))
 
 
+def test_a_digit_is_20_pixels_high_with_its_centre_of_mass_in_the_middle(tmp_path: Path) -> None:
+    page = np.zeros((400, 300), np.uint8)
+    page[20:140, 100:115] = page[120:140, 100:180] = 255
+    seen = frame_image(read_image(saved(255 - page, tmp_path / "page.png")), "mnist") / 255
+    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    assert len(rows) == 20
+    assert len(columns) == 13
+    row, column = (np.arange(28) @ seen.sum(axis=axis) / seen.sum() for axis in (1, 0))
+    assert abs(row - 14) <= 0.5
+    assert abs(column - 14) <= 0.5
+    assert abs((rows[0] + rows[-1]) / 2 - 14) > 1  # Unlike the middle of the box.
+
+
 def test_specks_do_not_move_the_digit(dataset: Dataset, tmp_path: Path) -> None:
     page = on_page(enlarged(dataset.test.images[0], 4), 60, 60, 300)
     clean = frame_image(read_image(saved(255 - page, tmp_path / "clean.png")), "mnist")
