@@ -190,12 +190,20 @@ def cross_framework(results: Results, article: Article, row: Row) -> Difference 
     return statistics.welch(ours, theirs) if min(len(ours), len(theirs)) > 1 else None
 
 
-def ensemble(results: Results, article: Article, members: Ensemble) -> float | None:
-    """The test accuracy of the vote in percent; None while a member is missing."""
+def ensemble_voters(
+    results: Results, article: Article, members: Ensemble
+) -> Sequence[Record] | None:
+    """The runs that vote; None while one is missing."""
     runs = {run.seed: run for run in results.runs[article.name, members.members, "jax"]}
     if not runs.keys() >= set(range(members.size)):
         return None
-    voters = [runs[seed] for seed in range(members.size)]
+    return [runs[seed] for seed in range(members.size)]
+
+
+def ensemble(results: Results, article: Article, members: Ensemble) -> float | None:
+    """The test accuracy of the vote in percent; None while a member is missing."""
+    if (voters := ensemble_voters(results, article, members)) is None:
+        return None
     predictions = np.stack([run.predictions for run in voters])
     correct = np.stack([run.correct for run in voters])
     # A vote is right if it is for what a voter has that is right.

@@ -1,4 +1,4 @@
-"""Writes the comparison from the records: `python -m experiments.compare`."""
+"""Writes the comparison from the records: `python -m experiments.compare [--report]`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +8,12 @@ from absl import flags
 from experiments import records, rendering
 from experiments.analysis import Results
 from experiments.articles import all_articles
-from mnist_jax import cli
+from mnist_jax import cli, display
 from mnist_jax.errors import Failure
 
+_REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if the files are out of date.")
+flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
 
 def files(directory: Path = records.RESULTS) -> dict[Path, str]:
@@ -29,8 +31,17 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the files, or checks them."""
+    """Writes the files or the page, or checks the files."""
     del argv
+    if _REPORT.value:
+        # Here, where what is missing for it becomes a sentence.
+        from experiments import report
+        from mnist_jax.reporting import page
+
+        folder = records.RESULTS.parent / "report"
+        written = page.write(report.report(Results.load(all_articles(), records.RESULTS)), folder)
+        display.console().print(f"{written} has the report; its pictures are beside it.")
+        return
     for path, text in files().items():
         if not _CHECK.value:
             path.write_text(text)

@@ -51,7 +51,8 @@ what is missing, as many seeds together as there are devices, and appends a line
 same command from its run directory under `runs/experiments`. With `--framework=torch` the author's
 PyTorch network runs under the same recipe. To run a recorded seed again, remove its line and its
 run directory. Records that another machine made (with `--results=FOLDER`) are appended as they are.
-The last command writes these files again; with `--check` it only says whether they are up to date.
+The last command writes these files again; with `--check` it only says whether they are up to date,
+and with `--report` it draws them: a page of pictures, `report/report.html`.
 
 An article is one file in this folder that defines `ARTICLE`, as `lenet_fashion_mnist.py` does: its
 rows with their published figures, each with a recipe that starts from the network's own and states
@@ -82,7 +83,7 @@ def markdown(results: Results) -> str:
     """The whole comparison, for `experiments/README.md`."""
     parts = [
         _INTRODUCTION.format(enough=analysis.ENOUGH_SEEDS),
-        _headline(results),
+        f"## Results\n\n{headline(results)}\n",
         *(_article(results, article) for article in results.articles),
         _section("## PyTorch, measured here", _CROSS_TEXT, _cross_framework(results)),
         _variants(results),
@@ -144,14 +145,22 @@ def latex(results: Results) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _article(results: Results, article: Article) -> str:
+def headline(results: Results) -> str:
+    """How many figures there are, and where they lie."""
+    outcomes = [analysis.outcome(results, article, row) for article, row in _rows(results)]
+    verdicts = Counter(outcome.verdict or "not run" for outcome in outcomes)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    return f"Of {len(outcomes)} rows: {counts}."
+
+
+def article_table(results: Results, article: Article) -> list[list[str]]:
+    """An article's rows and ensembles beside ours, below the names of the columns."""
     table = [
         [
             *("row", "published", "ours", "min–max", "95% of runs", "the article's figure is"),
             *("speed, images/s", "a seed takes", "device"),
         ]
     ]
-    notes: list[str] = []
     for row in article.rows:
         outcome = analysis.outcome(results, article, row)
         table.append(
@@ -161,26 +170,23 @@ def _article(results: Results, article: Article) -> str:
                 *_cells(outcome),
             ]
         )
-        notes += _row_notes(results, article, row)
     for members in article.ensembles:
         reached = analysis.ensemble(results, article, members)
         votes = f"majority of {members.size} `{members.members}`"
         ours = "not run" if reached is None else f"{reached:.2f} (n = 1)"
         published = f"{members.published}, {members.framework}; {votes}"
         table.append([f"`{members.id}`", published, ours, *([""] * 6)])
+    return table
+
+
+def _article(results: Results, article: Article) -> str:
+    table = article_table(results, article)
+    notes = [note for row in article.rows for note in _row_notes(results, article, row)]
     notes += article.notes
     lines = [f"### {article.letter}. {article.title}", "", *_table(table), ""]
     if notes:
         lines += [*(f"- {note}" for note in notes), ""]
     return "\n".join(lines)
-
-
-def _headline(results: Results) -> str:
-    """How many figures there are, and where they lie."""
-    outcomes = [analysis.outcome(results, article, row) for article, row in _rows(results)]
-    verdicts = Counter(outcome.verdict or "not run" for outcome in outcomes)
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    return f"## Results\n\nOf {len(outcomes)} rows: {counts}.\n"
 
 
 def _cells(outcome: Outcome) -> list[str]:

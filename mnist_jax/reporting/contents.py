@@ -20,10 +20,6 @@ from mnist_jax.reporting.page import Code, Page, Picture, Section, Table, Text
 
 _DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "digits": "scikit-learn's digits"}
 _LOSSES = {"cross_entropy": "cross-entropy", "mean_squared_error": "mean squared error"}
-_SEEDS = (
-    " Thin lines are single seeds, the thick one is their mean, and the band is from the lowest"
-    " seed to the highest."
-)
 
 
 def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> Page:
@@ -99,7 +95,7 @@ def _result_row(run: History) -> list[str]:
 
 
 def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
-    seeds = _SEEDS if len(runs) > 1 else ""
+    seeds = f" {curves.READING}" if len(runs) > 1 else ""
     loss = f"loss ({_LOSSES[runs[0].recipe.loss]})"
     yield Text(
         "Training loss and accuracy are measured on the batches as they pass, with dropout where"

@@ -12,6 +12,10 @@ from mnist_jax import measures
 from mnist_jax.measures import Course
 from mnist_jax.reporting.style import COLORS, DASHES, SMALL, log_ticks, new_figure, tidy
 
+READING = (
+    "Thin lines are single seeds, the thick one is their mean, and the band is from the lowest seed"
+    " to the highest."
+)
 # Where fewer values than this are, each gets a dot.
 _FEW = 25
 

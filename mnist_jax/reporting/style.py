@@ -56,6 +56,10 @@ def picture(axes: Axes, pixels: Any, **values: Any) -> None:
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
     """Labels a logarithmic axis that shows `low` to `high` with plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5), numticks=20))
+    if high > 300 * low:
+        subs: tuple[int, ...] = (1,)
+    else:
+        subs = (1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
