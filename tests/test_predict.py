@@ -169,7 +169,7 @@ def shape_of(side: int = 60) -> Picture:
 MODES: dict[str, Callable[[Picture], Image.Image]] = {
     "1": lambda ink: Image.fromarray(255 - ink).convert("1"),
     "L": lambda ink: Image.fromarray(255 - ink),
-    "16 bits": lambda ink: Image.fromarray((255 - ink).astype(np.uint16) * 200),
+    "16 bits": lambda ink: Image.fromarray((255 - ink).astype(np.uint16) * 100 + 20000),
     "palette": lambda ink: Image.fromarray(255 - ink).convert("RGB").convert("P"),
     "black on transparent": lambda ink: Image.fromarray(
         np.stack([np.zeros_like(ink), ink], axis=-1), "LA"
