@@ -4,15 +4,20 @@ A `Network` is an article's list of layers, applied in order. How a layer is com
 at hand is the business of `ops`.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from mnist_jax import ops
+from mnist_jax.errors import UsageError
 from mnist_jax.initializers import get_initializer
+from mnist_jax.normalization import batch_norm
 
 Layer: TypeAlias = Callable[[jax.Array], jax.Array]
 
@@ -56,9 +61,14 @@ class Conv(nnx.Conv):
             padding=padding,
             kernel_init=lambda *_: kernel,
             bias_init=lambda *_: bias,
-            conv_general_dilated=ops.conv_general_dilated,
             rngs=rngs,
         )
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Cross-correlates; `padding` and the shapes are those of the class."""
+        pads = [(self.padding, self.padding)] * 2
+        y = ops.conv_general_dilated(inputs, self.kernel[...], (1, 1), pads)
+        return ops.add_bias(y, self.bias[...])
 
 
 class Linear(nnx.Linear):
@@ -77,7 +87,8 @@ class Linear(nnx.Linear):
 
 def flatten(x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, H·W·C]."""
-    return x.reshape(x.shape[0], -1)
+    # By way of [H·W·C, N]: the same values, but a CPU keeps the images innermost, as `ops` does.
+    return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
 
 
 def avg_pool(x: jax.Array) -> jax.Array:
@@ -107,24 +118,27 @@ class BatchNorm(nnx.BatchNorm):
     statistics those of the whole batch when it is split over devices.
     """
 
+    scale: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
+
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         super().__init__(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
 
-    def __call__(
-        self,
-        x: jax.Array,
-        use_running_average: bool | None = None,
-        *,
-        mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Normalises [N, H, W, C] over N, H and W; arguments as in `nnx.BatchNorm`."""
-        previous = self.var[...]
-        y = super().__call__(x, use_running_average, mask=mask)
-        if not (self.use_running_average if use_running_average is None else use_running_average):
-            devices = jax.lax.axis_size(self.axis_name) if self.axis_name else 1
-            count = devices * x.size // x.shape[-1]
-            kept = self.momentum * previous
-            self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:  # type: ignore[override]
+        """Normalises [N, H, W, C] over N, H and W, and in training moves the statistics."""
+        if use_running_average is None:
+            use_running_average = self.use_running_average
+        if use_running_average:
+            return super().__call__(x, True)
+        y, mean, var = batch_norm(
+            x, self.scale[...], self.bias[...], epsilon=self.epsilon, axis_name=self.axis_name
+        )
+        count = x.size // x.shape[-1]
+        if self.axis_name:
+            count *= jax.lax.axis_size(self.axis_name)
+        new = 1 - self.momentum
+        self.mean[...] = self.momentum * self.mean[...] + new * mean
+        self.var[...] = self.momentum * self.var[...] + new * var * (count / (count - 1))
         return y
 
     def set_view(
@@ -136,12 +150,41 @@ class BatchNorm(nnx.BatchNorm):
             self.axis_name = axis_name
 
 
-class ClassicDropout(nnx.Dropout):
+class Dropout(nnx.Dropout):
+    """Dropout with a key per image, so that masks do not depend on how a batch is split.
+
+    Args:
+      rate: the probability of dropping a unit.
+
+    Raises:
+      UsageError: the rate is not in [0, 1).
+    """
+
+    def __init__(self, rate: float):
+        if not 0 <= rate < 1:
+            raise UsageError(f"A dropout rate is at least 0 and less than 1, not {rate}.")
+        super().__init__(rate)
+
+    def masked(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Sets units of [N, ..., C] to 0 and scales the others by 1 / (1 - rate).
+
+        Args:
+          x: activations.
+          keys: a PRNG key for each of the N images.
+        """
+        return jnp.where(_keep(1 - self.rate, x.shape, keys), x / (1 - self.rate), 0)
+
+
+class ClassicDropout(Dropout):
     """Dropout that scales by the keep probability at test time instead of training time.
 
     Article A's dropout (`network3.py`): masked units are zero in training and the others keep
     their value.
     """
+
+    def masked(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Sets units of [N, ..., C] to 0; arguments as in `Dropout`."""
+        return jnp.where(_keep(1 - self.rate, x.shape, keys), x, 0)
 
     def __call__(
         self,
@@ -153,6 +196,19 @@ class ClassicDropout(nnx.Dropout):
         """Masks in training, scales in evaluation; arguments as in `nnx.Dropout`."""
         y = super().__call__(inputs, deterministic=deterministic, rngs=rngs)
         return y * (1 - self.rate)
+
+
+def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Array:
+    """Which units of [N, ..., C] to keep, to the nearest 2^-16 of the probability."""
+    units = math.prod(shape[1:])
+    # 16 bits a unit cost half as much as the 32 that `jax.random.bernoulli` draws.
+    words = jax.vmap(lambda key: jax.random.bits(key, (math.ceil(units / 2),)))(keys)
+    halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(shape[0], -1)[:, :units]
+    # Drawn with the image first but used with the image last, see `ops`: transposed on its own,
+    # not once for each unit that reads it.
+    keep = lax.optimization_barrier(halves < round(probability * 2**16))
+    keep = lax.optimization_barrier(keep.T)
+    return jnp.moveaxis(keep.reshape(shape[-1], *shape[1:-1], shape[0]), (0, -1), (-1, 0))
 
 
 class Network(nnx.Module):
@@ -202,13 +258,12 @@ class Network(nnx.Module):
 
 
 def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:
-    if not isinstance(layer, nnx.Dropout) or layer.deterministic:
+    if not isinstance(layer, Dropout) or layer.deterministic or not layer.rate:
         return layer(x)
     if keys is None:
         raise ValueError("A network with dropout needs `keys` in training; see Network.__call__.")
     # The position keeps the masks of two dropout layers apart.
-    layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, position)
-    return jax.vmap(lambda example, key: layer(example, rngs=key))(x, layer_keys)
+    return layer.masked(x, jax.vmap(jax.random.fold_in, (0, None))(keys, position))
 
 
 def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
@@ -232,4 +287,4 @@ def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
 
 def _conv_max_pool(layer: Conv, x: jax.Array) -> jax.Array:
     y = ops.conv_max_pool(x, layer.kernel[...], padding=layer.padding)
-    return y + layer.bias[...].reshape(1, 1, 1, -1)
+    return ops.add_bias(y, layer.bias[...])

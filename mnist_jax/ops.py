@@ -97,6 +97,13 @@ def avg_pool(x: jax.Array) -> jax.Array:
     return _from_chwn(windows.mean((2, 4)))
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias [C] to every pixel of [N, H, W, C]."""
+    if _lower_for_cpu():
+        return _from_chwn(_add_bias_cpu(_to_chwn(x), bias))
+    return x + bias
+
+
 def _lower_for_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
@@ -177,6 +184,24 @@ def _conv_cpu_backward(residuals, grad):
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
+@jax.custom_vjp
+def _add_bias_cpu(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + bias[:, None, None, None]
+
+
+def _add_bias_cpu_forward(x, bias):
+    return _add_bias_cpu(x, bias), None
+
+
+def _add_bias_cpu_backward(_, grad):
+    # As a product, because XLA would copy the images to [N, H, W, C] before it sums them.
+    rows = grad.reshape(grad.shape[0], -1)
+    return grad, rows @ jnp.ones(rows.shape[1], rows.dtype)
+
+
+_add_bias_cpu.defvjp(_add_bias_cpu_forward, _add_bias_cpu_backward)
+
+
 def _first_max(candidates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """The elementwise maximum of four arrays and the index of the first that attains it."""
     a, b, c, d = candidates
@@ -203,9 +228,10 @@ def _max_pool_cpu_forward(x):
 
 def _max_pool_cpu_backward(residuals, grad):
     index, (channels, height, width, n) = residuals
-    phase = jnp.arange(4, dtype=index.dtype).reshape(1, 1, 2, 1, 2, 1)
-    spread = jnp.where(index[:, :, None, :, None] == phase, grad[:, :, None, :, None], 0)
-    even = _materialize(spread).reshape(channels, height // 2 * 2, width // 2 * 2, n)
+    a, b, c, d = (jnp.where(index == phase, grad, 0) for phase in range(4))
+    # Stacked, because XLA divides indices for every element of a comparison with all phases.
+    even = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
+    even = even.reshape(channels, height // 2 * 2, width // 2 * 2, n)
     return (jnp.pad(even, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
 
 

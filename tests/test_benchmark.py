@@ -19,6 +19,7 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.layers import (
     BatchNorm,
     Conv,
+    Dropout,
     Linear,
     MaxPool,
     Network,
@@ -96,7 +97,7 @@ def test_stock_flax_is_the_same_network() -> None:
         pool2=MaxPool(padding=1),
         bn2=BatchNorm(3, rngs=rngs),
         flatten=flatten,
-        dropout=nnx.Dropout(0.5),
+        dropout=Dropout(0.5),
         out=Linear(6 * 6 * 3, 10, rngs=rngs),
     )
     other = stock(model)

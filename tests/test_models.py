@@ -5,12 +5,13 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import Network
+from mnist_jax.layers import Dropout, Network
 from mnist_jax.models import create_model, model_entry, model_names
 from mnist_jax.models.registry import register
 from mnist_jax.summary import summarize
@@ -133,3 +134,21 @@ def test_importing_networks_imports_no_training_code() -> None:
     ).stdout
     for module in ("training", "trainer", "optim", "data", "train", "checkpoint", "runs", "fit"):
         assert f"'mnist_jax.{module}'" not in out
+
+
+def test_dropout_keeps_units_at_its_rate_and_scales_them() -> None:
+    keys = jax.random.split(jax.random.key(0), 50)
+    masks = Dropout(0.3).masked(jnp.ones((50, 5, 5, 33)), keys)
+    kept = masks > 0
+    # Six standard errors of 41,250 independent units.
+    assert abs(kept.mean() - 0.7) < 0.014
+    np.testing.assert_allclose(masks[kept], 1 / 0.7, rtol=1e-6)
+    assert not (kept[0] == kept[1]).all()
+    np.testing.assert_array_equal(
+        Dropout(0.3).masked(jnp.ones((1, 5, 5, 33)), keys[7:8])[0], masks[7]
+    )
+
+
+def test_dropout_of_every_unit_is_refused() -> None:
+    with pytest.raises(UsageError, match="less than 1, not 1"):
+        Dropout(1)

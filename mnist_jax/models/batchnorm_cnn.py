@@ -3,7 +3,7 @@
 from flax import nnx
 
 from mnist_jax.config import Recipe
-from mnist_jax.layers import BatchNorm, Conv, Linear, Network, flatten, max_pool, relu
+from mnist_jax.layers import BatchNorm, Conv, Dropout, Linear, Network, flatten, max_pool, relu
 from mnist_jax.models.registry import register
 
 
@@ -55,7 +55,7 @@ class BatchNormCnn(Network):
             flatten=flatten,
             fc1=Linear(1960, 200, rngs=rngs),
             act5=relu,
-            dropout=nnx.Dropout(rate),
+            dropout=Dropout(rate),
             fc2=Linear(200, 500, rngs=rngs),
             act6=relu,
             out=Linear(500, 10, rngs=rngs),

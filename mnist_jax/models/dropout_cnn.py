@@ -4,7 +4,17 @@ from flax import nnx
 
 from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import Conv, Layer, Linear, MaxPool, Network, flatten, max_pool, relu
+from mnist_jax.layers import (
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    flatten,
+    max_pool,
+    relu,
+)
 from mnist_jax.models.registry import register
 
 _ARTICLE = "F: Image classification with a three-convolution network"
@@ -51,12 +61,12 @@ class DropoutCnn(Network):
             layers[f"act{i}"] = relu
             layers[f"pool{i}"] = MaxPool(padding=1) if i == 3 else max_pool
             if forward == "text":
-                layers[f"dropout{i}"] = nnx.Dropout(rate)
+                layers[f"dropout{i}"] = Dropout(rate)
         layers["flatten"] = flatten
         layers["fc1"] = Linear(2048, 625, init="xavier", rngs=rngs)
         if forward == "text":
             layers["act4"] = relu
-            layers["dropout4"] = nnx.Dropout(rate)
+            layers["dropout4"] = Dropout(rate)
         super().__init__(**layers, fc2=Linear(625, 10, init="xavier", rngs=rngs))
 
 

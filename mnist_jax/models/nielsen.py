@@ -11,6 +11,7 @@ from mnist_jax.errors import UsageError
 from mnist_jax.layers import (
     ClassicDropout,
     Conv,
+    Dropout,
     Layer,
     Linear,
     Network,
@@ -23,7 +24,7 @@ from mnist_jax.models.registry import register
 
 _ARTICLE_A = "A: Nielsen, Neural Networks and Deep Learning, chapter 6"
 _ARTICLE_B = "B: PyTorch Image Recognition with Convolutional Networks"
-_DROPOUTS = {"inverted": nnx.Dropout, "classic": ClassicDropout}
+_DROPOUTS = {"inverted": Dropout, "classic": ClassicDropout}
 
 
 def _blocks(

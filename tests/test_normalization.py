@@ -1,0 +1,43 @@
+"""Batch normalisation against its definition, differentiated by JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mnist_jax.normalization import batch_norm
+
+EPSILON = 1e-5
+
+
+def definition(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) / jnp.sqrt(var + EPSILON) * scale + bias
+
+
+def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    return batch_norm(x, scale, bias, epsilon=EPSILON)[0]
+
+
+def test_values_and_gradients_are_those_of_the_definition() -> None:
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 4)
+        x = 3 + 2 * jax.random.normal(keys[0], (6, 5, 4, 3))
+        scale, bias = jax.random.normal(keys[1], (2, 3))
+        grad = jax.random.normal(keys[2], x.shape)
+        results = []
+        for function in (ours, definition):
+            y, pullback = jax.vjp(function, x, scale, bias)
+            results.append([y, *pullback(grad)])
+        for a, e in zip(*results, strict=True):
+            assert a.dtype == jnp.float64
+            np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
+
+
+def test_statistics_are_the_batch_s_and_constant() -> None:
+    x = jax.random.normal(jax.random.key(0), (4, 3, 3, 2)) + 1
+    ones, zeros = jnp.ones(2), jnp.zeros(2)
+    _, mean, var = batch_norm(x, ones, zeros, epsilon=EPSILON)
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(var, x.var((0, 1, 2)), rtol=1e-5)
+    grad = jax.grad(lambda x: batch_norm(x, ones, zeros, epsilon=EPSILON)[1].sum())(x)
+    assert not grad.any()
