@@ -10,8 +10,9 @@ EPSILON = 1e-5
 
 
 def definition(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-    return (x - mean) / jnp.sqrt(var + EPSILON) * scale + bias
+    mean, var = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
+    normal = (x - mean) / jnp.sqrt(var + EPSILON)
+    return normal * scale.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
 
 
 def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
