@@ -5,9 +5,8 @@ import numpy as np
 FRAME = 28
 BOX = 20
 
-# What differs from the ground by fewer grey levels is trimmed: 10% of 255. Fashion-MNIST trims 5%,
-# but of pictures that were not yet JPEG files of 28×28 pixels, which have as much of noise.
-FAINTEST_CLOTH = 26
+# Fashion-MNIST trims what differs from the ground by fewer grey levels: 5% of 255.
+FAINTEST_CLOTH = 13
 
 
 def frame_digit(image: np.ndarray) -> np.ndarray:
@@ -32,7 +31,7 @@ def frame_digit(image: np.ndarray) -> np.ndarray:
 def frame_garment(image: np.ndarray) -> np.ndarray:
     """Frames a garment as Fashion-MNIST does (Xiao et al., "Fashion-MNIST", section 2).
 
-    What hardly differs from the ground is trimmed; the rest is scaled, keeping its aspect ratio,
+    What is within 5% of the ground is trimmed; the rest is scaled, keeping its aspect ratio,
     until its longer side is 28 pixels, and put in the middle. The published images were thinned
     out and then sharpened, which scaling by averages replaces.
 
