@@ -260,6 +260,15 @@ def test_an_empty_page_shows_nothing(page: str, tmp_path: Path) -> None:
     assert not frame_image(image, "mnist").any()
 
 
+def test_any_pixels_have_a_frame() -> None:
+    rng = np.random.default_rng(0)
+    stripes = np.repeat(255 * np.eye(3, dtype=np.uint8)[None], 3, axis=0)  # No colour leads.
+    noise = rng.integers(0, 256, (50, 40, 3), np.uint8)
+    for image in (stripes, stripes[:1], stripes[:2, :2], stripes[:1, :1], noise):
+        for dataset in ("mnist", "fashion_mnist"):
+            assert frame_image(image, dataset).shape == (28, 28)
+
+
 def bomb(side: int) -> bytes:
     """A PNG of a few bytes that claims side × side pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)

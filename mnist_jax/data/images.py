@@ -123,10 +123,11 @@ def _from_paper(image: np.ndarray) -> tuple[np.ndarray, float]:
     height, width = image.shape[:2]
     border = _border(image)
     level = np.median(border, axis=0)
-    far = np.abs(image - level).max()
+    off = np.linalg.norm(border - level, axis=-1)
+    ink = np.linalg.norm(image - level, axis=-1).max()
     rows, columns = np.indices((height, width), np.float32)
     places = np.stack([np.ones_like(rows), rows / height, columns / width], axis=-1)
-    paper = np.abs(border - level).max(axis=-1) <= far / 2  # The rest is ink that touches it.
+    paper = off <= max(ink / 2, np.median(off))  # The rest is ink that touches the border.
     known = _border(places)[paper]
     plane = np.linalg.lstsq(known, border[paper] - level, rcond=None)[0].astype(np.float32)
     difference = image - level.astype(np.float32) - places @ plane
