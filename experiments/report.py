@@ -99,7 +99,8 @@ def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Pic
         ours = [
             Course(epochs, curve.scale * np.asarray(run.by_epoch(curve.column))) for run in runs
         ]
-        published = Course(epochs[: len(curve.values)], np.asarray(curve.values))
+        printed = Course(epochs[: len(curve.values)], np.asarray(curve.values))
+        published = printed if curve.values else None
         part, what = curve.column.split("_")
         name = _NAMES[part]
         panels.append(Panel(f"{name} {what}", {name: ours}, what == "loss", published))
@@ -127,6 +128,9 @@ def _ensemble_errors(
     agreeing = (predictions == votes).sum(axis=0)
     labels = dataset.test.labels
     wrong = np.flatnonzero(votes != labels)
+    if not len(wrong):
+        yield Text("The vote is right on every test image.")
+        return
     wrong = wrong[np.argsort(-agreeing[wrong], kind="stable")]
     yield network_contents.errors(
         dataset.test.images[wrong],

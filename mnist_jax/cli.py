@@ -30,6 +30,7 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
     # Orbax tells of every file it touches; what matters of it comes as exceptions.
     handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     logging.getLogger("jax").setLevel(logging.ERROR)  # It reports every backend it lacks.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It tells when it looks for fonts.
     try:
         app.run(main, flags_parser=_parse_with_operands if operands else _parse)
     except Failure as error:

@@ -120,7 +120,8 @@ def rates(correct: np.ndarray, total: np.ndarray) -> Rates:
         scale = 1 / (1 + _Z**2 / total)
         centre = (rate + _Z**2 / (2 * total)) * scale
         reach = _Z * np.sqrt(rate * (1 - rate) / total + (_Z / (2 * total)) ** 2) * scale
-    return Rates(rate, centre - reach, centre + reach)
+    # Rounding must not leave the rate outside its interval.
+    return Rates(rate, np.minimum(centre - reach, rate), np.maximum(centre + reach, rate))
 
 
 def calibration(probability: np.ndarray, labels: np.ndarray, bins: int = 10) -> Calibration:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -21,6 +22,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(home: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.endswith("_DATA_DIR")}
     env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    env["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # Looking for fonts takes seconds.
     return subprocess.run(
         [sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=env
     )
@@ -85,6 +87,14 @@ def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> No
     assert confusion.sum() == 297
     assert confusion.trace() == round(accuracy * 297)
     assert [int(line[2]) for line in per_class] == confusion.diagonal().tolist()
+
+
+def test_report_draws_the_run(home: Path, workdir: Path) -> None:
+    done = run(home, "mnist_jax.report", f"--workdir={workdir}", f"--out={home}/pictures")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    names = {path.name for path in (home / "pictures").iterdir()}
+    assert names >= {"report.html", "loss-by-epoch.png", "misclassified.png", "filters-conv2.png"}
 
 
 def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:

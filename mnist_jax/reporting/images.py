@@ -13,8 +13,7 @@ from mnist_jax import measures
 from mnist_jax.reporting.style import COLORS, SMALL, TINY, WIDTH, picture, place, tidy
 
 # Blue below zero, white at zero, red above.
-_SIGNED = colormaps["RdBu_r"].copy()
-_SIGNED.set_bad(COLORS["frame"])
+_SIGNED = colormaps["RdBu_r"].with_extremes(bad=COLORS["frame"])
 # How much of a layer's filters is shown: input and output channels.
 MOST_FILTERS = (20, 40)
 _MARGIN = 0.1  # Inches, as is everything below.

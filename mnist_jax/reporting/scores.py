@@ -10,8 +10,9 @@ from matplotlib.ticker import FuncFormatter
 from mnist_jax.measures import Calibration, Rates
 from mnist_jax.reporting.style import COLORS, SMALL, TINY, new_figure, tidy
 
-_ERRORS = LinearSegmentedColormap.from_list("errors", ["white", COLORS["wrong"]])
-_ERRORS.set_bad("#E8E8E8")
+_ERRORS = LinearSegmentedColormap.from_list(
+    "errors", ["white", COLORS["wrong"]], bad=COLORS["diagonal"]
+)
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:

@@ -19,6 +19,7 @@ COLORS = {
     "wrong": "#D55E00",
     "published": "#000000",
     "frame": "#C8C8C8",
+    "diagonal": "#E8E8E8",
 }
 # A second difference besides the colour.
 DASHES = {"test": "-", "training": "--", "validation": ":"}

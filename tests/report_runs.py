@@ -1,0 +1,56 @@
+"""Small runs to report on, of two seeds: fresh networks, and metrics made up."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from flax import nnx
+
+from mnist_jax.checkpoint import Checkpoints
+from mnist_jax.data import load_dataset
+from mnist_jax.models import create_model, model_entry
+from mnist_jax.runs import RunDirectory, describe_environment
+
+RECIPE = dataclasses.replace(
+    model_entry("lenet").recipe,
+    model_args={"activation": "relu"},
+    dataset="digits",
+    batch_size=150,
+    epochs=2,
+    eval_every=4,
+)
+# 10 steps an epoch.
+STEPS = (4, 8, 10, 14, 18, 20)
+
+
+def write_runs(parent: Path) -> None:
+    """Writes seeds 0 and 1 to `seed-0` and `seed-1`, as training would."""
+    dataset = load_dataset("digits")
+    for seed in range(2):
+        run = RunDirectory(parent / f"seed-{seed}")
+        recipe = dataclasses.replace(RECIPE, seed=seed)
+        network = create_model(recipe.model, rngs=nnx.Rngs(seed), **recipe.model_args)
+        environment = describe_environment(dataset, {"platform": "test"})
+        with run.locked():
+            run.create(recipe, environment | {"command": ["/x/mnist_jax/train.py", "--seed=<0>"]})
+            for step in STEPS:
+                run.append_metrics(_row(step, seed))
+            with Checkpoints(run.checkpoints) as checkpoints:
+                params = nnx.as_pure(nnx.state(network, nnx.Param))
+                checkpoints.save(STEPS[-1], {"params": params, "batch_stats": {}})
+            last = run.metrics()[-1]
+            result = {"test_accuracy": last["test_accuracy"], "selected_step": last["step"]}
+            (run.path / "result.json").write_text(json.dumps(result))
+
+
+def _row(step: int, seed: int) -> dict[str, float]:
+    return {
+        "epoch": step / 10,
+        "step": step,
+        "train_loss": 2.0 / step + seed,
+        "train_accuracy": 1 - 1 / step - seed / 50,
+        "test_loss": 3.0 / step + seed,
+        "test_accuracy": 1 - 2 / step - seed / 100,
+        "images_per_second": 100.0,
+        "seconds": 6.0 * step,
+    }

@@ -1,0 +1,132 @@
+"""The page of the whole comparison: what is drawn of the records."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from test_experiments import ARTICLE, LABELS, record, results_of
+
+from experiments import charts, report, statistics
+from experiments.analysis import Results
+from experiments.charts import Comparison
+from mnist_jax.data import Dataset, DatasetNotFound, Split
+from mnist_jax.reporting.page import Page, Picture, Table, Text
+from mnist_jax.reporting.style import COLORS
+
+IMAGES = np.arange(100, dtype=np.uint8)[:, None, None] * np.ones((1, 28, 28), np.uint8)
+DATASET = Dataset("digits", Split(IMAGES, LABELS), Split(IMAGES, LABELS), "", "made up")
+
+
+def blocks(page: Page, kind: type) -> list[Any]:
+    return [block for section in page.sections for block in section.blocks if type(block) is kind]
+
+
+def figure(page: Page, name: str) -> Figure:
+    (found,) = (block.figure for block in blocks(page, Picture) if block.name == name)
+    return found
+
+
+def lines(axes: Any, color: str) -> list[tuple[list[float], list[float]]]:
+    return [
+        (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
+        for line in axes.lines
+        if line.get_color() == COLORS[color]
+    ]
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
+    monkeypatch.setattr(report, "load_dataset", lambda name: {"digits": DATASET}[name])
+    return report.report(results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3))))
+
+
+def test_accuracies_are_placed_by_their_error():
+    many = statistics.summarize([98.9, 99.0, 99.1], (0.0, 100.0))
+    few = statistics.summarize([97.0], (0.0, 100.0))
+    comparisons = [Comparison("one", 99.2, 0.005, many), Comparison("two", 98.0, 0.5, few)]
+    drawn = charts.published_and_ours(comparisons)
+    axes: Any = drawn.axes[0]
+    interval, mean, single = lines(axes, "test")
+    low, high = many.interval
+    assert interval == (pytest.approx([100 - low, 100 - high]), [0, 0])
+    assert (mean, single) == (([pytest.approx(1.0)], [0]), ([pytest.approx(3.0)], [1]))
+    published = lines(axes, "published")
+    assert published == [([pytest.approx(0.8)], [0]), ([pytest.approx(2.0)], [1])]
+    filled, hollow = (to_hex(axes.lines[i].get_markerfacecolor()) for i in (1, 3))
+    assert (filled, hollow) == (COLORS["test"].lower(), "#ffffff")
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["one", "99.20 | 99.00 ± 0.10 (n = 3)", "two", "98 | 97.00 (n = 1)"]
+    drawn.draw_without_rendering()
+    labels = {tick.get_text(): tick.get_position()[0] for tick in axes.get_xticklabels()}
+    assert labels["99"] == 1.0
+    # The better, the further to the right.
+    assert axes.get_xlim()[0] > axes.get_xlim()[1]
+
+
+def test_the_overview_has_rows_with_a_figure_and_votes(page):
+    (axes,) = figure(page, "published-and-ours").axes
+    assert [text.get_text() for text in axes.texts[::2]] == ["T plain", "T vote"]
+    assert "Of 2 rows: 1 inside, 1 not run." in [block.text for block in blocks(page, Text)]
+
+
+def test_every_evaluation_is_drawn(page):
+    axes = figure(page, "toy-accuracy").axes[0]
+    assert axes.get_title(loc="left") == "plain"
+    *seeds, mean = lines(axes, "test")
+    epochs = [15 / 18, 1.0, 33 / 18, 2.0]
+    expected = [pytest.approx([90, 50, 30, 8 + seed]) for seed in range(3)]
+    assert seeds == [(pytest.approx(epochs), errors) for errors in expected]
+    assert mean[1] == pytest.approx([90, 50, 30, 9])
+    # The published figure, 91%, from one side to the other.
+    assert lines(axes, "published")[0][1] == [pytest.approx(9.0)] * 2
+
+
+def test_printed_values_stand_beside_ours(page):
+    accuracy, loss = figure(page, "toy-plain-published").axes
+    assert lines(accuracy, "published") == [([1, 2], [0.5, 0.91])]
+    assert lines(accuracy, "test")[-1] == ([1, 2], pytest.approx([0.5, 0.91]))
+    assert lines(loss, "published") == []
+    assert lines(loss, "training")[0][1] == pytest.approx(record().by_epoch("train_loss"))
+
+
+def test_what_the_vote_has_wrong_is_shown_with_the_votes(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "load_dataset", lambda name: {"digits": DATASET}[name])
+    # Errors on images 0-9, 1-10 and 2-11.
+    page = report.report(results_of(tmp_path, *(record(seed) for seed in range(3))))
+    axes = figure(page, "misclassified").axes
+    order = [*range(2, 10), 1, 10]
+    shown = [int(np.asarray(one.images[0].get_array())[0, 0]) for one in axes]
+    assert shown == order
+    titles = [one.get_title() for one in axes]
+    assert titles[0] == "2 → 3\n3 of 3"
+    assert titles[-1] == "0 → 1\n2 of 3"
+
+
+def test_without_the_dataset_the_rest_is_shown(tmp_path, monkeypatch):
+    def missing(name):
+        raise DatasetNotFound(f"no {name}")
+
+    monkeypatch.setattr(report, "load_dataset", missing)
+    page = report.report(results_of(tmp_path, *(record(seed) for seed in range(3))))
+    assert "misclassified" not in [block.name for block in blocks(page, Picture)]
+    assert any("can't be shown without" in block.text for block in blocks(page, Text))
+
+
+def test_without_records_there_are_tables_alone(tmp_path):
+    page = report.report(Results.load([ARTICLE], tmp_path))
+    assert blocks(page, Picture) == []
+    (table,) = blocks(page, Table)
+    assert [row[0] for row in table.rows] == ["plain", "variant", "vote"]
+    assert {row[2] for row in table.rows} == {"not run"}
+
+
+def test_a_report_is_no_check():
+    command = [sys.executable, "-m", "experiments.compare", "--report", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
