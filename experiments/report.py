@@ -15,6 +15,8 @@ from mnist_jax.reporting import curves, network_contents
 from mnist_jax.reporting.curves import Panel
 from mnist_jax.reporting.page import Code, Page, Picture, Section, Table, Text
 
+# Columns of an article's table; the others are of speed.
+_SHOWN = 6
 _NAMES = {"train": "training", "test": "test"}
 
 
@@ -64,8 +66,8 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
 
 def _article(results: Results, article: Article) -> Iterator[Text | Table | Picture]:
     table = rendering.article_table(results, article)
-    head, *rows = [[cell.replace("`", "") for cell in row] for row in table]
-    yield Table(head, rows)
+    head, *rows = [[cell.replace("`", "") for cell in row[:_SHOWN]] for row in table]
+    yield Table(head, rows, numbers=(2, 3, 4))
     runs = {row.id: results.runs[article.name, row.id, "jax"] for row in article.rows}
     shown = {name: [_course(run) for run in found] for name, found in runs.items() if found}
     if shown:

@@ -128,7 +128,7 @@ def errors(
         "misclassified",
         images.image_grid(pictures[: len(titles)], titles, columns),
         f"{len(titles)} small pictures, each with its true and its predicted label.",
-        f"Misclassified test images, most confident first: {len(titles)} of {len(labels)}. Above"
+        f"Misclassified test images, most confident first: {len(titles)} of {len(labels):,}. Above"
         f" each are its true label → the predicted one, and {noted}.",
     )
 

@@ -149,8 +149,8 @@ def _row(figures: Sequence[str]) -> str:
 def _block(block: Table | Code | Text) -> str:
     match block:
         case Table(head, rows, numbers):
-            heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-            body = "\n".join(f"<tr>{_cells(row, numbers)}</tr>" for row in rows)
+            heads = _cells('th scope="col"', head, numbers)
+            body = "\n".join(f"<tr>{_cells('td', row, numbers)}</tr>" for row in rows)
             # Focusable, so that keys can scroll it too.
             return (
                 f'<div class="table" tabindex="0">\n<table>\n<thead><tr>{heads}</tr></thead>\n'
@@ -162,9 +162,10 @@ def _block(block: Table | Code | Text) -> str:
             return f"<p>{escape(text)}</p>"
 
 
-def _cells(row: Sequence[str], numbers: Collection[int]) -> str:
+def _cells(start: str, row: Sequence[str], numbers: Collection[int]) -> str:
+    classes = ("", ' class="number"')
     return "".join(
-        f'<td class="number">{escape(cell)}</td>' if i in numbers else f"<td>{escape(cell)}</td>"
+        f"<{start}{classes[i in numbers]}>{escape(cell)}</{start[:2]}>"
         for i, cell in enumerate(row)
     )
 
@@ -216,9 +217,9 @@ img { display: block; max-width: 100%; height: auto; background: white; border-r
 figcaption { font-size: .9rem; margin-top: .4rem; }
 .table, pre { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; white-space: nowrap;
+th, td { text-align: left; vertical-align: top; max-width: 20rem;
   padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 pre { font-size: .85rem; padding: .75rem; border: 1px solid var(--line); border-radius: 4px; }
 </style>
 </head>
