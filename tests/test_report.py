@@ -295,7 +295,7 @@ def test_weights_without_a_training_are_reported(
     shown = contents.report(read_histories([run]), dataset, [0])
     assert "training-by-iteration" not in pictures(shown)
     assert "confusion-matrix" in pictures(shown)
-    assert table(shown, "Result")[1][2:] == ["weights alone", "", "", "", ""]
+    assert table(shown, "Result")[1][2:] == ["not evaluated", "", "", "", ""]
 
 
 def test_runs_are_taken_in_order_of_seed(parent: Path) -> None:

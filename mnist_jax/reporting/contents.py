@@ -81,7 +81,7 @@ def _result_row(run: History) -> list[str]:
     elif run.rows:
         state = f"not ended: at epoch {run.rows[-1]['epoch']:.4g} of {run.recipe.epochs}"
     else:
-        state = "weights alone"
+        state = "not evaluated"
     cells = [run.directory.path.name, str(run.recipe.seed), state]
     if row is None:
         return [*cells, "", "", "", ""]
