@@ -118,6 +118,7 @@ class BatchNorm(nnx.BatchNorm):
     statistics those of the whole batch when it is split over devices.
     """
 
+    axis_name: str | tuple[str, ...] | None  # type: ignore[assignment]
     scale: nnx.Param[jax.Array]
     bias: nnx.Param[jax.Array]
 
@@ -142,7 +143,9 @@ class BatchNorm(nnx.BatchNorm):
         return y
 
     def set_view(
-        self, use_running_average: bool | None = None, axis_name: str | None = None
+        self,
+        use_running_average: bool | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
     ) -> None:
         """Takes `nnx.view`'s arguments: which statistics to use, and over which named axis."""
         super().set_view(use_running_average=use_running_average)

@@ -10,15 +10,20 @@ of channels. The transpositions that this takes cancel between neighbouring oper
 """
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
 # XLA fuses a copy into the reshape after it and then emits an integer division per element;
 # a barrier keeps the copy a plain loop.
 _materialize = lax.optimization_barrier
+
+# Rows before and after, columns before and after.
+_Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
 
 def conv_general_dilated(
@@ -35,14 +40,13 @@ def conv_general_dilated(
     plain = (
         lhs.ndim == 4
         and set(window_strides) == {1}
-        and not isinstance(padding, str)
         and set(kwargs.get("lhs_dilation") or {1}) == {1}
         and set(kwargs.get("rhs_dilation") or {1}) == {1}
         and kwargs.get("feature_group_count", 1) == 1
     )
-    if plain and _lower_for_cpu():
-        images = jnp.pad(_to_chwn(lhs), [(0, 0), *padding, (0, 0)])
-        return _from_chwn(_conv_cpu(images, rhs))
+    if plain and not isinstance(padding, str) and _lower_for_cpu():
+        pads = tuple((before, after) for before, after in padding)
+        return _from_chwn(_conv_cpu(_to_chwn(lhs), rhs, pads))
     return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
 
 
@@ -62,11 +66,12 @@ def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.A
     """
     if not _lower_for_cpu():
         return max_pool(_conv_xla(x, kernel, padding))
-    x = _pad_images(_to_chwn(x), padding)
-    height, width = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
-    if x.shape[0] == 1 and not (height % 2 or width % 2 or x.shape[1] % 2 or x.shape[2] % 2):
-        return _from_chwn(_phase_conv_max_pool(x, kernel))
-    return _from_chwn(_max_pool_cpu(_conv_cpu(x, kernel)))
+    x = _to_chwn(x)
+    padded = _pad_images(x, padding)
+    height, width = (padded.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
+    if x.shape[0] == 1 and not any(side % 2 for side in (height, width, *padded.shape[1:3])):
+        return _from_chwn(_phase_conv_max_pool(padded, kernel))
+    return _from_chwn(_conv_max_pool_cpu(x, kernel, ((padding, padding),) * 2))
 
 
 def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -135,13 +140,14 @@ def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:
 
 
 def _im2col(x: jax.Array, kh: int, kw: int) -> jax.Array:
-    """[C, H, W, N] to [kh, kw, C, h·w·N], the windows' columns first, then their rows."""
+    """[C, H, W, N] to [kh·kw·C, h·w·N]: copies the windows' columns first, then their rows."""
     channels, height, width, n = x.shape
     rows, columns = height - kh + 1, (width - kw + 1) * n
     x = x.reshape(channels, height, width * n)
     x = _materialize(jnp.stack([x[:, :, j * n : j * n + columns] for j in range(kw)]))
     x = x.reshape(kw, channels, height * columns)
-    return _materialize(jnp.stack([x[:, :, i * columns : (i + rows) * columns] for i in range(kh)]))
+    x = jnp.stack([x[:, :, i * columns : (i + rows) * columns] for i in range(kh)])
+    return _materialize(x).reshape(kh * kw * channels, rows * columns)
 
 
 def _col2im(cols: jax.Array, kh: int, kw: int, shape: Sequence[int]) -> jax.Array:
@@ -158,30 +164,50 @@ def _col2im(cols: jax.Array, kh: int, kw: int, shape: Sequence[int]) -> jax.Arra
     return _materialize(jnp.stack(summed, 1)).reshape(channels, height, width, n)
 
 
-@jax.custom_vjp
-def _conv_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N], without padding."""
-    return _conv_cpu_forward(x, kernel)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_cpu(x: jax.Array, kernel: jax.Array, pads: _Pads) -> jax.Array:
+    """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N], after padding H and W with zeros.
+
+    Under `jax.vmap` one element is computed after the other, so that only one im2col matrix is
+    in the cache at a time.
+    """
+    return _conv_cpu_forward(x, kernel, pads)[0]
 
 
-def _conv_cpu_forward(x, kernel):
-    kh, kw, channels, features = kernel.shape
-    _, height, width, n = x.shape
-    cols = _im2col(x, kh, kw).reshape(kh * kw * channels, -1)
-    out = _materialize(kernel.reshape(-1, features).T) @ cols
-    return out.reshape(features, height - kh + 1, width - kw + 1, n), (cols, kernel, x.shape)
+def _conv_cpu_forward(x, kernel, pads):
+    return sequential_vmap(partial(_correlate, pads))(x, kernel), (x, kernel)
 
 
-def _conv_cpu_backward(residuals, grad):
-    cols, kernel, shape = residuals
-    kh, kw, _, features = kernel.shape
-    grad = _materialize(grad).reshape(features, -1)
-    kernel_grad = _materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
-    cols_grad = _materialize(kernel.reshape(-1, features) @ grad)
-    return _col2im(cols_grad, kh, kw, shape), kernel_grad.reshape(kernel.shape)
+def _conv_cpu_backward(pads, residuals, grad):
+    return sequential_vmap(partial(_correlate_gradients, pads))(*residuals, grad)
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
+
+
+def _correlate(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    kh, kw, _, features = kernel.shape
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    _, height, width, n = x.shape
+    out = _materialize(kernel.reshape(-1, features).T) @ _im2col(x, kh, kw)
+    return out.reshape(features, height - kh + 1, width - kw + 1, n)
+
+
+def _correlate_gradients(
+    pads: _Pads, x: jax.Array, kernel: jax.Array, grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    kh, kw, _, features = kernel.shape
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    # The forward pass's matrix over again: XLA computes it once where both are in one computation,
+    # and computes it anew, in the cache, where they are in loops of their own.
+    cols = _im2col(x, kh, kw)
+    grad = _materialize(grad).reshape(features, -1)
+    kernel_grad = _materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
+    cols_grad = _materialize(kernel.reshape(-1, features) @ grad)
+    x_grad = _col2im(cols_grad, kh, kw, x.shape)
+    (top, bottom), (left, right) = pads
+    x_grad = x_grad[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
+    return x_grad, kernel_grad.reshape(kernel.shape)
 
 
 @jax.custom_vjp
@@ -210,6 +236,24 @@ def _first_max(candidates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     return maximum, index
 
 
+def _max_of_windows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The maximum of every 2×2 window of [C, H, W, N], and which of the four it is."""
+    channels, height, width, n = x.shape
+    even = x[:, : height // 2 * 2, : width // 2 * 2]
+    windows = even.reshape(channels, height // 2, 2, width // 2, 2, n)
+    return _materialize(_first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]))
+
+
+def _spread(grad: jax.Array, index: jax.Array, height: int, width: int) -> jax.Array:
+    """The gradient of `_max_of_windows`'s input [C, height, width, N]."""
+    channels, _, _, n = grad.shape
+    a, b, c, d = (jnp.where(index == phase, grad, 0) for phase in range(4))
+    # Stacked, because XLA divides indices for every element of a comparison with all phases.
+    even = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
+    even = even.reshape(channels, height // 2 * 2, width // 2 * 2, n)
+    return jnp.pad(even, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+
+
 @jax.custom_vjp
 def _max_pool_cpu(x: jax.Array) -> jax.Array:
     """2×2 maxima of [C, H, W, N]."""
@@ -217,25 +261,41 @@ def _max_pool_cpu(x: jax.Array) -> jax.Array:
 
 
 def _max_pool_cpu_forward(x):
-    channels, height, width, n = x.shape
-    even = x[:, : height // 2 * 2, : width // 2 * 2]
-    windows = even.reshape(channels, height // 2, 2, width // 2, 2, n)
-    maximum, index = _materialize(
-        _first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)])
-    )
+    maximum, index = _max_of_windows(x)
     return maximum, (index, x.shape)
 
 
 def _max_pool_cpu_backward(residuals, grad):
-    index, (channels, height, width, n) = residuals
-    a, b, c, d = (jnp.where(index == phase, grad, 0) for phase in range(4))
-    # Stacked, because XLA divides indices for every element of a comparison with all phases.
-    even = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
-    even = even.reshape(channels, height // 2 * 2, width // 2 * 2, n)
-    return (jnp.pad(even, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
+    index, (_, height, width, _) = residuals
+    return (_spread(grad, index, height, width),)
 
 
 _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array, pads: _Pads) -> jax.Array:
+    """`_conv_cpu` and `_max_pool_cpu` in one, so that neither's gradients leave the cache."""
+    return _conv_max_pool_cpu_forward(x, kernel, pads)[0]
+
+
+def _conv_max_pool_cpu_forward(x, kernel, pads):
+    def one(x, kernel):
+        return _max_of_windows(_correlate(pads, x, kernel))
+
+    maximum, index = sequential_vmap(one)(x, kernel)
+    return maximum, (x, kernel, index)
+
+
+def _conv_max_pool_cpu_backward(pads, residuals, grad):
+    def one(x, kernel, index, grad):
+        sides = (x.shape[i + 1] + sum(pads[i]) - kernel.shape[i] + 1 for i in (0, 1))
+        return _correlate_gradients(pads, x, kernel, _spread(grad, index, *sides))
+
+    return sequential_vmap(one)(*residuals, grad)
+
+
+_conv_max_pool_cpu.defvjp(_conv_max_pool_cpu_forward, _conv_max_pool_cpu_backward)
 
 
 def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:

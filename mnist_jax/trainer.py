@@ -232,9 +232,7 @@ def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:
     ) -> tuple[TrainState, jax.Array]:
         take = augment.take_shifted if recipe.one_pixel_shifts else lambda a, i: a[i]
         count = labels.shape[0]
-        # BatchNorm's statistics are the whole batch's, so its batches stay whole.
-        size = order.shape[1]
-        chunk = devices.chunk_size(size) if not jax.tree.leaves(state.batch_stats) else size
+        chunk = devices.chunk_size(order.shape[1])
 
         def body(step: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
             state, log = carry

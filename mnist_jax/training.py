@@ -16,6 +16,8 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 # Numbers in an array from which on it travels between devices by itself.
 _LARGE = 10_000
+# The axis of a batch's chunks where all of them are computed at once.
+_CHUNKS = "chunks"
 
 
 class Metrics(NamedTuple):
@@ -131,8 +133,8 @@ def train_step(
       axis_name: the mapped axis (of `jax.shard_map` or `jax.pmap`) that the batch is split over,
         in equal parts. The mean over it is the step's only communication.
       chunk_size: gradients are summed over chunks of so many images, which must divide N.
-        Smaller ones stay in a CPU's cache. Not for networks with BatchNorm, whose statistics are
-        the whole batch's.
+        Smaller ones stay in a CPU's cache. Where there is BatchNorm all chunks go through the
+        network side by side, since its statistics are the whole batch's.
 
     Returns:
       The state after the step, and the metrics of the whole batch before it.
@@ -140,18 +142,27 @@ def train_step(
     size = labels.shape[0]
     keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
 
+    count = size // (chunk_size or size)
+    side_by_side = count > 1 and bool(jax.tree.leaves(state.batch_stats))
+
     def mean_loss(
         params: nnx.State, images: jax.Array, labels: jax.Array, keys: jax.Array
     ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
         model = nnx.merge(state.graphdef, params, state.batch_stats)
+        if side_by_side:
+            model = nnx.view(model, axis_name=(axis_name, _CHUNKS) if axis_name else _CHUNKS)
         logits = model(images, keys=keys)
         batch_stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
         accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=logits.dtype)
         return jnp.mean(state.loss(logits, labels)), (batch_stats, accuracy)
 
-    gradients = jax.value_and_grad(mean_loss, has_aux=True)
     batch = (images, labels, keys)
-    means = _mean_over_chunks(gradients, state.params, batch, chunk_size or size)
+    if side_by_side:
+        gradients = jax.value_and_grad(_over_chunks_at_once(mean_loss, count), has_aux=True)
+        means = gradients(state.params, *batch)
+    else:
+        gradients = jax.value_and_grad(mean_loss, has_aux=True)
+        means = _mean_over_chunks(gradients, state.params, batch, count)
     (loss, (batch_stats, accuracy)), grads = means
     grads, metrics = _mean_over_axis((grads, Metrics(loss, accuracy)), axis_name)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
@@ -171,13 +182,12 @@ def _image_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
 
 
 def _mean_over_chunks(
-    function: Callable[..., Any], params: nnx.State, batch: tuple[jax.Array, ...], chunk_size: int
+    function: Callable[..., Any], params: nnx.State, batch: tuple[jax.Array, ...], count: int
 ) -> Any:
     """The mean of function(params, *chunk) over equal chunks of a batch, one after the other."""
-    count = batch[0].shape[0] // chunk_size
     if count == 1:
         return function(params, *batch)
-    chunks = jax.tree.map(lambda a: a.reshape(count, chunk_size, *a.shape[1:]), batch)
+    chunks = _split(batch, count)
     zeros = jax.tree.map(
         lambda a: jnp.zeros(a.shape, a.dtype),
         jax.eval_shape(function, params, *jax.tree.map(lambda a: a[0], chunks)),
@@ -188,6 +198,21 @@ def _mean_over_chunks(
 
     total, _ = lax.scan(add, zeros, chunks)
     return jax.tree.map(lambda a: a / count, total)
+
+
+def _over_chunks_at_once(mean_loss: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """The mean over equal chunks of a batch that know each other by the axis `_CHUNKS`."""
+    mapped = jax.vmap(mean_loss, (None, 0, 0, 0), (0, (None, 0)), axis_name=_CHUNKS)
+
+    def mean(params: nnx.State, *batch: jax.Array) -> Any:
+        losses, (batch_stats, accuracies) = mapped(params, *_split(batch, count))
+        return jnp.mean(losses), (batch_stats, jnp.mean(accuracies))
+
+    return mean
+
+
+def _split(batch: tuple[jax.Array, ...], count: int) -> tuple[jax.Array, ...]:
+    return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
 
 
 def _mean_over_axis(tree: Any, axis_name: str | None) -> Any:

@@ -89,6 +89,26 @@ def test_convolution_with_max_pool_agrees_with_xla(
     )
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [8, 9])
+@pytest.mark.parametrize("operation", [ops.conv_general_dilated, ops.conv_max_pool])
+def test_chunks_under_vmap_give_the_batch(
+    operation: Callable[..., Array], side: int, channels: int
+) -> None:
+    x = jax.random.normal(jax.random.key(0), (6, side, side, channels))
+    w = jax.random.normal(jax.random.key(1), (3, 3, channels, 4))
+    more: dict[str, Any] = {"padding": 1}
+    if operation is ops.conv_general_dilated:
+        more = {"window_strides": (1, 1), "padding": [(0, 1), (2, 0)]}
+
+    def chunked(x: Array, w: Array) -> Array:
+        chunks = x.reshape(3, 2, *x.shape[1:])
+        y = jax.vmap(lambda chunk: operation(chunk, w, **more))(chunks)
+        return y.reshape(6, *y.shape[2:])
+
+    assert_same_values_and_gradients(chunked, lambda x, w: operation(x, w, **more), x, w)
+
+
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("side", [6, 7])
 def test_max_pool_agrees_with_xla(side: int, padding: int) -> None:

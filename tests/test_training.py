@@ -73,7 +73,7 @@ def test_eight_devices_give_the_one_device_result(name: str, how: str) -> None:
     with jax.enable_x64(True):
         images = in_float64(IMAGES)
         one_device = jax.jit(train_step)
-        step = partial(train_step, axis_name="data")
+        step = partial(train_step, axis_name="data", chunk_size=4)
         expected, state = (
             in_float64(make_state(name)),
             in_float64(make_state(name, axis_name="data")),
@@ -106,6 +106,17 @@ def test_chunks_sum_to_the_batch() -> None:
     chunked, chunked_metrics = jax.jit(partial(train_step, chunk_size=16))(state, IMAGES, LABELS)
     assert largest_difference(whole.params, chunked.params) < 1e-6
     np.testing.assert_allclose(metrics, chunked_metrics, rtol=1e-5)
+
+
+def test_batch_norm_s_statistics_are_those_of_all_chunks() -> None:
+    with jax.enable_x64(True):
+        state, images = in_float64(make_state("batchnorm_cnn")), in_float64(IMAGES)
+        whole, metrics = jax.jit(train_step)(state, images, LABELS)
+        step = jax.jit(partial(train_step, chunk_size=16))
+        chunked, chunked_metrics = step(state, images, LABELS)
+        assert largest_difference(whole.batch_stats, chunked.batch_stats) < 1e-12
+        assert largest_difference(whole.params, chunked.params) < 1e-12
+        np.testing.assert_allclose(metrics, chunked_metrics, rtol=1e-12)
 
 
 def test_dropout_masks_do_not_depend_on_chunks_but_on_the_step() -> None:
