@@ -12,14 +12,12 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
 from absl import flags
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +28,7 @@ from mnist_jax.config import Recipe
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.layers import Network
-from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.models import abstract_model, model_entry, model_names
 from mnist_jax.summary import summarize
 
 _TASK = flags.DEFINE_enum(
@@ -224,8 +222,7 @@ def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
 
 
 def _flops(recipe: Recipe) -> int:
-    create = partial(create_model, recipe.model, **recipe.model_args)
-    return training_flops(nnx.eval_shape(lambda: create(rngs=nnx.Rngs(0))))
+    return training_flops(abstract_model(recipe.model, **recipe.model_args))
 
 
 def _recipes() -> Iterator[Recipe]:

@@ -3,10 +3,8 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,7 +18,7 @@ from rich.table import Table
 
 from mnist_jax.fit import Evaluation, Progress, Report, Resumed
 from mnist_jax.layers import Network
-from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.models import abstract_model, model_entry, model_names
 from mnist_jax.summary import summarize
 from mnist_jax.trainer import Trainer
 
@@ -35,9 +33,8 @@ def list_models(out: Console) -> None:
     table = Table("model", "parameters", "published", "article", box=None)
     for name in model_names():
         entry = model_entry(name)
-        create = partial(create_model, name, **entry.recipe.model_args)
-        model = nnx.eval_shape(lambda create=create: create(rngs=nnx.Rngs(0)))
-        parameters = sum(layer.parameters for layer in summarize(model))
+        layers = summarize(abstract_model(name, **entry.recipe.model_args))
+        parameters = sum(layer.parameters for layer in layers)
         table.add_row(name, f"{parameters:,}", entry.published, entry.article)
     out.print(table)
 

@@ -18,7 +18,7 @@ from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.errors import Interrupted, UsageError
 from mnist_jax.fit import Stopped, fit
-from mnist_jax.models import model_entry
+from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.runs import RunDirectory, describe_environment
 from mnist_jax.signals import stopping
 from mnist_jax.trainer import Trainer
@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> None:
     if _MODEL.value is None:
         raise UsageError("No model given; add --model=NAME (--list shows the names).")
     recipe = _override(model_entry(_MODEL.value).recipe)
+    # Refuses wrong arguments of the network before a dataset is looked for.
+    abstract_model(recipe.model, **recipe.model_args)
     devices.configure_process(cache_folder() / "compiled")
     if _DATASET.value == "auto":
         dataset = resolve_dataset(recipe.dataset, _DATA_DIR.value)

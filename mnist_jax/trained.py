@@ -11,15 +11,13 @@ from mnist_jax.augment import normalize
 from mnist_jax.checkpoint import Checkpoints
 from mnist_jax.config import Recipe
 from mnist_jax.layers import Network
-from mnist_jax.models import create_model
+from mnist_jax.models import abstract_model
 from mnist_jax.runs import RunDirectory
 
 
 def blank_network(recipe: Recipe) -> Network:
     """The recipe's network with zeros, which takes no time to make."""
-    network = nnx.eval_shape(
-        lambda: create_model(recipe.model, rngs=nnx.Rngs(params=0), **recipe.model_args)
-    )
+    network = abstract_model(recipe.model, **recipe.model_args)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), nnx.state(network))
     nnx.update(network, zeros)
     return network

@@ -18,7 +18,7 @@ from mnist_jax import augment, devices
 from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, hold_out
 from mnist_jax.errors import UsageError
-from mnist_jax.models import create_model
+from mnist_jax.models import abstract_model, create_model
 from mnist_jax.optim import make_optimizer
 from mnist_jax.summary import summarize
 from mnist_jax.training import LOSSES, TrainState, train_step, training_mode_logits
@@ -210,10 +210,7 @@ class Trainer:
 
 
 def _multiply_adds_per_parameter(recipe: Recipe) -> float:
-    model = nnx.eval_shape(
-        lambda: create_model(recipe.model, rngs=nnx.Rngs(params=0), **recipe.model_args)
-    )
-    layers = summarize(model)
+    layers = summarize(abstract_model(recipe.model, **recipe.model_args))
     work = recipe.batch_size * sum(layer.multiply_adds for layer in layers)
     return work / sum(layer.parameters for layer in layers)
 

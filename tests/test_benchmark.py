@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,14 +26,13 @@ from mnist_jax.layers import (
     flatten,
     relu,
 )
-from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.models import abstract_model, model_entry, model_names
 
 RECIPE = replace(model_entry("dense").recipe, dataset="digits", batch_size=100)
 
 
 def test_flops_of_dbl_conv_relu_by_hand() -> None:
-    create = partial(create_model, "dbl_conv_relu")
-    model = nnx.eval_shape(lambda: create(rngs=nnx.Rngs(0)))
+    model = abstract_model("dbl_conv_relu")
     conv1 = 24 * 24 * (5 * 5 * 1) * 20
     conv2 = 8 * 8 * (5 * 5 * 20) * 40
     dense = 640 * 100 + 100 * 10
@@ -118,7 +116,7 @@ def test_pytorch_is_the_same_network(name: str) -> None:
 
     recipe = model_entry(name).recipe
     network = reference(recipe, steps_per_epoch=100).network()
-    ours = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **recipe.model_args))
+    ours = abstract_model(name, **recipe.model_args)
     theirs = sorted(p.numel() for p in network.parameters())
     assert sorted(leaf.size for leaf in jax.tree.leaves(nnx.state(ours, nnx.Param))) == theirs
 

@@ -132,7 +132,7 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=lenet", "--seed=-1"], "seed is -1"),
         (["--model=lenet", "--model_args={"], "--model_args is not JSON"),
         (
-            ["--model=lenet", "--dataset=digits", '--model_args={"poling": 1}'],
+            ["--model=lenet", "--data_dir=/nowhere", '--model_args={"poling": 1}'],
             "takes no argument 'poling'",
         ),
         (["--model=lenet", "--dataset=digits", "--batch_size=1501"], "has 1500 training images"),

@@ -12,7 +12,7 @@ from flax import nnx
 from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
 from mnist_jax.layers import Dropout, Network
-from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.models import abstract_model, create_model, model_entry, model_names
 from mnist_jax.models.registry import register
 from mnist_jax.summary import summarize
 
@@ -35,11 +35,6 @@ PARAMETERS = {
 }  # fmt: skip
 
 
-def abstract(name: str, **arguments: object) -> Network:
-    """A network's structure, without computing its initial values."""
-    return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0), **arguments))
-
-
 def parameters(model: Network) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
@@ -50,7 +45,7 @@ def test_every_network_is_counted() -> None:
 
 @pytest.mark.parametrize("name", model_names())
 def test_parameter_count_and_output_shape(name: str) -> None:
-    model = abstract(name, **model_entry(name).recipe.model_args)
+    model = abstract_model(name, **model_entry(name).recipe.model_args)
     layers = summarize(model)
     assert parameters(model) == PARAMETERS[name]
     assert sum(layer.parameters for layer in layers) == PARAMETERS[name]
@@ -74,12 +69,14 @@ def test_parameter_count_and_output_shape(name: str) -> None:
     ],
 )
 def test_variants(name: str, arguments: dict[str, object], expected: int) -> None:
-    assert parameters(abstract(name, **arguments)) == expected
+    assert parameters(abstract_model(name, **arguments)) == expected
 
 
 def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
     kinds = {
-        conv_relu: [layer.kind for layer in summarize(abstract("cmu_cnn", conv_relu=conv_relu))]
+        conv_relu: [
+            layer.kind for layer in summarize(abstract_model("cmu_cnn", conv_relu=conv_relu))
+        ]
         for conv_relu in (True, False)
     }
     assert kinds[True].count("relu") == 4
@@ -101,7 +98,7 @@ def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
 )
 def test_misuse_is_one_sentence(name: str, arguments: dict[str, object], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        abstract(name, **arguments)
+        abstract_model(name, **arguments)
 
 
 def test_a_name_is_registered_once() -> None:

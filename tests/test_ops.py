@@ -12,7 +12,7 @@ from jax import lax
 
 from mnist_jax import ops
 from mnist_jax.layers import Conv, Linear, Network, flatten, max_pool, relu
-from mnist_jax.models import create_model, model_names
+from mnist_jax.models import abstract_model, create_model, model_names
 from mnist_jax.summary import summarize
 
 Array = jax.Array
@@ -22,7 +22,7 @@ def conv_layers() -> list[Any]:
     """Every convolution of every network: kernel shape, padding and input side."""
     found: dict[tuple[tuple[int, ...], int, int], str] = {}
     for name in model_names():
-        model = nnx.eval_shape(lambda name=name: create_model(name, rngs=nnx.Rngs(0)))
+        model = abstract_model(name)
         side = 28
         for summary in summarize(model):
             layer = getattr(model, summary.name)

@@ -12,7 +12,7 @@ from flax import nnx
 from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.layers import Layer, Network
-from mnist_jax.models import create_model
+from mnist_jax.models import abstract_model, create_model
 from mnist_jax.training import TrainState
 
 ARRAYS = (nnx.Param, nnx.BatchStat)
@@ -24,7 +24,7 @@ def make_network(name: str, dtype: type = np.float64, **model_args: Any) -> Netw
     Nothing is 0 or 1, BatchNorm's scales and statistics included, so that mixing two of them up
     shows. For float64, call this inside `jax.enable_x64(True)`.
     """
-    network = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(params=0), **model_args))
+    network = abstract_model(name, **model_args)
     # The legacy generator's numbers are the same in every version of NumPy.
     rng = np.random.RandomState(0)
 

@@ -3,9 +3,15 @@
 import pkgutil
 from importlib import import_module
 
-from mnist_jax.models.registry import Entry, create_model, model_entry, model_names
+from mnist_jax.models.registry import (
+    Entry,
+    abstract_model,
+    create_model,
+    model_entry,
+    model_names,
+)
 
-__all__ = ["Entry", "create_model", "model_entry", "model_names"]
+__all__ = ["Entry", "abstract_model", "create_model", "model_entry", "model_names"]
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -102,3 +102,12 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
         takes = ", ".join(accepted) or "none"
         raise UsageError(f"{name} takes no argument {unknown[0]!r}; it takes {takes}.")
     return network(rngs=rngs, **overrides)
+
+
+def abstract_model(name: str, **overrides: Any) -> Network:
+    """The network that `create_model` would make, with shapes in place of values.
+
+    Raises:
+      UsageError: as from `create_model`.
+    """
+    return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(params=0), **overrides))
