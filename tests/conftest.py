@@ -1,4 +1,7 @@
-"""Settings every test runs under: eight virtual CPU devices, strict dtype and rank promotion."""
+"""Settings every test runs under, and what several files of tests look at.
+
+Eight virtual CPU devices, strict dtype and rank promotion.
+"""
 
 import os
 from pathlib import Path
@@ -9,6 +12,12 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
 import pytest
+from report_runs import write_runs
+
+from mnist_jax.data import Dataset, load_dataset
+from mnist_jax.reporting import contents
+from mnist_jax.reporting.history import History, read_histories
+from mnist_jax.reporting.page import Page
 
 # Before the backend starts: the data-parallel tests need several devices.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -20,3 +29,26 @@ def pytest_configure(config: pytest.Config) -> None:
     cache = Path(config.rootpath) / ".pytest_cache" / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds' runs, as `report_runs` writes them."""
+    path = tmp_path_factory.mktemp("runs")
+    write_runs(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def histories(runs_folder: Path) -> list[History]:
+    return read_histories([runs_folder])
+
+
+@pytest.fixture(scope="session")
+def whole_report(histories: list[History], digits: Dataset) -> Page:
+    return contents.report(histories, digits, [5, 0])

@@ -1,14 +1,19 @@
-"""Small runs to report on, of two seeds: fresh networks, and metrics made up."""
+"""Small runs to report on, of two seeds: fresh networks, and metrics made up.
+
+And what a report of them shows.
+"""
 
 import dataclasses
 import json
 from pathlib import Path
 
 from flax import nnx
+from matplotlib.figure import Figure
 
 from mnist_jax.checkpoint import Checkpoints
 from mnist_jax.data import load_dataset
 from mnist_jax.models import create_model, model_entry
+from mnist_jax.reporting.page import Page, Picture
 from mnist_jax.runs import RunDirectory, describe_environment
 
 RECIPE = dataclasses.replace(
@@ -41,6 +46,11 @@ def write_runs(parent: Path) -> None:
             last = run.metrics()[-1]
             result = {"test_accuracy": last["test_accuracy"], "selected_step": last["step"]}
             (run.path / "result.json").write_text(json.dumps(result))
+
+
+def pictures(shown: Page) -> dict[str, Figure]:
+    blocks = [block for section in shown.sections for block in section.blocks]
+    return {block.name: block.figure for block in blocks if isinstance(block, Picture)}
 
 
 def _row(step: int, seed: int) -> dict[str, float]:

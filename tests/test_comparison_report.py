@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from test_experiments import ARTICLE, LABELS, record, results_of
+from toy_records import ARTICLE, LABELS, record, results_of
 
 from experiments import charts, report, statistics
 from experiments.analysis import Results

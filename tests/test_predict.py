@@ -1,13 +1,10 @@
-"""Image files: what is read of them, how it is framed, and what the command says of it."""
+"""The classification of image files, and what the command says of it."""
 
 import dataclasses
-import io
 import json
 import os
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from image_files import (
+    Picture,
+    bomb,
+    coloured,
+    enlarged,
+    on_page,
+    photographed,
+    saved,
+    shape_of,
+)
 from PIL import Image
 
 from mnist_jax.data import CLASS_NAMES, Dataset, DatasetNotFound, load_dataset
-from mnist_jax.data.framing import frame_digit, frame_garment
 from mnist_jax.data.images import frame_image, read_image
 from mnist_jax.errors import Failure
 from mnist_jax.fit import fit
@@ -26,8 +32,6 @@ from mnist_jax.models import model_entry
 from mnist_jax.runs import RunDirectory, describe_environment
 from mnist_jax.trained import classifier, load_network
 from mnist_jax.trainer import Trainer
-
-Picture = np.ndarray
 
 
 @pytest.fixture(scope="module")
@@ -63,36 +67,6 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunDirect
     run.create(recipe, describe_environment(dataset, {}))
     fit(Trainer(recipe, dataset, seeds=[0], num_devices=1), [run], lambda _: None)
     return run
-
-
-def saved(picture: Picture, path: Path, **options: object) -> Path:
-    Image.fromarray(picture).save(path, **options)  # type: ignore[arg-type]
-    return path
-
-
-def enlarged(digit: Picture, times: int) -> Picture:
-    side = times * 28
-    return np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC))
-
-
-def on_page(digit: Picture, row: int, column: int, side: int) -> Picture:
-    page = np.zeros((side, side), np.uint8)
-    page[row : row + len(digit), column : column + len(digit)] = digit
-    return page
-
-
-def coloured(digit: Picture, ink: tuple[int, ...], paper: tuple[int, ...]) -> Picture:
-    share = digit[..., None] / 255
-    return np.rint(np.array(paper) * (1 - share) + np.array(ink) * share).astype(np.uint8)
-
-
-def photographed(digit: Picture) -> Picture:
-    """On grey paper under uneven light, with noise."""
-    height, width = digit.shape
-    rows, columns = np.mgrid[0:height, 0:width] / height
-    noise = np.random.default_rng(0).normal(0, 4, digit.shape)
-    light = 190 + 40 * columns - 25 * rows + noise
-    return np.rint((light * (1 - 0.6 * digit / 255)).clip(0, 255)).astype(np.uint8)
 
 
 ENCODINGS: dict[str, tuple[str, Callable[[Picture], Picture]]] = {
@@ -135,194 +109,6 @@ def likeness(images: Picture, others: Picture) -> float:
     """The mean correlation of pairs of images."""
     pairs = zip(images, others, strict=True)
     return float(np.mean([np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in pairs]))
-
-
-def test_a_digit_is_20_pixels_high_with_its_centre_of_mass_in_the_middle(tmp_path: Path) -> None:
-    page = np.zeros((400, 300), np.uint8)
-    page[20:140, 100:115] = page[120:140, 100:180] = 255
-    seen = frame_image(read_image(saved(255 - page, tmp_path / "page.png")), "mnist") / 255
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    assert len(rows) == 20
-    assert len(columns) == 13
-    row, column = (np.arange(28) @ seen.sum(axis=axis) / seen.sum() for axis in (1, 0))
-    assert abs(row - 14) <= 0.5
-    assert abs(column - 14) <= 0.5
-    assert abs((rows[0] + rows[-1]) / 2 - 14) > 1  # Unlike the middle of the box.
-
-
-def test_specks_do_not_move_the_digit(dataset: Dataset, tmp_path: Path) -> None:
-    page = on_page(enlarged(dataset.test.images[0], 4), 60, 60, 300)
-    clean = frame_image(read_image(saved(255 - page, tmp_path / "clean.png")), "mnist")
-    page[2:4, 2:4] = page[290:293, 280] = 255
-    specked = frame_image(read_image(saved(255 - page, tmp_path / "specked.png")), "mnist")
-    np.testing.assert_allclose(specked.astype(int), clean, atol=3)
-
-
-def shape_of(side: int = 60) -> Picture:
-    """An L, different from its mirror images: uint8 [side, side], 0 and 255."""
-    digit = np.zeros((side, side), np.uint8)
-    digit[side // 6 : -side // 6, side // 3 : side // 2] = 255
-    digit[-side // 3 : -side // 6, side // 3 : -side // 4] = 255
-    return digit
-
-
-MODES: dict[str, Callable[[Picture], Image.Image]] = {
-    "1": lambda ink: Image.fromarray(255 - ink).convert("1"),
-    "L": lambda ink: Image.fromarray(255 - ink),
-    "16 bits": lambda ink: Image.fromarray((255 - ink).astype(np.uint16) * 100 + 20000),
-    "palette": lambda ink: Image.fromarray(255 - ink).convert("RGB").convert("P"),
-    "black on transparent": lambda ink: Image.fromarray(
-        np.stack([np.zeros_like(ink), ink], axis=-1), "LA"
-    ),
-    "white on transparent": lambda ink: Image.fromarray(
-        np.stack([np.full_like(ink, 255), ink], axis=-1), "LA"
-    ),
-    "page with transparent corner": lambda ink: Image.fromarray(
-        np.dstack([255 - ink] * 3 + [np.where(np.indices(ink.shape).sum(0) < 15, 0, 255)]).astype(
-            np.uint8
-        )
-    ),
-}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_every_kind_of_png_shows_the_same(mode: str, tmp_path: Path) -> None:
-    ink = shape_of()
-    MODES[mode](ink).save(tmp_path / "image.png")
-    seen = frame_image(read_image(tmp_path / "image.png"), "mnist")
-    np.testing.assert_array_equal(seen, frame_digit(ink))
-
-
-def test_cmyk_jpeg_is_read(tmp_path: Path) -> None:
-    Image.fromarray(255 - shape_of()).convert("CMYK").save(tmp_path / "image.jpg", quality=95)
-    seen = frame_image(read_image(tmp_path / "image.jpg"), "mnist")
-    assert np.abs(seen.astype(int) - frame_digit(shape_of())).mean() < 3
-
-
-def test_a_camera_s_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # To be turned clockwise by a quarter.
-    path = saved(np.rot90(255 - shape_of()), tmp_path / "turned.jpg", exif=exif, quality=95)
-    seen = frame_image(read_image(path), "mnist")
-    assert np.abs(seen.astype(int) - frame_digit(shape_of())).mean() < 3
-
-
-def test_a_large_picture_is_reduced(tmp_path: Path) -> None:
-    path = saved(255 - shape_of(4002), tmp_path / "large.png")
-    assert read_image(path).shape == (1024, 1024, 3)
-    seen = frame_image(read_image(path), "mnist")
-    assert np.abs(seen.astype(int) - frame_digit(shape_of())).mean() < 8
-
-
-@pytest.mark.parametrize("light", [False, True])
-def test_a_garment_fills_the_frame_and_keeps_its_grey(light: bool, tmp_path: Path) -> None:
-    page = np.zeros((90, 200), np.uint8)
-    page[10:80, 100:140] = 60
-    page[30:40, 100:140] = 200
-    path = saved(page if light else 255 - page, tmp_path / "garment.png")
-    seen = frame_image(read_image(path), "fashion_mnist")
-    rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    assert (rows[0], rows[-1], columns[0], columns[-1]) == (0, 27, 6, 21)
-    assert seen[20, 14] == 60
-    assert seen[9, 14] > 190
-    np.testing.assert_array_equal(frame_garment(page), seen)
-
-
-def test_framed_garments_stay_as_they_are(tmp_path: Path) -> None:
-    garment = frame_garment(np.arange(40, 240, dtype=np.uint8)[:, None] * np.ones(60, np.uint8))
-    path = saved(garment, tmp_path / "garment.png")
-    np.testing.assert_array_equal(frame_image(read_image(path), "fashion_mnist"), garment)
-
-
-def test_specks_do_not_move_a_garment(tmp_path: Path) -> None:
-    page = np.zeros((90, 200), np.uint8)
-    page[10:80, 100:140] = 60
-    expected = frame_garment(page)
-    page[85:87, 5] = 200
-    path = saved(255 - page, tmp_path / "garment.png")
-    np.testing.assert_array_equal(frame_image(read_image(path), "fashion_mnist"), expected)
-
-
-def empty_pages() -> dict[str, Picture]:
-    noise = np.random.default_rng(0).normal(0, 4, (200, 300))
-    return {
-        "white": np.full((40, 60), 255, np.uint8),
-        "black": np.zeros((1, 1), np.uint8),
-        "photographed": photographed(np.zeros((300, 300), np.uint8)),
-        "noisy": (200 + noise).astype(np.uint8),
-        "transparent": np.zeros((30, 30, 4), np.uint8),
-    }
-
-
-@pytest.mark.parametrize("page", empty_pages())
-def test_an_empty_page_shows_nothing(page: str, tmp_path: Path) -> None:
-    image = read_image(saved(empty_pages()[page], tmp_path / "page.png"))
-    assert not frame_image(image, "mnist").any()
-
-
-def test_any_pixels_have_a_frame() -> None:
-    rng = np.random.default_rng(0)
-    stripes = np.repeat(255 * np.eye(3, dtype=np.uint8)[None], 3, axis=0)  # No colour leads.
-    noise = rng.integers(0, 256, (50, 40, 3), np.uint8)
-    for image in (stripes, stripes[:1], stripes[:2, :2], stripes[:1, :1], noise):
-        for dataset in ("mnist", "fashion_mnist"):
-            assert frame_image(image, dataset).shape == (28, 28)
-
-
-def bomb(side: int) -> bytes:
-    """A PNG of a few bytes that claims side × side pixels."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    data = b"IDAT" + zlib.compress(b"")
-    chunks = (header, data, b"IEND")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in chunks
-    )
-
-
-def encoded(kind: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(255 - shape_of(200)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-DAMAGED = {
-    "no image": (b"hello", "is no PNG or JPEG image"),
-    "empty file": (b"", "is no PNG or JPEG image"),
-    "GIF": (encoded("gif"), "is no PNG or JPEG image"),
-    "half a PNG": (encoded("png")[:-200], "is damaged or cut short"),
-    "half a JPEG": (encoded("jpeg")[:-900], "is damaged or cut short"),
-    "large": (bomb(10_000), "has more than 89,478,485 pixels"),
-    "huge": (bomb(200_000), "has more than 89,478,485 pixels"),
-}
-
-
-@pytest.mark.parametrize("kind", DAMAGED)
-def test_what_is_no_picture_is_one_sentence(kind: str, tmp_path: Path) -> None:
-    content, sentence = DAMAGED[kind]
-    path = tmp_path / "image.png"
-    path.write_bytes(content)
-    with pytest.raises(Failure) as caught:
-        read_image(path)
-    assert str(caught.value).startswith(f"{path} {sentence}")
-    assert str(caught.value).count(".") == str(path).count(".") + 1
-
-
-def test_damaged_bytes_are_a_sentence_or_a_picture(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    path = tmp_path / "image"
-    outcomes = set()
-    for kind in ("png", "jpeg"):
-        whole = np.frombuffer(encoded(kind), np.uint8)
-        for _ in range(60):
-            damaged = whole.copy()
-            damaged[rng.integers(len(whole), size=3)] = rng.integers(256, size=3)
-            path.write_bytes(damaged.tobytes())
-            try:
-                outcomes.add(frame_image(read_image(path), "mnist").shape)
-            except Failure:
-                outcomes.add(())
-    assert outcomes == {(), (28, 28)}
 
 
 def test_probabilities_are_those_of_the_loss(run: RunDirectory, dataset: Dataset) -> None:

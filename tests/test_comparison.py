@@ -1,0 +1,109 @@
+"""What the tables say of records, on made-up ones."""
+
+import dataclasses
+
+import pytest
+from toy_records import ARTICLE, VARIANT, record, results_of
+
+from experiments import analysis, compare, rendering
+from experiments.analysis import Results
+
+
+@pytest.mark.parametrize(
+    ("figure", "rounding", "expected"),
+    [
+        (90.0, 0.005, "inside"),
+        (96.0, 0.005, "above"),
+        (84.0, 0.005, "below"),
+        (96.0, 3.0, "inside"),
+        (None, 0.005, "not a claim"),
+    ],
+)
+def test_verdicts(figure, rounding, expected):
+    summary = analysis.percentages([89.0, 90.0, 91.0])
+    assert analysis.verdict(summary, figure, rounding) == expected
+
+
+def test_too_few_runs_get_no_verdict():
+    assert analysis.verdict(analysis.percentages([89.0, 90.0]), 90.0, 0.005) == "provisional"
+
+
+def test_outcomes(tmp_path):
+    found = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
+    results = results_of(tmp_path, *found)
+    outcome = analysis.outcome(results, ARTICLE, ARTICLE.rows[0])
+    assert outcome.summary is not None
+    assert (outcome.summary.n, outcome.summary.mean) == (3, pytest.approx(91.0))
+    assert (outcome.verdict, outcome.seconds, outcome.estimated) == ("inside", 30.0, False)
+    assert (outcome.images_per_second, outcome.device) == (2000.0, "2 CPU cores")
+    other = analysis.outcome(results, ARTICLE, ARTICLE.rows[1])
+    assert (other.summary, other.seconds, other.estimated) == (None, 2 * 60_000 / 2000, True)
+    at_first = dataclasses.replace(ARTICLE.rows[0], epoch=1)
+    summary = analysis.outcome(results, ARTICLE, at_first).summary
+    assert summary is not None
+    assert summary.mean == pytest.approx(50.0)
+
+
+def test_variants_are_compared_on_shared_seeds(tmp_path):
+    plain = [record(seed, wrong) for seed, wrong in ((0, 10), (1, 12), (2, 9), (5, 1))]
+    variant = [
+        record(seed, wrong, "variant", VARIANT) for seed, wrong in ((0, 6), (1, 7), (2, 7), (6, 50))
+    ]
+    found = analysis.variants(results_of(tmp_path, *plain, *variant), ARTICLE.comparisons[0])
+    assert (found.first, found.second) == ([94.0, 93.0, 93.0], [90.0, 88.0, 91.0])
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx(11 / 3)
+    assert found.only_right == (4, 0)
+    assert found.p == pytest.approx(2 * 0.5**4)
+
+
+def test_points_of_a_curve(tmp_path):
+    results = results_of(tmp_path, *(record(seed, 9) for seed in range(3)))
+    row = ARTICLE.rows[0]
+    shown, picture = (analysis.points(results, ARTICLE, row, curve) for curve in row.curves)
+    assert [(p.epoch, p.published, p.verdict) for p in shown] == [
+        (1, 0.5, "inside"),
+        (2, 0.91, "inside"),
+    ]
+    assert [(p.epoch, p.published) for p in picture] == [(1, None), (2, None)]
+
+
+def test_an_ensemble_is_right_where_most_are(tmp_path):
+    # Errors on images 0-9, 1-10 and 2-11: at least two err on images 1 to 10.
+    results = results_of(tmp_path, *(record(seed) for seed in range(3)))
+    assert analysis.ensemble(results, ARTICLE, ARTICLE.ensembles[0]) == pytest.approx(90.0)
+    two = Results.load([ARTICLE], tmp_path / "empty")
+    assert analysis.ensemble(two, ARTICLE, ARTICLE.ensembles[0]) is None
+
+
+def test_frameworks_are_compared(tmp_path):
+    ours = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
+    theirs = [record(seed, wrong, framework="torch") for seed, wrong in ((0, 12), (1, 13), (2, 11))]
+    results = results_of(tmp_path, *ours, *theirs)
+    difference = analysis.cross_framework(results, ARTICLE, ARTICLE.rows[0])
+    assert difference is not None
+    assert difference.mean == pytest.approx(3.0)
+    assert analysis.cross_framework(results, ARTICLE, ARTICLE.rows[1]) is None
+    assert "+3.00 [" in rendering.markdown(results)
+
+
+def test_tables_say_what_there_is(tmp_path):
+    results = results_of(tmp_path, *(record(seed, 8 + seed, dirty=seed > 0) for seed in range(3)))
+    text = rendering.markdown(results)
+    assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
+    assert "Of 2 rows: 1 inside, 1 not run." in text
+    assert "- T, `toy`: `variant`" in text
+    assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
+    (line,) = rendering.csv_table(results).splitlines()[1:]
+    assert line.startswith("toy,plain,91.00%,91.0,PyTorch,last epoch,jax,3,91.0000,1.0000,")
+    assert r"T & plain & 91.00\% (PyTorch) & 3 & 91.00 $\pm$ 1.00 &" in rendering.latex(results)
+    for table in text.split("\n\n"):
+        if table.startswith("|"):
+            assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_files_follow_from_the_records_alone(tmp_path):
+    assert compare.files(tmp_path) == compare.files(tmp_path)
+    assert [path.name for path in compare.files(tmp_path)] == [
+        *("README.md", "table.csv", "table.tex")
+    ]

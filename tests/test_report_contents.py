@@ -1,0 +1,258 @@
+"""What a report of runs draws, against the runs."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from report_runs import RECIPE, STEPS, pictures
+
+from mnist_jax.augment import normalize
+from mnist_jax.data import CLASS_NAMES, Dataset
+from mnist_jax.measures import Course, rates
+from mnist_jax.reporting import contents, images, network_contents, scores
+from mnist_jax.reporting.curves import Panel, courses
+from mnist_jax.reporting.history import History, read_histories
+from mnist_jax.reporting.page import Code, Page, Table, Text
+from mnist_jax.reporting.style import COLORS
+from mnist_jax.trained import classifier, load_network
+
+
+@pytest.fixture(scope="module")
+def probability(histories: list[History], digits: Dataset) -> np.ndarray:
+    """Of the first seed's network."""
+    _, network = load_network(histories[0].directory)
+    return classifier(network, RECIPE)(digits.test.images)
+
+
+def texts(shown: Page, title: str) -> str:
+    (section,) = (section for section in shown.sections if section.title == title)
+    return "\n".join(b.text for b in section.blocks if isinstance(b, Text | Code))
+
+
+def table(shown: Page, title: str) -> list[list[str]]:
+    (section,) = (section for section in shown.sections if section.title == title)
+    (found,) = (block for block in section.blocks if isinstance(block, Table))
+    return [list(found.head), *(list(row) for row in found.rows)]
+
+
+def lines(figure: Figure, panel: int, name: str) -> list[tuple[list[float], list[float]]]:
+    """What is drawn in the colour of `name`: single seeds, then their mean."""
+    return [
+        (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
+        for line in figure.axes[panel].lines
+        if line.get_color() == COLORS[name]
+    ]
+
+
+def test_curves_against_the_iteration_are_the_metrics(
+    whole_report: Page, histories: list[History]
+) -> None:
+    figure = pictures(whole_report)["training-by-iteration"]
+    for panel, name, column, scale in (
+        (0, "training", "train_loss", 1),
+        (1, "test", "test_accuracy", 100),
+    ):
+        *seeds, mean = lines(figure, panel, name)
+        expected = [[scale * row[column] for row in run.rows] for run in histories]
+        assert [y for _, y in seeds] == [pytest.approx(values) for values in expected]
+        assert mean[0] == list(STEPS)
+        assert mean[1] == pytest.approx(np.mean(expected, axis=0).tolist())
+
+
+def test_curves_per_epoch_hold_whole_epochs(whole_report: Page, histories: list[History]) -> None:
+    figure = pictures(whole_report)["accuracy-by-epoch"]
+    training, test = (lines(figure, 0, name)[0] for name in ("training", "test"))
+    rows = histories[0].rows
+    first = 100 * np.average([row["train_accuracy"] for row in rows[:3]], weights=[4, 4, 2])
+    assert training == ([1, 2], [pytest.approx(first), pytest.approx(training[1][1])])
+    assert test[1] == pytest.approx([100 * rows[i]["test_accuracy"] for i in (2, 5)])
+    loss = pictures(whole_report)["loss-by-epoch"]
+    assert lines(loss, 0, "test")[0][1] == pytest.approx([rows[i]["test_loss"] for i in (2, 5)])
+
+
+def test_one_run_has_one_line_and_published_values_stand_beside_it() -> None:
+    course = Course(np.asarray([1, 2]), np.asarray([0.5, 0.25]))
+    panel = Panel("loss", {"training": [course]}, logarithmic=True, published=course)
+    figure = courses([panel], "epoch")
+    assert lines(figure, 0, "training") == [([1, 2], [0.5, 0.25])]
+    assert lines(figure, 0, "published") == [([1, 2], [0.5, 0.25])]
+    assert figure.axes[0].get_xlabel() == "epoch"
+
+
+def test_a_wide_range_of_losses_is_logarithmic_and_a_narrow_one_is_not() -> None:
+    for values, scale in (([1.0, 0.1], "log"), ([1.0, 0.9], "linear"), ([1.0, 0.0], "linear")):
+        course = Course(np.asarray([1, 2]), np.asarray(values))
+        figure = courses([Panel("loss", {"test": [course]}, logarithmic=True)], "epoch")
+        assert figure.axes[0].get_yscale() == scale
+
+
+def test_the_first_training_images_are_shown_with_their_labels(
+    whole_report: Page, digits: Dataset
+) -> None:
+    axes = pictures(whole_report)["training-images"].axes
+    assert len(axes) == 40
+    for i, one in enumerate(axes):
+        np.testing.assert_array_equal(one.images[0].get_array(), digits.train.images[i])
+        assert one.get_title() == str(digits.train.labels[i])
+
+
+def test_a_sample_has_its_predictions_as_titles(
+    whole_report: Page, digits: Dataset, probability: np.ndarray
+) -> None:
+    for i, axes in enumerate(pictures(whole_report)["test-sample"].axes):
+        guess, label = probability[i].argmax(), digits.test.labels[i]
+        assert axes.get_title().startswith(str(guess))
+        color = "#000000" if guess == label else COLORS["wrong"].lower()
+        assert to_hex(axes.title.get_color()) == color
+
+
+def test_errors_are_shown_most_confident_first(
+    whole_report: Page, digits: Dataset, probability: np.ndarray
+) -> None:
+    guesses, labels = probability.argmax(axis=1), digits.test.labels
+    wrong = np.flatnonzero(guesses != labels)
+    wrong = wrong[np.argsort(-probability.max(axis=1)[wrong], kind="stable")]
+    axes = pictures(whole_report)["misclassified"].axes
+    assert len(axes) == min(40, len(wrong))
+    for i, one in zip(wrong, axes, strict=False):
+        np.testing.assert_array_equal(one.images[0].get_array(), digits.test.images[i])
+        share = f"{probability[i].max():.1%}"
+        assert one.get_title() == f"{labels[i]} → {guesses[i]}\n{share}"
+
+
+def test_the_confusion_matrix_shows_every_count(
+    whole_report: Page, digits: Dataset, probability: np.ndarray
+) -> None:
+    axes = pictures(whole_report)["confusion-matrix"].axes[0]
+    shown = np.zeros((10, 10), int)
+    for text in axes.texts:
+        column, row = text.get_position()
+        shown[int(row), int(column)] = int(text.get_text().replace(",", ""))
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (digits.test.labels, probability.argmax(axis=1)), 1)
+    np.testing.assert_array_equal(shown, expected)
+    colored: np.ndarray = np.ma.filled(np.ma.asarray(axes.images[0].get_array()), -1)
+    off = ~np.eye(10, dtype=bool)
+    np.testing.assert_array_equal(colored[off], expected[off])
+
+
+def test_class_accuracies_are_drawn_in_percent() -> None:
+    found = rates(np.asarray([9, 40]), np.asarray([10, 40]))
+    (axes,) = scores.class_accuracy(found, 0.98, ["cat", "dog"]).axes
+    container: Any = axes.containers[0]
+    data, _, bars = container.lines
+    assert np.asarray(data.get_xdata()).tolist() == pytest.approx([90.0, 100.0])
+    low, high = bars[0].get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((100 * found.low[0], 100 * found.high[0]))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
+
+
+def test_the_reliability_diagram_counts_every_image(
+    whole_report: Page, digits: Dataset, probability: np.ndarray
+) -> None:
+    upper, lower = pictures(whole_report)["reliability"].axes
+    heights = [bar.get_height() for bar in lower.patches]  # type: ignore[attr-defined]
+    confidence = probability.max(axis=1)
+    assert heights == np.histogram(confidence, np.linspace(0, 1, 11))[0].tolist()
+    points = upper.containers[0].lines[0]  # type: ignore[attr-defined]
+    last = confidence >= np.floor(10 * confidence.max()) / 10
+    right = probability.argmax(axis=1) == digits.test.labels
+    assert points.get_xdata()[-1] == pytest.approx(confidence[last].mean(), rel=1e-5)
+    assert points.get_ydata()[-1] == pytest.approx(right[last].mean())
+
+
+def test_filters_are_the_weights(whole_report: Page, histories: list[History]) -> None:
+    network: Any = load_network(histories[0].directory)[1]
+    first = np.asarray(network.conv1.kernel[...])
+    grid = np.asarray(pictures(whole_report)["filters-conv1"].axes[0].images[0].get_array())
+    # Each weight is 3×3 pixels, after a frame of one.
+    np.testing.assert_array_equal(grid[1:16:3, 1:16:3], first[:, :, 0, 0])
+    np.testing.assert_array_equal(grid[1:16:3, 17:32:3], first[:, :, 0, 1])
+    second = np.asarray(network.conv2.kernel[...])
+    grid = np.asarray(pictures(whole_report)["filters-conv2"].axes[0].images[0].get_array())
+    assert grid.shape == (6 * 16 + 1, 16 * 16 + 1)
+    np.testing.assert_array_equal(grid[17:32:3, 33:48:3], second[:, :, 1, 2])
+
+
+def test_no_more_filters_are_shown_than_can_be_seen() -> None:
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 64, 128))
+    grid = np.asarray(images.filters(kernel).axes[0].images[0].get_array())
+    assert grid.shape == (20 * 16 + 1, 40 * 16 + 1)
+
+
+def test_activations_are_those_of_every_layer(
+    whole_report: Page, histories: list[History], digits: Dataset, probability: np.ndarray
+) -> None:
+    image, *layers, bars = pictures(whole_report)["activations-5"].axes
+    np.testing.assert_array_equal(image.images[0].get_array(), digits.test.images[5])
+    titles = [axes.get_title(loc="left") for axes in layers]
+    names = ["conv1", "act1", "pool1", "conv2", "act2", "pool2", "fc1", "fc_act1", "fc2"]
+    assert [title.split(":")[0] for title in titles] == [*names, "fc_act2", "out"]
+    _, network = load_network(histories[0].directory)
+    inputs = normalize(jnp.asarray(digits.test.images[5:6]), 0.0, 1.0)
+    outputs = dict(network.layer_outputs(inputs))
+    conv1 = np.asarray(layers[0].images[0].get_array())
+    np.testing.assert_allclose(conv1[1:29, 30:58], outputs["conv1"][0, :, :, 1], atol=1e-5)
+    widths = [bar.get_width() for bar in bars.patches]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(widths, 100 * probability[5], atol=1e-3)
+
+
+def test_activations_share_their_scale_over_images(whole_report: Page) -> None:
+    one, two = (pictures(whole_report)[f"activations-{i}"].axes[1].images[0] for i in (5, 0))
+    assert one.get_clim() == two.get_clim()
+    most = max(np.nanmax(np.abs(np.asarray(i.get_array()))) for i in (one, two))
+    assert one.get_clim() == pytest.approx((-most, most))
+
+
+def test_default_images_are_a_sweater_and_a_coat(digits: Dataset) -> None:
+    fashion = dataclasses.replace(digits, name="fashion_mnist")
+    first, second = network_contents.default_images(fashion)
+    names = CLASS_NAMES["fashion_mnist"]
+    labels = digits.test.labels
+    assert (names[labels[first]], names[labels[second]]) == ("Pullover", "Coat")
+    assert 2 not in labels[:first]
+
+
+def test_the_page_says_what_was_run(whole_report: Page, histories: list[History]) -> None:
+    accuracies = [run.rows[-1]["test_accuracy"] for run in histories]
+    assert f"{np.mean(accuracies):.2%}" in texts(whole_report, "Result")
+    head, *rows = table(whole_report, "Result")
+    assert [row[head.index("test accuracy")] for row in rows] == [f"{a:.2%}" for a in accuracies]
+    layers = {row[0]: row for row in table(whole_report, "Layers")}
+    assert layers["conv1"] == ["conv1", "Conv", "1×28×28×6", "156", f"{2 * 28 * 28 * 150:,}"]
+    configuration = {row[0]: row[1] for row in table(whole_report, "Configuration")}
+    assert (configuration["model"], configuration["seed"]) == ("lenet", "[0, 1]")
+    assert "python -m mnist_jax.train '--seed=<0>'" in texts(whole_report, "How to reproduce it")
+
+
+def test_a_run_in_training_is_reported_so_far(
+    runs_folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs_folder / "seed-0", run)
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints")
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:2]))
+    shown = contents.report(read_histories([run]), digits, [0])
+    assert set(pictures(shown)) == {"training-by-iteration", "training-images"}
+    assert table(shown, "Result")[1][2] == "not ended: at epoch 0.8 of 2"
+
+
+def test_weights_without_a_training_are_reported(
+    runs_folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs_folder / "seed-0", run)
+    for name in ("result.json", "metrics.jsonl"):
+        (run / name).unlink()
+    shown = contents.report(read_histories([run]), digits, [0])
+    assert "training-by-iteration" not in pictures(shown)
+    assert "confusion-matrix" in pictures(shown)
+    assert table(shown, "Result")[1][2:] == ["not evaluated", "", "", "", ""]

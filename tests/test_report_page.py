@@ -1,0 +1,163 @@
+"""The page a report is written to: complete, closed, escaped, and shown by a browser."""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from report_runs import pictures
+
+from mnist_jax.errors import Failure
+from mnist_jax.reporting import page
+from mnist_jax.reporting.page import Block, Code, Page, Picture, Section, Table, Text
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+VOID = {"meta", "link", "img", "br"}
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Failure, match="can't be written"):
+        page.write(Page("", []), tmp_path / "file" / "report")
+
+
+class Checker(HTMLParser):
+    """Collects a page's elements, and makes sure that they are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, Any]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def parse(path: Path) -> Checker:
+    checker = Checker()
+    checker.feed(path.read_text("utf-8"))
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+@pytest.fixture(scope="module")
+def written(whole_report: Page, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return page.write(whole_report, tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_holds_its_pictures(written: Path, whole_report: Page) -> None:
+    elements = parse(written).elements
+    sources = [attributes for tag, attributes in elements if tag == "img"]
+    assert len(sources) == len(pictures(whole_report)) == len(list(written.parent.glob("*.png")))
+    for attributes, name in zip(sources, pictures(whole_report), strict=True):
+        head, data = attributes["src"].split(",")
+        assert head == "data:image/png;base64"
+        png = base64.b64decode(data, validate=True)
+        assert png == (written.parent / f"{name}.png").read_bytes()
+        with Image.open(io.BytesIO(png)) as image:
+            size = (int(attributes["width"]), int(attributes["height"]))
+            assert np.asarray(image.size) / 2 == pytest.approx(size, abs=1)
+        assert len(attributes["alt"]) > 10
+
+
+def test_the_page_needs_nothing_else(written: Path) -> None:
+    elements = parse(written).elements
+    for tag, attributes in elements:
+        assert tag not in ("script", "iframe", "object")
+        for name in ("src", "href", "srcset"):
+            assert attributes.get(name, "#").startswith(("#", "data:"))
+    targets = {attributes.get("id") for _, attributes in elements}
+    links = [attributes["href"][1:] for tag, attributes in elements if tag == "a"]
+    assert links
+    assert set(links) <= targets
+    assert "@import" not in written.read_text()
+    assert "url(" not in written.read_text()
+
+
+def test_everything_is_escaped(tmp_path: Path) -> None:
+    nasty = "</td><script>alert('1')</script> & \"$title\""
+    figure = Figure(figsize=(1, 1))
+    blocks: list[Block] = [
+        Picture("one", figure, nasty, nasty),
+        Table([nasty], [[nasty], [nasty]], numbers=[0]),
+        Code(nasty),
+        Text(nasty),
+    ]
+    checker = parse(page.write(Page(nasty, [Section(nasty, blocks)]), tmp_path))
+    assert "script" not in [tag for tag, _ in checker.elements]
+    (alt,) = (attributes["alt"] for tag, attributes in checker.elements if tag == "img")
+    assert alt == nasty
+    assert checker.text.count(nasty) == 10
+
+
+# In the page: what went wrong, and how wide everything is, told to the page around it.
+_PROBE = """<script>
+const errors = [];
+addEventListener("error", event => errors.push(event.message));
+addEventListener("load", () => parent.postMessage({
+  errors,
+  window: innerWidth,
+  content: document.documentElement.scrollWidth,
+  images: [...document.images].map(image => image.naturalWidth),
+}, "*"));
+</script>"""
+
+_FRAMES = """<!DOCTYPE html>
+<body><script>
+const found = [];
+addEventListener("message", event => {
+  found.push(event.data);
+  if (found.length == 2) document.body.textContent = JSON.stringify(found);
+});
+</script>
+<iframe src="probed.html" width="390" height="800"></iframe>
+<iframe src="probed.html" width="1280" height="800"></iframe>
+</body>"""
+
+
+def browse(path: Path, profile: Path) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+    options += ["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"]
+    command = [CHROMIUM, *options, path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+def test_a_browser_shows_the_page(written: Path, tmp_path: Path) -> None:
+    done = browse(written, tmp_path / "profile")
+    assert "How to reproduce it" in done.stdout
+    assert "CONSOLE" not in done.stderr
+    # The policy allows no script, so the copy that measures itself goes without it.
+    text = written.read_text("utf-8")
+    start = text.index("<meta http-equiv")
+    end = text.index(">", text.index("unsafe-inline")) + 1
+    (tmp_path / "probed.html").write_text(text[:start] + _PROBE + text[end:], "utf-8")
+    (tmp_path / "frames.html").write_text(_FRAMES)
+    done = browse(tmp_path / "frames.html", tmp_path / "profile")
+    found = json.loads(done.stdout[done.stdout.index("[{") : done.stdout.rindex("}]") + 2])
+    assert {one["window"] for one in found} == {390, 1280}
+    for one in found:
+        assert one["errors"] == []
+        assert one["content"] <= one["window"]
+        assert len(one["images"]) == len(list(written.parent.glob("*.png")))
+        assert min(one["images"]) > 0

@@ -1,0 +1,53 @@
+"""Intervals, tests and votes, on numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments import statistics
+
+
+def test_the_prediction_interval_is_that_of_one_more_run():
+    summary = statistics.summarize([1.0, 2.0, 3.0], (0.0, 6.0))
+    # t for 2 degrees of freedom is 4.3027.
+    assert summary.interval == (0.0, 6.0)
+    wide = statistics.summarize([1.0, 2.0, 3.0], (-math.inf, math.inf))
+    reach = 4.302653 * math.sqrt(4 / 3)
+    assert wide.interval == pytest.approx((2 - reach, 2 + reach), rel=1e-6)
+    assert math.isnan(statistics.summarize([1.0], (0.0, 1.0)).sd)
+
+
+def test_the_prediction_interval_holds_19_of_20():
+    draws = np.random.default_rng(0).normal(50, 1, (2000, 6))
+    intervals = [statistics.summarize(d[:5].tolist(), (0, 100)).interval for d in draws]
+    hits = [low < d[5] < high for d, (low, high) in zip(draws, intervals, strict=True)]
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+
+
+def test_paired_and_welch():
+    first, second = [3.0, 4.0, 6.0], [1.0, 3.0, 4.0]
+    paired = statistics.paired(first, second)
+    # Differences 2, 1, 2: mean 5/3, standard error 1/3, t = 5.
+    assert paired.mean == pytest.approx(5 / 3)
+    assert (paired.low, paired.high) == pytest.approx((5 / 3 - 4.302653 / 3, 5 / 3 + 4.302653 / 3))
+    assert paired.p == pytest.approx(0.03775, abs=1e-4)
+    welch = statistics.welch(first, second)
+    assert welch.mean == pytest.approx(5 / 3)
+    assert welch.p > paired.p
+    for test in (statistics.paired, statistics.welch):
+        certain = test([2.0, 2.0], [1.0, 1.0])
+        assert (certain.mean, certain.low, certain.high) == (1.0, 1.0, 1.0)
+        assert math.isnan(certain.p)
+
+
+def test_mcnemar_counts_only_what_differs():
+    first, second = np.ones(100, bool), np.ones(100, bool)
+    second[:6] = False
+    assert statistics.mcnemar(first, second) == (6, 0, pytest.approx(2 * 0.5**6))
+    assert statistics.mcnemar(first, first) == (0, 0, 1.0)
+
+
+def test_a_vote_takes_the_majority_and_of_equals_the_lowest():
+    votes = np.array([[3, 9, 5], [3, 1, 4], [7, 2, 5]])
+    np.testing.assert_array_equal(statistics.vote(votes), [3, 1, 5])

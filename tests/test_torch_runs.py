@@ -1,0 +1,108 @@
+"""Training by the PyTorch references, into the same records."""
+
+import dataclasses
+import math
+from functools import partial
+
+import pytest
+from toy_records import RECIPE
+
+from experiments.articles import all_articles
+from experiments.records import Record
+from mnist_jax.config import Recipe
+from mnist_jax.errors import UsageError
+
+ARTICLES = all_articles()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        dataclasses.replace(RECIPE, epochs=3, eval_every=10),
+        Recipe(
+            model="shallow",
+            model_args={"init": "nielsen"},
+            dataset="digits",
+            validation=100,
+            shuffle="never",
+            batch_size=10,
+            epochs=3,
+            learning_rate=0.1,
+            weight_decay=0.1,
+            weight_decay_sense="nielsen",
+            selection="best_validation",
+        ),
+        Recipe(
+            model="batchnorm_cnn",
+            dataset="digits",
+            mean=0.5,
+            std=0.5,
+            batch_size=100,
+            epochs=2,
+            optimizer="adam",
+            learning_rate=0.001,
+            evaluation="training_mode",
+        ),
+    ],
+    ids=lambda recipe: recipe.model,
+)
+def test_torch_runs_make_records(recipe):
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # More only wait for each other in steps this small.
+    from rich.console import Console
+
+    from experiments import torch_runs
+    from mnist_jax.data import load_dataset
+
+    dataset = load_dataset("digits")
+    run = torch_runs.train(Console(quiet=True), recipe, dataset)
+    made = Record.of_run(
+        recipe,
+        run.metrics,
+        run.selected_step,
+        run.predictions,
+        dataset.test.labels,
+        torch_runs.environment(),
+        article="toy",
+        row="row",
+        framework="torch",
+        seconds=run.seconds,
+    )
+    read = Record.from_json(made.to_json())
+    images = len(dataset.train) - recipe.validation
+    assert read.curve["step"][-1] == recipe.epochs * math.ceil(images / recipe.batch_size)
+    losses = read.by_epoch("train_loss")
+    assert losses[-1] < losses[0]
+    assert read.accuracy == pytest.approx(
+        100 * read.curve["test_accuracy"][read.curve["step"].index(read.selected_step)], abs=1e-3
+    )
+
+
+def test_torch_refuses_what_it_has_no_reference_of():
+    pytest.importorskip("torch")
+    from rich.console import Console
+
+    from experiments import torch_runs
+    from mnist_jax.data import load_dataset
+
+    train = partial(torch_runs.train, Console(quiet=True), dataset=load_dataset("digits"))
+    with pytest.raises(UsageError, match="no PyTorch reference of lenet"):
+        train(recipe=dataclasses.replace(RECIPE, model_args={"kernel_size": 3}))
+    with pytest.raises(UsageError, match="one-pixel shifts"):
+        train(recipe=dataclasses.replace(RECIPE, one_pixel_shifts=True))
+
+
+@pytest.mark.parametrize("article", ARTICLES, ids=lambda article: article.letter)
+def test_every_article_has_rows_for_torch(article):
+    pytest.importorskip("torch")
+    from rich.console import Console
+
+    from experiments import torch_runs
+    from mnist_jax.data import load_dataset
+
+    row = next(row for row in article.rows if not row.recipe.one_pixel_shifts)
+    recipe = dataclasses.replace(
+        row.recipe, epochs=1, batch_size=500, validation=row.recipe.validation // 10, eval_every=0
+    )
+    run = torch_runs.train(Console(quiet=True), recipe, load_dataset("digits"))
+    assert len(run.metrics) == 1

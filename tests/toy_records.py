@@ -1,0 +1,90 @@
+"""A made-up article and records of its runs."""
+
+import dataclasses
+
+import numpy as np
+
+from experiments import records
+from experiments.analysis import Results
+from experiments.articles import Article, Comparison, Curve, Ensemble, Row
+from experiments.records import Record
+from mnist_jax.config import Recipe
+
+RECIPE = Recipe(model="lenet", dataset="digits", batch_size=100, epochs=2, learning_rate=0.5)
+
+VARIANT = dataclasses.replace(RECIPE, model_args={"pooling": "max"})
+
+ARTICLE = Article(
+    name="toy",
+    letter="T",
+    title="A toy",
+    rows=(
+        Row(
+            id="plain",
+            recipe=RECIPE,
+            published="91.00%",
+            figure=91.0,
+            source="nowhere",
+            curves=(
+                Curve(column="test_accuracy", values=(0.5, 0.91), rounding=0.005),
+                Curve(column="train_loss"),
+            ),
+        ),
+        Row(id="variant", recipe=VARIANT, published="nothing", figure=None, source="nowhere"),
+    ),
+    ensembles=(
+        Ensemble(
+            id="vote",
+            members="plain",
+            size=3,
+            published="92.00%",
+            figure=92.0,
+            framework="PyTorch",
+            source="nowhere",
+        ),
+    ),
+    comparisons=(Comparison(question="Better?", first="toy/variant", second="toy/plain"),),
+)
+
+LABELS = np.arange(100) % 10
+
+
+def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=False):
+    """A run that errs on `wrong` images, beginning with number `seed`."""
+    predictions = LABELS.copy()
+    predictions[seed : seed + wrong] = (LABELS[seed : seed + wrong] + 1) % 10
+    accuracy = (100 - wrong) / 100
+    rows = [
+        {
+            "step": step,
+            "train_loss": 2.0 / step,
+            "train_accuracy": 0.5,
+            "test_loss": 1.0,
+            "test_accuracy": found,
+            "images_per_second": 1000.0,
+        }
+        for step, found in ((15, 0.1), (18, 0.5), (33, 0.7), (36, accuracy))
+    ]
+    return Record.of_run(
+        dataclasses.replace(recipe, seed=seed),
+        rows,
+        36,
+        predictions,
+        LABELS,
+        {
+            "seeds_together": 2,
+            "git": {"revision": "0" * 40, "dirty": dirty},
+            "command": ["/private/path"],
+            "device": {"platform": "cpu", "kind": "cpu", "mesh": {"seed": 2, "data": 1}},
+        },
+        article="toy",
+        row=row,
+        framework=framework,
+        seconds=60.0,
+    )
+
+
+def results_of(tmp_path, *found):
+    for one in found:
+        records.append(one, tmp_path)
+    return Results.load([ARTICLE], tmp_path)
