@@ -77,7 +77,7 @@ def make_mesh(
 
 
 def chunk_size(batch_size: int) -> int:
-    """How many of a device's images to compute gradients for at a time; divides `batch_size`."""
+    """How many of a device's images make a chunk of `train_step`; divides `batch_size`."""
     if jax.default_backend() != "cpu":
         return batch_size
     divisors = (size for size in range(_CPU_CHUNK, 0, -1) if batch_size % size == 0)

@@ -66,8 +66,7 @@ class Conv(nnx.Conv):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
         """Cross-correlates; `padding` and the shapes are those of the class."""
-        pads = [(self.padding, self.padding)] * 2
-        y = ops.conv_general_dilated(inputs, self.kernel[...], (1, 1), pads)
+        y = ops.conv(inputs, self.kernel[...], padding=self.padding)
         return ops.add_bias(y, self.bias[...])
 
 
@@ -115,10 +114,10 @@ class BatchNorm(nnx.BatchNorm):
 
     Eps is 1e-5, the running value keeps 0.9 of the old one, and the running variance is the
     unbiased one, where Flax keeps the biased one. `nnx.view(model, axis_name=...)` makes the
-    statistics those of the whole batch when it is split over devices.
+    statistics those of the whole batch when it is split over mapped axes.
     """
 
-    axis_name: str | tuple[str, ...] | None  # type: ignore[assignment]
+    axis_name: tuple[str, ...] | None  # type: ignore[assignment]
     scale: nnx.Param[jax.Array]
     bias: nnx.Param[jax.Array]
 
@@ -145,9 +144,9 @@ class BatchNorm(nnx.BatchNorm):
     def set_view(
         self,
         use_running_average: bool | None = None,
-        axis_name: str | tuple[str, ...] | None = None,
+        axis_name: tuple[str, ...] | None = None,
     ) -> None:
-        """Takes `nnx.view`'s arguments: which statistics to use, and over which named axis."""
+        """Takes `nnx.view`'s arguments: which statistics to use, and over which mapped axes."""
         super().set_view(use_running_average=use_running_average)
         if axis_name is not None:
             self.axis_name = axis_name

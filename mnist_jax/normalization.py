@@ -15,7 +15,7 @@ def batch_norm(
     bias: jax.Array,
     *,
     epsilon: float,
-    axis_name: str | tuple[str, ...] | None = None,
+    axis_name: tuple[str, ...] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises every channel with the batch's own statistics.
 
@@ -31,14 +31,14 @@ def batch_norm(
     """
     n, height, width, channels = x.shape
     rows = x.transpose(3, 1, 2, 0).reshape(channels, -1)
-    mean = _mean_over_axis(_row_sums(rows) / rows.shape[1], axis_name)
-    var = _mean_over_axis(_variance(rows, mean), axis_name)
+    mean = _mean_over_axes(_row_sums(rows) / rows.shape[1], axis_name)
+    var = _mean_over_axes(_variance(rows, mean), axis_name)
     y = _affine(rows, mean, scale * lax.rsqrt(var + epsilon), bias)
     y = y.reshape(channels, height, width, n).transpose(3, 1, 2, 0)
     return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
 
-def _mean_over_axis(values: jax.Array, axis_name: str | tuple[str, ...] | None) -> jax.Array:
+def _mean_over_axes(values: jax.Array, axis_name: tuple[str, ...] | None) -> jax.Array:
     return lax.pmean(values, axis_name) if axis_name else values
 
 

@@ -3,15 +3,15 @@
 Every function takes and returns images as [N, H, W, C] and computes the same numbers on every
 backend; only the route differs. GPUs and TPUs get XLA's own convolution and pooling. On a CPU,
 inside a compiled loop, XLA runs the gradients of a convolution by a naive path, so there each
-contraction (forward, kernel gradient, input gradient) is a matrix product over an im2col matrix
-that the forward pass keeps. Activations then travel as [C, H, W, N]: with the image axis
-innermost, copies run over long contiguous stretches and fill the vector lanes whatever the number
-of channels. The transpositions that this takes cancel between neighbouring operations.
+contraction (forward, kernel gradient, input gradient) is a matrix product over an im2col matrix.
+Activations then travel as [C, H, W, N]: with the image axis innermost, copies run over long
+contiguous stretches and fill the vector lanes whatever the number of channels. The transpositions
+that this takes cancel between neighbouring operations. Reverse-mode gradients of these gradients
+are not provided there.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,32 +22,21 @@ from jax.custom_batching import sequential_vmap
 # a barrier keeps the copy a plain loop.
 _materialize = lax.optimization_barrier
 
-# Rows before and after, columns before and after.
-_Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 
+def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Cross-correlates with stride 1.
 
-def conv_general_dilated(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
-    **kwargs: Any,
-) -> jax.Array:
-    """Stands in for `lax.conv_general_dilated` in `nnx.Conv`; same arguments, same result.
+    Args:
+      x: images [N, H, W, C].
+      kernel: [kh, kw, C, O].
+      padding: rows and columns of zeros added on every side.
 
-    The plain convolutions of images take the fast path of the backend, all others XLA's.
+    Returns:
+      [N, H + 2 padding - kh + 1, W + 2 padding - kw + 1, O].
     """
-    plain = (
-        lhs.ndim == 4
-        and set(window_strides) == {1}
-        and set(kwargs.get("lhs_dilation") or {1}) == {1}
-        and set(kwargs.get("rhs_dilation") or {1}) == {1}
-        and kwargs.get("feature_group_count", 1) == 1
-    )
-    if plain and not isinstance(padding, str) and _lower_for_cpu():
-        pads = tuple((before, after) for before, after in padding)
-        return _from_chwn(_conv_cpu(_to_chwn(lhs), rhs, pads))
-    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **kwargs)
+    if _lower_for_cpu():
+        return _from_chwn(_conv_cpu(_to_chwn(x), kernel, padding))
+    return _conv_xla(x, kernel, padding)
 
 
 def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -71,7 +60,7 @@ def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.A
     height, width = (padded.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
     if x.shape[0] == 1 and not any(side % 2 for side in (height, width, *padded.shape[1:3])):
         return _from_chwn(_phase_conv_max_pool(padded, kernel))
-    return _from_chwn(_conv_max_pool_cpu(x, kernel, ((padding, padding),) * 2))
+    return _from_chwn(_conv_max_pool_cpu(x, kernel, padding))
 
 
 def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -106,7 +95,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias [C] to every pixel of [N, H, W, C]."""
     if _lower_for_cpu():
         return _from_chwn(_add_bias_cpu(_to_chwn(x), bias))
-    return x + bias
+    return x + bias.reshape(1, 1, 1, -1)
 
 
 def _lower_for_cpu() -> bool:
@@ -165,39 +154,39 @@ def _col2im(cols: jax.Array, kh: int, kw: int, shape: Sequence[int]) -> jax.Arra
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_cpu(x: jax.Array, kernel: jax.Array, pads: _Pads) -> jax.Array:
+def _conv_cpu(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N], after padding H and W with zeros.
 
     Under `jax.vmap` one element is computed after the other, so that only one im2col matrix is
     in the cache at a time.
     """
-    return _conv_cpu_forward(x, kernel, pads)[0]
+    return _conv_cpu_forward(x, kernel, padding)[0]
 
 
-def _conv_cpu_forward(x, kernel, pads):
-    return sequential_vmap(partial(_correlate, pads))(x, kernel), (x, kernel)
+def _conv_cpu_forward(x, kernel, padding):
+    return sequential_vmap(partial(_correlate, padding))(x, kernel), (x, kernel)
 
 
-def _conv_cpu_backward(pads, residuals, grad):
-    return sequential_vmap(partial(_correlate_gradients, pads))(*residuals, grad)
+def _conv_cpu_backward(padding, residuals, grad):
+    return sequential_vmap(partial(_correlate_gradients, padding))(*residuals, grad)
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
-def _correlate(pads: _Pads, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _correlate(padding: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     kh, kw, _, features = kernel.shape
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = _pad_images(x, padding)
     _, height, width, n = x.shape
     out = _materialize(kernel.reshape(-1, features).T) @ _im2col(x, kh, kw)
     return out.reshape(features, height - kh + 1, width - kw + 1, n)
 
 
 def _correlate_gradients(
-    pads: _Pads, x: jax.Array, kernel: jax.Array, grad: jax.Array
+    padding: int, x: jax.Array, kernel: jax.Array, grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     kh, kw, _, features = kernel.shape
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = _pad_images(x, padding)
     # The forward pass's matrix over again: XLA computes it once where both are in one computation,
     # and computes it anew, in the cache, where they are in loops of their own.
     cols = _im2col(x, kh, kw)
@@ -205,9 +194,8 @@ def _correlate_gradients(
     kernel_grad = _materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
     cols_grad = _materialize(kernel.reshape(-1, features) @ grad)
     x_grad = _col2im(cols_grad, kh, kw, x.shape)
-    (top, bottom), (left, right) = pads
-    x_grad = x_grad[:, top : x.shape[1] - bottom, left : x.shape[2] - right]
-    return x_grad, kernel_grad.reshape(kernel.shape)
+    inside = slice(padding, -padding or None)
+    return x_grad[:, inside, inside], kernel_grad.reshape(kernel.shape)
 
 
 @jax.custom_vjp
@@ -274,23 +262,23 @@ _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array, pads: _Pads) -> jax.Array:
+def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     """`_conv_cpu` and `_max_pool_cpu` in one, so that neither's gradients leave the cache."""
-    return _conv_max_pool_cpu_forward(x, kernel, pads)[0]
+    return _conv_max_pool_cpu_forward(x, kernel, padding)[0]
 
 
-def _conv_max_pool_cpu_forward(x, kernel, pads):
+def _conv_max_pool_cpu_forward(x, kernel, padding):
     def one(x, kernel):
-        return _max_of_windows(_correlate(pads, x, kernel))
+        return _max_of_windows(_correlate(padding, x, kernel))
 
     maximum, index = sequential_vmap(one)(x, kernel)
     return maximum, (x, kernel, index)
 
 
-def _conv_max_pool_cpu_backward(pads, residuals, grad):
+def _conv_max_pool_cpu_backward(padding, residuals, grad):
     def one(x, kernel, index, grad):
-        sides = (x.shape[i + 1] + sum(pads[i]) - kernel.shape[i] + 1 for i in (0, 1))
-        return _correlate_gradients(pads, x, kernel, _spread(grad, index, *sides))
+        sides = (x.shape[i + 1] + 2 * padding - kernel.shape[i] + 1 for i in (0, 1))
+        return _correlate_gradients(padding, x, kernel, _spread(grad, index, *sides))
 
     return sequential_vmap(one)(*residuals, grad)
 
@@ -304,7 +292,7 @@ def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     The four outputs that meet in a pooling window read one (kh+1)×(kw+1) patch, so a product
     with four shifted kernels over stride-2 patches gives each of the four as a contiguous array.
     The kernel's extra zeros cost (kh+1)(kw+1)/(kh·kw) in arithmetic, which is cheap where the
-    patches are small.
+    patches are small. Under `jax.vmap` all elements are computed at once.
     """
     kh, kw, channels, features = kernel.shape
     _, height, width, n = x.shape

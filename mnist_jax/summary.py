@@ -33,7 +33,7 @@ def summarize(model: Network) -> list[LayerSummary]:
     """Lists a network's layers in order, without computing anything.
 
     Args:
-      model: with values, or without them, from `nnx.eval_shape`.
+      model: with values, or without them, from `abstract_model`.
     """
     # In training mode dropout would need keys.
     evaluated = nnx.view(

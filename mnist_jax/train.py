@@ -64,9 +64,9 @@ def main(argv: Sequence[str]) -> None:
     if _MODEL.value is None:
         raise UsageError("No model given; add --model=NAME (--list shows the names).")
     recipe = _override(model_entry(_MODEL.value).recipe)
+    devices.configure_process(cache_folder() / "compiled")
     # Refuses wrong arguments of the network before a dataset is looked for.
     abstract_model(recipe.model, **recipe.model_args)
-    devices.configure_process(cache_folder() / "compiled")
     if _DATASET.value == "auto":
         dataset = resolve_dataset(recipe.dataset, _DATA_DIR.value)
     else:

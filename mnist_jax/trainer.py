@@ -180,14 +180,13 @@ class Trainer:
     def _initial_states(self) -> TrainState:
         recipe = self.recipe
         optimizer = make_optimizer(recipe, self.steps_per_epoch)
-        axis_name = _axis_name(self.mesh)
 
         @jax.jit
         def create(key: jax.Array) -> TrainState:
             init_key, dropout_key = jax.random.split(key)
             model = create_model(recipe.model, rngs=nnx.Rngs(init_key), **recipe.model_args)
             loss = LOSSES[recipe.loss]
-            return TrainState.create(model, optimizer, loss, key=dropout_key, axis_name=axis_name)
+            return TrainState.create(model, optimizer, loss, key=dropout_key)
 
         states = [create(jax.random.key(seed)) for seed in self.seeds]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

@@ -74,7 +74,6 @@ class TrainState(struct.PyTreeNode):
         loss: Loss = cross_entropy,
         *,
         key: jax.Array,
-        axis_name: str | None = None,
     ) -> "TrainState":
         """Starts training from a model's present values.
 
@@ -83,13 +82,11 @@ class TrainState(struct.PyTreeNode):
           optimizer: an Optax transformation.
           loss: per-image loss of outputs [N, 10] and labels [N].
           key: for the dropout masks.
-          axis_name: the mapped axis a batch will be split over, for BatchNorm's statistics.
         """
         train_view = nnx.view(
             model,
             deterministic=False,
             use_running_average=False,
-            axis_name=axis_name,
             raise_if_not_found=False,
         )
         graphdef, *states = nnx.split(train_view, nnx.Param, nnx.BatchStat)
@@ -130,41 +127,44 @@ def train_step(
       state: made by `TrainState.create`.
       images: [N, 28, 28, 1], normalised.
       labels: [N], integers.
-      axis_name: the mapped axis (of `jax.shard_map` or `jax.pmap`) that the batch is split over,
-        in equal parts. The mean over it is the step's only communication.
+      axis_name: the mapped axis that the batch is split over, in equal parts: of `jax.pmap`, or
+        of `jax.shard_map` with `check_vma=False`, without which JAX adds the gradients up before
+        the step takes their mean. Means over the axis are the step's only communication.
       chunk_size: gradients are summed over chunks of so many images, which must divide N.
         Smaller ones stay in a CPU's cache. Where there is BatchNorm all chunks go through the
         network side by side, since its statistics are the whole batch's.
 
     Returns:
       The state after the step, and the metrics of the whole batch before it.
+
+    Raises:
+      ValueError: `chunk_size` does not divide N.
     """
     size = labels.shape[0]
     keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
 
-    count = size // (chunk_size or size)
+    chunk_size = chunk_size or size
+    if size % chunk_size:
+        raise ValueError(f"chunk_size is {chunk_size}, which does not divide a batch of {size}.")
+    count = size // chunk_size
     side_by_side = count > 1 and bool(jax.tree.leaves(state.batch_stats))
+    axes = tuple(axis for axis in (axis_name, _CHUNKS if side_by_side else None) if axis)
 
     def mean_loss(
         params: nnx.State, images: jax.Array, labels: jax.Array, keys: jax.Array
     ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
-        model = nnx.merge(state.graphdef, params, state.batch_stats)
-        if side_by_side:
-            model = nnx.view(model, axis_name=(axis_name, _CHUNKS) if axis_name else _CHUNKS)
+        model = _merge(state, params, state.batch_stats, axes)
         logits = model(images, keys=keys)
         batch_stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
         accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=logits.dtype)
         return jnp.mean(state.loss(logits, labels)), (batch_stats, accuracy)
 
     batch = (images, labels, keys)
-    if side_by_side:
-        gradients = jax.value_and_grad(_over_chunks_at_once(mean_loss, count), has_aux=True)
-        means = gradients(state.params, *batch)
-    else:
-        gradients = jax.value_and_grad(mean_loss, has_aux=True)
-        means = _mean_over_chunks(gradients, state.params, batch, count)
+    function = _over_chunks_at_once(mean_loss, count) if side_by_side else mean_loss
+    gradients = jax.value_and_grad(function, has_aux=True)
+    means = _mean_over_chunks(gradients, state.params, batch, 1 if side_by_side else count)
     (loss, (batch_stats, accuracy)), grads = means
-    grads, metrics = _mean_over_axis((grads, Metrics(loss, accuracy)), axis_name)
+    grads, metrics = _mean_over_devices((grads, Metrics(loss, accuracy)), axis_name)
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,
@@ -173,6 +173,16 @@ def train_step(
         opt_state=opt_state,
     )
     return state, metrics
+
+
+def _merge(
+    state: TrainState, params: nnx.State, batch_stats: nnx.State, axes: tuple[str, ...]
+) -> Network:
+    """The network in training mode, its BatchNorm taking statistics over the mapped `axes`."""
+    model = nnx.merge(state.graphdef, params, batch_stats)
+    if axes and jax.tree.leaves(batch_stats):
+        return nnx.view(model, axis_name=axes)
+    return model
 
 
 def _image_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
@@ -215,7 +225,7 @@ def _split(batch: tuple[jax.Array, ...], count: int) -> tuple[jax.Array, ...]:
     return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
 
 
-def _mean_over_axis(tree: Any, axis_name: str | None) -> Any:
+def _mean_over_devices(tree: Any, axis_name: str | None) -> Any:
     """The mean over a mapped axis: large arrays each by itself, all small ones in one exchange.
 
     An exchange costs more than the bytes of a small array; packing a large one costs a copy.
@@ -252,7 +262,7 @@ def training_mode_logits(
     ) -> tuple[nnx.State, jax.Array]:
         number, images = batch
         key = jax.random.fold_in(evaluation_key, number)
-        model = nnx.merge(state.graphdef, state.params, batch_stats)
+        model = _merge(state, state.params, batch_stats, (axis_name,) if axis_name else ())
         logits = model(images, keys=_image_keys(key, images.shape[0], axis_name))
         return nnx.as_pure(nnx.state(model, nnx.BatchStat)), logits
 

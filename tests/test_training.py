@@ -35,11 +35,11 @@ def make_dataset(train: int = 64, test: int = 20) -> Dataset:
     return Dataset("mnist", split(train), split(test), "synthetic", "synthetic")
 
 
-def make_state(name: str, *, axis_name: str | None = None, **arguments: Any) -> TrainState:
+def make_state(name: str, **arguments: Any) -> TrainState:
     @jax.jit
     def create(key: jax.Array) -> TrainState:
         model = create_model(name, rngs=nnx.Rngs(key), **arguments)
-        return TrainState.create(model, optimizer, key=key, axis_name=axis_name)
+        return TrainState.create(model, optimizer, key=key)
 
     optimizer = optax.chain(optax.add_decayed_weights(0.001), optax.sgd(0.05))
     return create(jax.random.key(0))
@@ -68,16 +68,15 @@ def in_float64(tree: Any) -> Any:
 
 # In float64 nothing but the order of summation tells one device from eight.
 @pytest.mark.parametrize("name", ["dbl_conv_relu", "batchnorm_cnn", "double_fc_dropout"])
-@pytest.mark.parametrize("how", ["shard_map", "pmap"])
-def test_eight_devices_give_the_one_device_result(name: str, how: str) -> None:
+@pytest.mark.parametrize(("how", "chunk_size"), [("shard_map", None), ("pmap", 4)])
+def test_eight_devices_give_the_one_device_result(
+    name: str, how: str, chunk_size: int | None
+) -> None:
     with jax.enable_x64(True):
         images = in_float64(IMAGES)
         one_device = jax.jit(train_step)
-        step = partial(train_step, axis_name="data", chunk_size=4)
-        expected, state = (
-            in_float64(make_state(name)),
-            in_float64(make_state(name, axis_name="data")),
-        )
+        step = partial(train_step, axis_name="data", chunk_size=chunk_size)
+        expected = state = in_float64(make_state(name))
         if how == "shard_map":
             mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
             batch = P("data")
@@ -106,6 +105,24 @@ def test_chunks_sum_to_the_batch() -> None:
     chunked, chunked_metrics = jax.jit(partial(train_step, chunk_size=16))(state, IMAGES, LABELS)
     assert largest_difference(whole.params, chunked.params) < 1e-6
     np.testing.assert_allclose(metrics, chunked_metrics, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lenet", "batchnorm_cnn"])
+def test_the_accelerators_route_trains_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses() -> np.ndarray:
+        # Two seeds on one device: an accelerator takes them together.
+        changed = recipe(model=name, batch_size=32, learning_rate=0.01)
+        return Trainer(changed, make_dataset(), seeds=[0, 1], num_devices=1).advance(2)
+
+    expected = losses()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(losses(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("chunk_size", [24, 128])
+def test_chunks_divide_the_batch(chunk_size: int) -> None:
+    with pytest.raises(ValueError, match=rf"chunk_size is {chunk_size}, .* a batch of 64"):
+        train_step(make_state("dense"), IMAGES, LABELS, chunk_size=chunk_size)
 
 
 def test_batch_norm_s_statistics_are_those_of_all_chunks() -> None:

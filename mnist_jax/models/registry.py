@@ -105,7 +105,14 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
 
 
 def abstract_model(name: str, **overrides: Any) -> Network:
-    """The network that `create_model` would make, with shapes in place of values.
+    """Makes what `create_model` would, without values.
+
+    Args:
+      name: one of `model_names()`.
+      **overrides: arguments of the network's constructor.
+
+    Returns:
+      The module, with a `jax.ShapeDtypeStruct` in place of every array.
 
     Raises:
       UsageError: as from `create_model`.
