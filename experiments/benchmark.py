@@ -63,6 +63,11 @@ class Entry(NamedTuple):
 
 _PEAK = Entry(MATMUL, 1)
 
+_HEAD = (
+    *("network", "batch", "seeds", "ours, images/s", "of peak"),
+    *("÷ best PyTorch", "÷ Flax, steps", "÷ Flax, scan"),
+)
+
 
 class Spread(NamedTuple):
     """What the rounds gave."""
@@ -167,16 +172,12 @@ def as_json(task: str, recipe: Recipe, found: Sequence[Result]) -> list[dict[str
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table with a line for every measurement of ours.
+    """A Markdown table with a line for every measurement of ours, without empty columns.
 
     Args:
       rows: objects of the JSON file, of training or evaluation.
     """
-    lines = [
-        "| network | batch | seeds | ours, images/s | of peak | ÷ best PyTorch | ÷ Flax, steps"
-        " | ÷ Flax, scan |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = [_HEAD, ("---",) * len(_HEAD)]
     for ours in rows:
         if ours["variant"] != "ours":
             continue
@@ -190,9 +191,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
                 low, high = row["ours_over_this_range"]
                 rivals[name] = f"{row['ours_over_this']:.2f} ({low:.2f} to {high:.2f})"
         fraction = ours["fraction_of_matmul_peak"]
-        speeds = [f"{ours['images_per_second']:,.0f}", f"{fraction:.0%}" if fraction else ""]
-        lines.append(f"| {' | '.join([*map(str, measured), *speeds, *rivals.values()])} |")
-    return "\n".join(lines)
+        speeds = (f"{ours['images_per_second']:,.0f}", f"{fraction:.0%}" if fraction else "")
+        lines.append((*map(str, measured), *speeds, *rivals.values()))
+    columns = [column for column in zip(*lines, strict=True) if any(column[2:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
 
 
 def main(argv: Sequence[str]) -> None:

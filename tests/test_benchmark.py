@@ -28,6 +28,8 @@ from mnist_jax.layers import (
 )
 from mnist_jax.models import abstract_model, model_entry, model_names
 
+DOCS = Path(__file__).parent.parent / "docs"
+
 RECIPE = replace(model_entry("dense").recipe, dataset="digits", batch_size=100)
 
 
@@ -79,10 +81,18 @@ def test_results_compare_like_with_like() -> None:
     assert by_entry["torch-compile", 3]["ours_over_this"] is None
     best = {entry for entry, row in by_entry.items() if row["best_of_pytorch"]}
     assert best == {("torch-compile", 1), ("torch-eager", 2), ("torch-compile", 3)}
-    assert benchmark.summary(rows).splitlines()[2:] == [
-        "| dense | 100 | 1 | 20 | 2% | 2.38 (1.43 to 3.33) |  |  |",
-        "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |  |  |",
+    assert benchmark.summary(rows).splitlines() == [
+        "| network | batch | seeds | ours, images/s | of peak | ÷ best PyTorch |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| dense | 100 | 1 | 20 | 2% | 2.38 (1.43 to 3.33) |",
+        "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |",
     ]
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "benchmarks").glob("*.json")), ids=lambda p: p.stem)
+def test_documented_tables_are_those_of_the_measurements(path: Path) -> None:
+    table = benchmark.summary(json.loads(path.read_text()))
+    assert table in (DOCS / "performance.md").read_text()
 
 
 def test_stock_flax_is_the_same_network() -> None:
