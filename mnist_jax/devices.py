@@ -16,6 +16,10 @@ from mnist_jax.errors import UsageError
 # exchange of gradients takes longer than what it saves.
 _WORTH_SPLITTING = 100
 
+# A CPU adds gradients up chunk by chunk if a chunk uses every parameter in so many
+# multiplications; below, adding them up takes too large a part of the time.
+_WORTH_ADDING_UP = 25
+
 # Images a CPU core works on at a time: enough to fill its vectors, few enough for its cache.
 _CPU_CHUNK = 16
 
@@ -45,7 +49,7 @@ def make_mesh(
       batch_sizes: the sizes of the batches to come, the short last one included.
       num_devices: how many devices to use; by default as many as divide the work evenly and are
         worth it.
-      multiply_adds_per_parameter: of the network's forward pass over a full batch.
+      multiply_adds_per_parameter: of the network's forward pass over one image.
 
     Raises:
       UsageError: there are fewer devices, or a batch does not divide.
@@ -59,7 +63,7 @@ def make_mesh(
         )
     by_seed = math.gcd(num_seeds, count)
     by_data = math.gcd(count // by_seed, *batch_sizes)
-    few = multiply_adds_per_parameter < _WORTH_SPLITTING
+    few = max(batch_sizes) * multiply_adds_per_parameter < _WORTH_SPLITTING
     if num_devices is None and devices[0].platform == "cpu" and few:
         by_data = 1
     if num_devices and by_seed * by_data < num_devices:
@@ -84,6 +88,16 @@ def chunk_size(batch_size: int) -> int:
     largest = next(divisors)
     # Tiny chunks would waste more on overhead than the cache saves.
     return largest if 2 * largest >= _CPU_CHUNK else batch_size
+
+
+def side_by_side(chunk_size: int, *, multiply_adds_per_parameter: float) -> bool:
+    """Whether chunks go through a network side by side, see `train_step`.
+
+    Args:
+      chunk_size: images in a chunk.
+      multiply_adds_per_parameter: of the network's forward pass over one image.
+    """
+    return chunk_size * multiply_adds_per_parameter < _WORTH_ADDING_UP
 
 
 def map_seeds(function: Callable[..., Any], *trees: Any) -> Any:

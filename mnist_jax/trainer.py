@@ -73,11 +73,14 @@ class Trainer:
         sizes = {recipe.batch_size, self._examples % recipe.batch_size}
         if recipe.evaluation == "training_mode":
             sizes.add(len(self.test) % recipe.batch_size)
+        layers = summarize(abstract_model(recipe.model, **recipe.model_args))
+        work = sum(layer.multiply_adds for layer in layers)
+        work_per_parameter = work / sum(layer.parameters for layer in layers)
         self.mesh = devices.make_mesh(
             len(self.seeds),
             sizes - {0},
             num_devices,
-            multiply_adds_per_parameter=_multiply_adds_per_parameter(recipe),
+            multiply_adds_per_parameter=work_per_parameter,
         )
         self._replicated = NamedSharding(self.mesh, P())
         self._by_seed = NamedSharding(self.mesh, P("seed"))
@@ -89,7 +92,7 @@ class Trainer:
         self._orders: list[jax.Array] = []
         self.step = 0
         self.states = jax.device_put(self._initial_states(), self._by_seed)
-        self._run = _compile_run(self.mesh, recipe)
+        self._run = _compile_run(self.mesh, recipe, work_per_parameter)
         self._logits = _compile_logits(self.mesh, recipe)
 
     @property
@@ -208,13 +211,7 @@ class Trainer:
         return np.random.default_rng([seed, drawn]).permutation(indices)
 
 
-def _multiply_adds_per_parameter(recipe: Recipe) -> float:
-    layers = summarize(abstract_model(recipe.model, **recipe.model_args))
-    work = recipe.batch_size * sum(layer.multiply_adds for layer in layers)
-    return work / sum(layer.parameters for layer in layers)
-
-
-def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:
+def _compile_run(mesh: Mesh, recipe: Recipe, work_per_parameter: float) -> Any:
     """Compiles (states, images, labels, order, start, stop) -> (states, log [seeds, steps, 2])."""
     axis_name = _axis_name(mesh)
 
@@ -229,14 +226,14 @@ def _compile_run(mesh: Mesh, recipe: Recipe) -> Any:
         take = augment.take_shifted if recipe.one_pixel_shifts else lambda a, i: a[i]
         count = labels.shape[0]
         chunk = devices.chunk_size(order.shape[1])
+        together = devices.side_by_side(chunk, multiply_adds_per_parameter=work_per_parameter)
+        train = partial(train_step, axis_name=axis_name, chunk_size=chunk, side_by_side=together)
 
         def body(step: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
             state, log = carry
             index = order[step]
             batch = augment.normalize(take(images, index), recipe.mean, recipe.std)
-            state, metrics = train_step(
-                state, batch, labels[index % count], axis_name=axis_name, chunk_size=chunk
-            )
+            state, metrics = train(state, batch, labels[index % count])
             return state, log.at[step].set(jnp.stack(metrics))
 
         return lax.fori_loop(start, stop, body, (state, jnp.zeros((order.shape[0], 2))))

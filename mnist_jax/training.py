@@ -120,6 +120,7 @@ def train_step(
     *,
     axis_name: str | None = None,
     chunk_size: int | None = None,
+    side_by_side: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """Takes one optimiser step on a batch.
 
@@ -130,9 +131,11 @@ def train_step(
       axis_name: the mapped axis that the batch is split over, in equal parts: of `jax.pmap`, or
         of `jax.shard_map` with `check_vma=False`, without which JAX adds the gradients up before
         the step takes their mean. Means over the axis are the step's only communication.
-      chunk_size: gradients are summed over chunks of so many images, which must divide N.
-        Smaller ones stay in a CPU's cache. Where there is BatchNorm all chunks go through the
-        network side by side, since its statistics are the whole batch's.
+      chunk_size: images that are computed at a time, for the sake of a CPU's cache; divides N.
+        Gradients are added up chunk by chunk.
+      side_by_side: instead, chunks go through the network together, and only convolutions take
+        them one after the other: for networks with more parameters than work in a chunk, and
+        always where there is BatchNorm, whose statistics are the whole batch's.
 
     Returns:
       The state after the step, and the metrics of the whole batch before it.
@@ -147,7 +150,7 @@ def train_step(
     if size % chunk_size:
         raise ValueError(f"chunk_size is {chunk_size}, which does not divide a batch of {size}.")
     count = size // chunk_size
-    side_by_side = count > 1 and bool(jax.tree.leaves(state.batch_stats))
+    side_by_side = count > 1 and (side_by_side or bool(jax.tree.leaves(state.batch_stats)))
     axes = tuple(axis for axis in (axis_name, _CHUNKS if side_by_side else None) if axis)
 
     def mean_loss(

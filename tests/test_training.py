@@ -99,10 +99,12 @@ def test_eight_devices_give_the_one_device_result(
             assert float(jnp.abs(a - b).max()) < 1e-12
 
 
-def test_chunks_sum_to_the_batch() -> None:
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_chunks_sum_to_the_batch(side_by_side: bool) -> None:
     state = make_state("dbl_conv_relu")
     whole, metrics = jax.jit(train_step)(state, IMAGES, LABELS)
-    chunked, chunked_metrics = jax.jit(partial(train_step, chunk_size=16))(state, IMAGES, LABELS)
+    step = partial(train_step, chunk_size=16, side_by_side=side_by_side)
+    chunked, chunked_metrics = jax.jit(step)(state, IMAGES, LABELS)
     assert largest_difference(whole.params, chunked.params) < 1e-6
     np.testing.assert_allclose(metrics, chunked_metrics, rtol=1e-5)
 
@@ -139,7 +141,8 @@ def test_batch_norm_s_statistics_are_those_of_all_chunks() -> None:
 def test_dropout_masks_do_not_depend_on_chunks_but_on_the_step() -> None:
     state = make_state("double_fc_dropout")
     _, whole = jax.jit(train_step)(state, IMAGES, LABELS)
-    _, chunked = jax.jit(partial(train_step, chunk_size=16))(state, IMAGES, LABELS)
+    step = partial(train_step, chunk_size=16, side_by_side=True)
+    _, chunked = jax.jit(step)(state, IMAGES, LABELS)
     _, later = jax.jit(train_step)(state.replace(step=state.step + 1), IMAGES, LABELS)
     np.testing.assert_allclose(whole.loss, chunked.loss, rtol=1e-5)
     assert abs(float(whole.loss - later.loss)) > 1e-4
