@@ -152,6 +152,16 @@ def verdict(summary: Summary, figure: float | None, rounding: float) -> str:
     return "above" if figure - rounding > high else "inside"
 
 
+def later_epochs(results: Results, article: Article, row: Row) -> Summary:
+    """Summarises the test accuracies in percent after every epoch of the second half of all runs.
+
+    Where they jump from epoch to epoch, which epoch is the last decides more than the seed does.
+    """
+    runs = results.runs[article.name, row.id, "jax"]
+    second_half = [run.by_epoch("test_accuracy")[row.recipe.epochs // 2 :] for run in runs]
+    return percentages((100 * np.concatenate(second_half)).tolist())
+
+
 def points(results: Results, article: Article, row: Row, curve: Curve) -> list[Point]:
     """Compares a curve epoch by epoch; empty without runs."""
     runs = results.runs[article.name, row.id, "jax"]

@@ -210,6 +210,12 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     runs = results.runs[article.name, row.id, "jax"]
     if unknown := [str(run.seed) for run in runs if not run.committed]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
+    if analysis.outcome(results, article, row).verdict in ("above", "below"):
+        jumps = analysis.later_epochs(results, article, row)
+        yield (
+            f"`{row.id}`: over all epochs of the second half of our runs, the accuracy is"
+            f" {_mean(jumps)}, {jumps.low:.2f} to {jumps.high:.2f}."
+        )
     if row.epoch and runs:
         final = analysis.percentages([run.accuracy for run in runs])
         yield (

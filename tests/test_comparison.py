@@ -44,6 +44,15 @@ def test_outcomes(tmp_path):
     assert summary.mean == pytest.approx(50.0)
 
 
+def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
+    results = results_of(tmp_path, *(record(seed, wrong) for seed, wrong in enumerate((2, 3, 4))))
+    later = analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0])
+    assert (later.n, later.low, later.high) == (3, 96.0, 98.0)
+    assert "`plain`: over all epochs of the second half" in rendering.markdown(results)
+    inside = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
+    assert "second half" not in rendering.markdown(results_of(tmp_path / "other", *inside))
+
+
 def test_variants_are_compared_on_shared_seeds(tmp_path):
     plain = [record(seed, wrong) for seed, wrong in ((0, 10), (1, 12), (2, 9), (5, 1))]
     variant = [
