@@ -69,7 +69,7 @@ ARTICLE = Article(
             85.31,
             "Results for ReLU with L2 Regularization",
             note="This decay is so strong that the accuracy jumps by several points from epoch to"
-            " epoch to the end, and the figure is what one last epoch happened to give.",
+            " epoch to the end; a run's last one can lie far from the others.",
         ),
         _row(
             "dbl_conv_relu",
