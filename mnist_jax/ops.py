@@ -3,11 +3,9 @@
 Every function takes and returns images as [N, H, W, C] and computes the same numbers on every
 backend; only the route differs. GPUs and TPUs get XLA's own convolution and pooling. On a CPU,
 inside a compiled loop, XLA runs the gradients of a convolution by a naive path, so there each
-contraction (forward, kernel gradient, input gradient) is a matrix product over an im2col matrix.
-Activations then travel as [C, H, W, N]: with the image axis innermost, copies run over long
-contiguous stretches and fill the vector lanes whatever the number of channels. The transpositions
-that this takes cancel between neighbouring operations. Reverse-mode gradients of these gradients
-are not provided there.
+contraction (forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or
+`im2col`. Activations then travel as [C, H, W, N]; the transpositions that this takes cancel
+between neighbouring operations. Reverse-mode gradients of these gradients are not provided there.
 """
 
 from collections.abc import Sequence
@@ -18,9 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import sequential_vmap
 
-# XLA fuses a copy into the reshape after it and then emits an integer division per element;
-# a barrier keeps the copy a plain loop.
-_materialize = lax.optimization_barrier
+from mnist_jax import im2col, winograd
+from mnist_jax.im2col import materialize
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -128,31 +125,6 @@ def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:
     )
 
 
-def _im2col(x: jax.Array, kh: int, kw: int) -> jax.Array:
-    """[C, H, W, N] to [kh·kw·C, h·w·N]: copies the windows' columns first, then their rows."""
-    channels, height, width, n = x.shape
-    rows, columns = height - kh + 1, (width - kw + 1) * n
-    x = x.reshape(channels, height, width * n)
-    x = _materialize(jnp.stack([x[:, :, j * n : j * n + columns] for j in range(kw)]))
-    x = x.reshape(kw, channels, height * columns)
-    x = jnp.stack([x[:, :, i * columns : (i + rows) * columns] for i in range(kh)])
-    return _materialize(x).reshape(kh * kw * channels, rows * columns)
-
-
-def _col2im(cols: jax.Array, kh: int, kw: int, shape: Sequence[int]) -> jax.Array:
-    """The transpose of `_im2col`: sums [kh, kw, C, h·w·N] into [C, H, W, N]."""
-    channels, height, width, n = shape
-    rows, columns = height - kh + 1, (width - kw + 1) * n
-    cols = cols.reshape(kh, kw, channels, rows, columns)
-    summed = []
-    for y in range(height):
-        taps = range(max(0, y - rows + 1), min(kh, y + 1))
-        row = _materialize(sum(cols[i, :, :, y - i] for i in taps))
-        shifted = (jnp.pad(row[j], ((0, 0), (j * n, (kw - 1 - j) * n))) for j in range(kw))
-        summed.append(sum(shifted))
-    return _materialize(jnp.stack(summed, 1)).reshape(channels, height, width, n)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv_cpu(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N], after padding H and W with zeros.
@@ -175,27 +147,17 @@ _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
 def _correlate(padding: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    kh, kw, _, features = kernel.shape
-    x = _pad_images(x, padding)
-    _, height, width, n = x.shape
-    out = _materialize(kernel.reshape(-1, features).T) @ _im2col(x, kh, kw)
-    return out.reshape(features, height - kh + 1, width - kw + 1, n)
+    algorithm = winograd if winograd.supports(kernel) else im2col
+    return algorithm.correlate(_pad_images(x, padding), kernel)
 
 
 def _correlate_gradients(
     padding: int, x: jax.Array, kernel: jax.Array, grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    kh, kw, _, features = kernel.shape
-    x = _pad_images(x, padding)
-    # The forward pass's matrix over again: XLA computes it once where both are in one computation,
-    # and computes it anew, in the cache, where they are in loops of their own.
-    cols = _im2col(x, kh, kw)
-    grad = _materialize(grad).reshape(features, -1)
-    kernel_grad = _materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
-    cols_grad = _materialize(kernel.reshape(-1, features) @ grad)
-    x_grad = _col2im(cols_grad, kh, kw, x.shape)
+    algorithm = winograd if winograd.supports(kernel) else im2col
+    x_grad, kernel_grad = algorithm.correlate_gradients(_pad_images(x, padding), kernel, grad)
     inside = slice(padding, -padding or None)
-    return x_grad[:, inside, inside], kernel_grad.reshape(kernel.shape)
+    return x_grad[:, inside, inside], kernel_grad
 
 
 @jax.custom_vjp
@@ -229,7 +191,7 @@ def _max_of_windows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     channels, height, width, n = x.shape
     even = x[:, : height // 2 * 2, : width // 2 * 2]
     windows = even.reshape(channels, height // 2, 2, width // 2, 2, n)
-    return _materialize(_first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]))
+    return materialize(_first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]))
 
 
 def _spread(grad: jax.Array, index: jax.Array, height: int, width: int) -> jax.Array:
@@ -298,15 +260,15 @@ def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     _, height, width, n = x.shape
     rows, columns = (height - kh + 1) // 2, (width - kw + 1) // 2
     x = x.reshape(channels, height // 2, 2, width // 2, 2, n).transpose(2, 4, 0, 1, 3, 5)
-    x = _materialize(x)
+    x = materialize(x)
     x = jnp.stack([x[i % 2, :, :, i // 2 : i // 2 + rows] for i in range(kh + 1)])
-    x = _materialize(x)
+    x = materialize(x)
     x = jnp.stack([x[:, j % 2, :, :, j // 2 : j // 2 + columns] for j in range(kw + 1)], 1)
-    patches = _materialize(x).reshape((kh + 1) * (kw + 1) * channels, -1)
+    patches = materialize(x).reshape((kh + 1) * (kw + 1) * channels, -1)
     shifted = [
         jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)
     ]
-    weights = _materialize(jnp.stack(shifted, 3).reshape(-1, 4 * features))
+    weights = materialize(jnp.stack(shifted, 3).reshape(-1, 4 * features))
     return _max_of_phases(weights, patches).reshape(features, rows, columns, n)
 
 
@@ -325,9 +287,9 @@ def _max_of_phases_forward(weights, patches):
 def _max_of_phases_backward(residuals, grad):
     weights, patches, index = residuals
     phase = jnp.arange(4, dtype=index.dtype).reshape(4, 1, 1)
-    spread = _materialize(jnp.where(index[None] == phase, grad[None], 0))
+    spread = materialize(jnp.where(index[None] == phase, grad[None], 0))
     spread = spread.reshape(-1, grad.shape[1])
-    weights_grad = _materialize(lax.dot_general(spread, patches, (((1,), (1,)), ((), ())))).T
+    weights_grad = materialize(lax.dot_general(spread, patches, (((1,), (1,)), ((), ())))).T
     return weights_grad, weights @ spread
 
 

@@ -1,0 +1,76 @@
+"""Winograd's minimal filtering: its matrices, its rounding and its reach."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mnist_jax import ops, winograd
+
+
+def correlate_float64(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N]."""
+    windows = np.lib.stride_tricks.sliding_window_view(
+        x.astype(np.float64), kernel.shape[:2], axis=(1, 2)
+    )
+    return np.einsum("chwnij,ijco->ohwn", windows, kernel.astype(np.float64), optimize=True)
+
+
+@pytest.mark.parametrize("taps", [2, 3, 4, 5])
+def test_the_matrices_filter(taps: int) -> None:
+    a, b, g = winograd._transforms(taps)
+    rng = np.random.default_rng(taps)
+    inputs, weights = rng.normal(size=taps + 3), rng.normal(size=taps)
+
+    outputs = a.T @ ((g @ weights) * (b @ inputs))
+
+    assert a.shape[1] == 4
+    np.testing.assert_allclose(outputs, np.correlate(inputs, weights), atol=1e-13)
+
+
+@pytest.mark.parametrize("kernel", [(5, 5, 24, 64), (5, 5, 6, 16), (3, 3, 64, 128), (3, 3, 5, 10)])
+def test_rounding_stays_below_a_millionth(kernel: tuple[int, int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(kernel[2], 14, 14, 8)).astype(np.float32)
+    w = rng.normal(size=kernel).astype(np.float32)
+    expected = correlate_float64(x, w)
+
+    error = np.linalg.norm(winograd.correlate(jnp.asarray(x), jnp.asarray(w)) - expected)
+
+    assert error < 1e-6 * np.linalg.norm(expected)
+
+
+def test_nan_reaches_every_window_that_has_it() -> None:
+    x = jnp.zeros((2, 12, 12, 3)).at[1, 6, 5, 0].set(jnp.nan)
+    w = jnp.ones((3, 3, 2, 4))
+
+    missed = np.isnan(correlate_float64(np.asarray(x), np.asarray(w)))
+    missed &= ~np.isnan(winograd.correlate(x, w))
+
+    assert not missed.any()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "supported"),
+    [((1, 3), False), ((2, 3), True), ((4, 1), True), ((5, 2), True), ((6, 3), False)],
+)
+def test_convolutions_of_any_height_agree_with_xla(
+    kernel: tuple[int, int], supported: bool
+) -> None:
+    x = jax.random.normal(jax.random.key(0), (3, 11, 9, 2))
+    w = jax.random.normal(jax.random.key(1), (*kernel, 2, 4))
+    assert winograd.supports(w) == supported
+    assert not winograd.supports(w[:, :, :1])
+    expected, pullback = jax.vjp(
+        lambda x, w: lax.conv_general_dilated(
+            x, w, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
+        x,
+        w,
+    )
+    ours, our_pullback = jax.vjp(ops.conv, x, w)
+
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    for a, e in zip(our_pullback(expected), pullback(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4)
