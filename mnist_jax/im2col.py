@@ -23,18 +23,20 @@ def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.reshape(features, height - kh + 1, width - kw + 1, n)
 
 
-def correlate_gradients(
+def gradients(
     x: jax.Array, kernel: jax.Array, grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The gradients of `correlate`'s arguments for that of its result."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of x, kernel and a bias [O] for that of `correlate` plus the bias."""
     kh, kw, _, features = kernel.shape
     # The forward pass's matrix over again: XLA computes it once where both are in one computation,
     # and computes it anew, in the cache, where they are in loops of their own.
     cols = _im2col(x, kh, kw)
+    bias_grad = grad.reshape(features, -1) @ jnp.ones(grad[0].size, grad.dtype)
     grad = materialize(grad).reshape(features, -1)
     kernel_grad = materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
     cols_grad = materialize(kernel.reshape(-1, features) @ grad)
-    return _col2im(cols_grad, kh, kw, x.shape), kernel_grad.reshape(kernel.shape)
+    x_grad = _col2im(cols_grad, kh, kw, x.shape)
+    return x_grad, kernel_grad.reshape(kernel.shape), bias_grad
 
 
 def shifted_columns(x: jax.Array, kw: int, n: int) -> jax.Array:

@@ -66,8 +66,11 @@ class Conv(nnx.Conv):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
         """Cross-correlates; `padding` and the shapes are those of the class."""
-        y = ops.conv(inputs, self.kernel[...], padding=self.padding)
-        return ops.add_bias(y, self.bias[...])
+        return ops.conv(inputs, self.kernel[...], self.bias[...], padding=self.padding)
+
+    def max_pooled(self, inputs: jax.Array) -> jax.Array:
+        """The maximum of every 2×2 window of what a call gives, in one operation."""
+        return ops.conv_max_pool(inputs, self.kernel[...], self.bias[...], padding=self.padding)
 
 
 class Linear(nnx.Linear):
@@ -206,10 +209,8 @@ def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Ar
     # 16 bits a unit cost half as much as the 32 that `jax.random.bernoulli` draws.
     words = jax.vmap(lambda key: jax.random.bits(key, (math.ceil(units / 2),)))(keys)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(shape[0], -1)[:, :units]
-    # Drawn with the image first but used with the image last, see `ops`: transposed on its own,
-    # not once for each unit that reads it.
-    keep = lax.optimization_barrier(halves < round(probability * 2**16))
-    keep = lax.optimization_barrier(keep.T)
+    # Drawn with the image first but used with the image last, see `ops`.
+    keep = ops.transpose((halves < round(probability * 2**16)).astype(jnp.float32)) == 1
     return jnp.moveaxis(keep.reshape(shape[-1], *shape[1:-1], shape[0]), (0, -1), (-1, 0))
 
 
@@ -271,22 +272,17 @@ def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) ->
 def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
     """Finds a convolution and the max-pool it meets at the head of `layers`.
 
-    Bias and a non-decreasing activation commute with the maximum, so they can wait until there
-    is a quarter of the elements left to apply them to.
+    A non-decreasing activation commutes with the maximum, so it can wait until there is a quarter
+    of the elements left to apply it to.
 
     Returns:
       What computes the first layers at once, and how many they are: none where nothing matches.
     """
     match layers:
         case [Conv() as convolution, MaxPool(padding=0), *_]:
-            return lambda x: _conv_max_pool(convolution, x), 2
+            return convolution.max_pooled, 2
         case [Conv() as convolution, activation, MaxPool(padding=0), *_] if (
             activation in ACTIVATIONS.values()
         ):
-            return lambda x: activation(_conv_max_pool(convolution, x)), 3
+            return lambda x: activation(convolution.max_pooled(x)), 3
     return layers[0], 0
-
-
-def _conv_max_pool(layer: Conv, x: jax.Array) -> jax.Array:
-    y = ops.conv_max_pool(x, layer.kernel[...], padding=layer.padding)
-    return ops.add_bias(y, layer.bias[...])
