@@ -10,9 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# XLA fuses a copy into the reshape after it and then emits an integer division per element;
-# a barrier keeps the copy a plain loop.
-materialize = lax.optimization_barrier
+from mnist_jax.xla_cpu import materialize
 
 
 def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -23,20 +21,18 @@ def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.reshape(features, height - kh + 1, width - kw + 1, n)
 
 
-def gradients(
+def correlate_gradients(
     x: jax.Array, kernel: jax.Array, grad: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of x, kernel and a bias [O] for that of `correlate` plus the bias."""
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of `correlate`'s arguments for that of its result."""
     kh, kw, _, features = kernel.shape
     # The forward pass's matrix over again: XLA computes it once where both are in one computation,
     # and computes it anew, in the cache, where they are in loops of their own.
     cols = _im2col(x, kh, kw)
-    bias_grad = grad.reshape(features, -1) @ jnp.ones(grad[0].size, grad.dtype)
     grad = materialize(grad).reshape(features, -1)
     kernel_grad = materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
     cols_grad = materialize(kernel.reshape(-1, features) @ grad)
-    x_grad = _col2im(cols_grad, kh, kw, x.shape)
-    return x_grad, kernel_grad.reshape(kernel.shape), bias_grad
+    return _col2im(cols_grad, kh, kw, x.shape), kernel_grad.reshape(kernel.shape)
 
 
 def shifted_columns(x: jax.Array, kw: int, n: int) -> jax.Array:

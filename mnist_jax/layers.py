@@ -66,11 +66,13 @@ class Conv(nnx.Conv):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
         """Cross-correlates; `padding` and the shapes are those of the class."""
-        return ops.conv(inputs, self.kernel[...], self.bias[...], padding=self.padding)
+        y = ops.conv(inputs, self.kernel[...], padding=self.padding)
+        return ops.add_bias(y, self.bias[...])
 
     def max_pooled(self, inputs: jax.Array) -> jax.Array:
         """The maximum of every 2×2 window of what a call gives, in one operation."""
-        return ops.conv_max_pool(inputs, self.kernel[...], self.bias[...], padding=self.padding)
+        y = ops.conv_max_pool(inputs, self.kernel[...], padding=self.padding)
+        return ops.add_bias(y, self.bias[...])
 
 
 class Linear(nnx.Linear):
@@ -272,8 +274,8 @@ def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) ->
 def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
     """Finds a convolution and the max-pool it meets at the head of `layers`.
 
-    A non-decreasing activation commutes with the maximum, so it can wait until there is a quarter
-    of the elements left to apply it to.
+    Bias and a non-decreasing activation commute with the maximum, so they can wait until there
+    is a quarter of the elements left to apply them to.
 
     Returns:
       What computes the first layers at once, and how many they are: none where nothing matches.

@@ -1,12 +1,14 @@
 """Batch normalisation as a pure function, with gradients that pass over the images once.
 
 Autodiff of mean and variance passes over the activations more often than needed, and XLA's CPU
-backend adds up long rows one element at a time. Here sums are matrix products.
+backend adds up long rows one element at a time.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from mnist_jax.xla_cpu import channel_sums
 
 
 def batch_norm(
@@ -30,10 +32,10 @@ def batch_norm(
       [N, H, W, C], and the mean and the biased variance [C] of the whole batch, as constants.
     """
     n, height, width, channels = x.shape
-    rows = x.transpose(3, 1, 2, 0).reshape(channels, -1)
-    mean = _mean_over_axes(_row_sums(rows) / rows.shape[1], axis_name)
-    var = _mean_over_axes(_variance(rows, mean), axis_name)
-    y = _affine(rows, mean, scale * lax.rsqrt(var + epsilon), bias)
+    images = x.transpose(3, 1, 2, 0).reshape(channels, height, -1)
+    mean = _mean_over_axes(channel_sums(images) / images[0].size, axis_name)
+    var = _mean_over_axes(_variance(images, mean), axis_name)
+    y = _affine(images, mean, scale * lax.rsqrt(var + epsilon), bias)
     y = y.reshape(channels, height, width, n).transpose(3, 1, 2, 0)
     return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
@@ -42,29 +44,24 @@ def _mean_over_axes(values: jax.Array, axis_name: tuple[str, ...] | None) -> jax
     return lax.pmean(values, axis_name) if axis_name else values
 
 
-def _row_products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The inner product of each row of [C, P] with its counterpart, [C]."""
-    return jnp.einsum("cp,cp->c", a, b, precision=lax.Precision.HIGHEST)
-
-
-def _row_sums(x: jax.Array) -> jax.Array:
-    return _row_products(x, jnp.ones_like(x))
+def _of_channels(values: jax.Array) -> jax.Array:
+    return values[:, None, None]
 
 
 @jax.custom_vjp
 def _variance(x: jax.Array, mean: jax.Array) -> jax.Array:
-    """The mean square distance of each row of [C, P] from `mean` [C], that of the whole batch."""
+    """The mean square distance of each of [C, H, W·N] from `mean` [C], that of the whole batch."""
     return _variance_forward(x, mean)[0]
 
 
 def _variance_forward(x, mean):
-    centred = x - mean[:, None]
-    return _row_products(centred, centred) / x.shape[1], centred
+    centred = x - _of_channels(mean)
+    return channel_sums(centred * centred) / x[0].size, centred
 
 
 def _variance_backward(centred, grad):
     # Distances from the mean add up to zero over the whole batch, so no gradient goes to it.
-    return centred * (2 / centred.shape[1] * grad)[:, None], jnp.zeros_like(grad)
+    return centred * _of_channels(2 / centred[0].size * grad), jnp.zeros_like(grad)
 
 
 _variance.defvjp(_variance_forward, _variance_backward)
@@ -72,19 +69,19 @@ _variance.defvjp(_variance_forward, _variance_backward)
 
 @jax.custom_vjp
 def _affine(x: jax.Array, mean: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x - mean) · scale + bias, for rows [C, P]."""
+    """(x - mean) · scale + bias, for [C, H, W·N]."""
     return _affine_forward(x, mean, scale, bias)[0]
 
 
 def _affine_forward(x, mean, scale, bias):
-    centred = x - mean[:, None]
-    return centred * scale[:, None] + bias[:, None], (centred, scale)
+    centred = x - _of_channels(mean)
+    return centred * _of_channels(scale) + _of_channels(bias), (centred, scale)
 
 
 def _affine_backward(residuals, grad):
     centred, scale = residuals
-    sums = _row_sums(grad)
-    return grad * scale[:, None], -scale * sums, _row_products(grad, centred), sums
+    sums = channel_sums(grad)
+    return grad * _of_channels(scale), -scale * sums, channel_sums(grad * centred), sums
 
 
 _affine.defvjp(_affine_forward, _affine_backward)

@@ -17,30 +17,27 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 from mnist_jax import im2col, winograd
-from mnist_jax.im2col import materialize
+from mnist_jax.xla_cpu import channel_sums, materialize
 
 
-def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, padding: int = 0) -> jax.Array:
-    """Cross-correlates with stride 1 and adds a bias.
+def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Cross-correlates with stride 1.
 
     Args:
       x: images [N, H, W, C].
       kernel: [kh, kw, C, O].
-      bias: [O].
       padding: rows and columns of zeros added on every side.
 
     Returns:
       [N, H + 2 padding - kh + 1, W + 2 padding - kw + 1, O].
     """
     if _lower_for_cpu():
-        return _from_chwn(_conv_cpu(_to_chwn(x), kernel, bias, padding))
-    return _conv_xla(x, kernel, bias, padding)
+        return _from_chwn(_conv_cpu(_to_chwn(x), kernel, padding))
+    return _conv_xla(x, kernel, padding)
 
 
-def conv_max_pool(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, *, padding: int = 0
-) -> jax.Array:
-    """`conv`, then the maximum of every 2×2 window.
+def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Cross-correlates, then takes the maximum of every 2×2 window.
 
     The gradient of a maximum goes to the first of equal elements in row order, as in XLA and
     PyTorch. An odd last row or column is dropped, as both do.
@@ -48,20 +45,19 @@ def conv_max_pool(
     Args:
       x: images [N, H, W, C].
       kernel: [kh, kw, C, O].
-      bias: [O].
       padding: rows and columns of zeros added on every side before the convolution.
 
     Returns:
       [N, (H + 2 padding - kh + 1) // 2, (W + 2 padding - kw + 1) // 2, O].
     """
     if not _lower_for_cpu():
-        return max_pool(_conv_xla(x, kernel, bias, padding))
+        return max_pool(_conv_xla(x, kernel, padding))
     x = _to_chwn(x)
     padded = _pad_images(x, padding)
     height, width = (padded.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
     if x.shape[0] == 1 and not any(side % 2 for side in (height, width, *padded.shape[1:3])):
-        return _from_chwn(_phase_conv_max_pool(padded, kernel, bias))
-    return _from_chwn(_conv_max_pool_cpu(x, kernel, bias, padding))
+        return _from_chwn(_phase_conv_max_pool(padded, kernel))
+    return _from_chwn(_conv_max_pool_cpu(x, kernel, padding))
 
 
 def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -92,8 +88,15 @@ def avg_pool(x: jax.Array) -> jax.Array:
     return _from_chwn(windows.mean((2, 4)))
 
 
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias [C] to every pixel of [N, H, W, C]."""
+    if _lower_for_cpu():
+        return _from_chwn(_add_bias_cpu(_to_chwn(x), bias))
+    return x + bias.reshape(1, 1, 1, -1)
+
+
 def transpose(x: jax.Array) -> jax.Array:
-    """[N, M] to [M, N], float32."""
+    """[N, M] to [M, N], floating point."""
     if not _lower_for_cpu():
         return x.T
     # XLA would fuse a transposition into every reader, which then gathers single numbers.
@@ -104,15 +107,14 @@ def _lower_for_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _conv_xla(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: int) -> jax.Array:
-    y = lax.conv_general_dilated(
+def _conv_xla(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(1, 1),
         padding=[(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y + bias.reshape(1, 1, 1, -1)
 
 
 def _to_chwn(x: jax.Array) -> jax.Array:
@@ -131,23 +133,22 @@ def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _conv_cpu(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: int) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_cpu(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N], after padding H and W with zeros.
 
-    Under `jax.vmap` one element is computed after the other, so that only one element's matrices
-    are in the cache at a time.
+    Under `jax.vmap` one element is computed after the other, so that only one im2col matrix is
+    in the cache at a time.
     """
-    return _conv_cpu_forward(x, kernel, bias, padding)[0]
+    return _conv_cpu_forward(x, kernel, padding)[0]
 
 
-def _conv_cpu_forward(x, kernel, bias, padding):
-    y = sequential_vmap(partial(_correlate, padding))(x, kernel)
-    return y + bias[:, None, None, None], (x, kernel)
+def _conv_cpu_forward(x, kernel, padding):
+    return sequential_vmap(partial(_correlate, padding))(x, kernel), (x, kernel)
 
 
 def _conv_cpu_backward(padding, residuals, grad):
-    return sequential_vmap(partial(_gradients, padding))(*residuals, grad)
+    return sequential_vmap(partial(_correlate_gradients, padding))(*residuals, grad)
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
@@ -158,13 +159,29 @@ def _correlate(padding: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return algorithm.correlate(_pad_images(x, padding), kernel)
 
 
-def _gradients(
+def _correlate_gradients(
     padding: int, x: jax.Array, kernel: jax.Array, grad: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     algorithm = winograd if winograd.supports(kernel) else im2col
-    x_grad, *others = algorithm.gradients(_pad_images(x, padding), kernel, grad)
+    x_grad, kernel_grad = algorithm.correlate_gradients(_pad_images(x, padding), kernel, grad)
     inside = slice(padding, -padding or None)
-    return x_grad[:, inside, inside], *others
+    return x_grad[:, inside, inside], kernel_grad
+
+
+@jax.custom_vjp
+def _add_bias_cpu(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + bias[:, None, None, None]
+
+
+def _add_bias_cpu_forward(x, bias):
+    return _add_bias_cpu(x, bias), None
+
+
+def _add_bias_cpu_backward(_, grad):
+    return grad, channel_sums(grad)
+
+
+_add_bias_cpu.defvjp(_add_bias_cpu_forward, _add_bias_cpu_backward)
 
 
 def _first_max(candidates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -212,25 +229,24 @@ def _max_pool_cpu_backward(residuals, grad):
 _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: int) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
     """`_conv_cpu` and `_max_pool_cpu` in one, so that neither's gradients leave the cache."""
-    return _conv_max_pool_cpu_forward(x, kernel, bias, padding)[0]
+    return _conv_max_pool_cpu_forward(x, kernel, padding)[0]
 
 
-def _conv_max_pool_cpu_forward(x, kernel, bias, padding):
+def _conv_max_pool_cpu_forward(x, kernel, padding):
     def one(x, kernel):
         return _max_of_windows(_correlate(padding, x, kernel))
 
     maximum, index = sequential_vmap(one)(x, kernel)
-    # Adding a bias commutes with the maximum, and there is a quarter of the elements left.
-    return maximum + bias[:, None, None, None], (x, kernel, index)
+    return maximum, (x, kernel, index)
 
 
 def _conv_max_pool_cpu_backward(padding, residuals, grad):
     def one(x, kernel, index, grad):
         sides = (x.shape[i + 1] + 2 * padding - kernel.shape[i] + 1 for i in (0, 1))
-        return _gradients(padding, x, kernel, _spread(grad, index, *sides))
+        return _correlate_gradients(padding, x, kernel, _spread(grad, index, *sides))
 
     return sequential_vmap(one)(*residuals, grad)
 
@@ -238,7 +254,7 @@ def _conv_max_pool_cpu_backward(padding, residuals, grad):
 _conv_max_pool_cpu.defvjp(_conv_max_pool_cpu_forward, _conv_max_pool_cpu_backward)
 
 
-def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`_conv_cpu` and `_max_pool_cpu` in one, for few channels: [C, H, W, N] to [O, h, w, N].
 
     The four outputs that meet in a pooling window read one (kh+1)×(kw+1) patch, so a product
@@ -259,19 +275,19 @@ def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
         jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)
     ]
     weights = materialize(jnp.stack(shifted, 3).reshape(-1, 4 * features))
-    return _max_of_phases(weights, patches, bias).reshape(features, rows, columns, n)
+    return _max_of_phases(weights, patches).reshape(features, rows, columns, n)
 
 
 @jax.custom_vjp
-def _max_of_phases(weights: jax.Array, patches: jax.Array, bias: jax.Array) -> jax.Array:
-    """[K, 4·O] with [K, P] to [O, P]: the maximum over the four products, plus a bias [O]."""
-    return _max_of_phases_forward(weights, patches, bias)[0]
+def _max_of_phases(weights: jax.Array, patches: jax.Array) -> jax.Array:
+    """[K, 4·O] with [K, P] to [O, P]: the maximum over the four products."""
+    return _max_of_phases_forward(weights, patches)[0]
 
 
-def _max_of_phases_forward(weights, patches, bias):
+def _max_of_phases_forward(weights, patches):
     phases = lax.dot_general(weights, patches, (((0,), (0,)), ((), ())))
     maximum, index = _first_max([*phases.reshape(4, -1, patches.shape[1])])
-    return maximum + bias[:, None], (weights, patches, index)
+    return maximum, (weights, patches, index)
 
 
 def _max_of_phases_backward(residuals, grad):
@@ -280,7 +296,7 @@ def _max_of_phases_backward(residuals, grad):
     spread = materialize(jnp.where(index[None] == phase, grad[None], 0))
     spread = spread.reshape(-1, grad.shape[1])
     weights_grad = materialize(lax.dot_general(spread, patches, (((1,), (1,)), ((), ())))).T
-    return weights_grad, weights @ spread, grad @ jnp.ones(grad.shape[1], grad.dtype)
+    return weights_grad, weights @ spread
 
 
 _max_of_phases.defvjp(_max_of_phases_forward, _max_of_phases_backward)

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import polynomial
 
-from mnist_jax.im2col import materialize, shifted_columns
+from mnist_jax.im2col import shifted_columns
+from mnist_jax.xla_cpu import materialize
 
 # Rows of output that a tile gives, F's first argument.
 _ROWS = 4
@@ -60,10 +61,10 @@ def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.reshape(features, -1, width - kw + 1, n)[:, :rows]
 
 
-def gradients(
+def correlate_gradients(
     x: jax.Array, kernel: jax.Array, grad: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The gradients of x, kernel and a bias [O] for that of `correlate` plus the bias."""
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients of `correlate`'s arguments for that of its result."""
     kh, kw, channels, features = kernel.shape
     # As in `im2col`, the forward pass's arrays over again.
     cols = _transform_images(x, kh, kw)
@@ -80,11 +81,7 @@ def gradients(
     kernel_grad = jnp.stack([_combine(row, kernel_grad) for row in _transforms(kh).g.T])
 
     cols_grad = materialize(jnp.einsum("tok,top->tkp", weights, products))
-    x_grad = _transform_images_transposed(cols_grad, kh, kw, x.shape)
-
-    # At the point 1 a tile's rows are added up.
-    sums = products[_POINTS.index(1)]
-    return x_grad, kernel_grad, sums @ jnp.ones(sums.shape[1], sums.dtype)
+    return _transform_images_transposed(cols_grad, kh, kw, x.shape), kernel_grad
 
 
 @cache

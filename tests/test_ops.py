@@ -1,7 +1,6 @@
 """The CPU's route through convolutions and pooling against XLA's own operations."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -33,11 +32,10 @@ def conv_layers() -> list[Any]:
     return [pytest.param(*shapes, id=where) for shapes, where in found.items()]
 
 
-def plain_conv(x: Array, kernel: Array, bias: Array, padding: int) -> Array:
-    y = lax.conv_general_dilated(
+def plain_conv(x: Array, kernel: Array, padding: int) -> Array:
+    return lax.conv_general_dilated(
         x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    return y + bias.reshape(1, 1, 1, -1)
 
 
 def plain_max_pool(x: Array, padding: int = 0) -> Array:
@@ -69,13 +67,12 @@ def test_convolution_agrees_with_xla(
 ) -> None:
     x = jax.random.normal(jax.random.key(0), (5, side, side, kernel[2]))
     w = jax.random.normal(jax.random.key(1), kernel)
-    b = jax.random.normal(jax.random.key(2), kernel[3:])
+
     assert_same_values_and_gradients(
-        lambda x, w, b: ops.conv(x, w, b, padding=padding),
-        lambda x, w, b: plain_conv(x, w, b, padding),
+        lambda x, w: ops.conv(x, w, padding=padding),
+        lambda x, w: plain_conv(x, w, padding),
         x,
         w,
-        b,
     )
 
 
@@ -85,13 +82,11 @@ def test_convolution_with_max_pool_agrees_with_xla(
 ) -> None:
     x = jax.random.normal(jax.random.key(0), (5, side, side, kernel[2]))
     w = jax.random.normal(jax.random.key(1), kernel)
-    b = jax.random.normal(jax.random.key(2), kernel[3:])
     assert_same_values_and_gradients(
-        lambda x, w, b: ops.conv_max_pool(x, w, b, padding=padding),
-        lambda x, w, b: plain_max_pool(plain_conv(x, w, b, padding)),
+        lambda x, w: ops.conv_max_pool(x, w, padding=padding),
+        lambda x, w: plain_max_pool(plain_conv(x, w, padding)),
         x,
         w,
-        b,
     )
 
 
@@ -103,17 +98,15 @@ def test_chunks_under_vmap_give_the_batch(
 ) -> None:
     x = jax.random.normal(jax.random.key(0), (6, side, side, channels))
     w = jax.random.normal(jax.random.key(1), (3, 3, channels, 4))
-    b = jax.random.normal(jax.random.key(2), (4,))
-    whole = partial(operation, padding=1)
 
-    def chunked(x: Array, w: Array, b: Array) -> Array:
-        y = jax.vmap(lambda chunk: whole(chunk, w, b))(x.reshape(3, 2, *x.shape[1:]))
+    def chunked(x: Array, w: Array) -> Array:
+        y = jax.vmap(lambda chunk: operation(chunk, w, padding=1))(x.reshape(3, 2, *x.shape[1:]))
         return y.reshape(6, *y.shape[2:])
 
-    assert_same_values_and_gradients(chunked, whole, x, w, b)
+    assert_same_values_and_gradients(chunked, lambda x, w: operation(x, w, padding=1), x, w)
     # One after the other, but where im2col's matrix is small: see `_phase_conv_max_pool`.
     small = operation is ops.conv_max_pool and channels == 1 and side % 2 == 0
-    assert ("scan" in str(jax.make_jaxpr(chunked)(x, w, b))) != small
+    assert ("scan" in str(jax.make_jaxpr(chunked)(x, w))) != small
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -165,16 +158,15 @@ def test_ties_after_a_convolution_go_to_the_first_maximum(channels: int) -> None
     # A blank image gives equal outputs everywhere, so that only the first of each four counts.
     x = jnp.zeros((1, 8, 8, channels)).at[0, 0, 0, 0].set(1.0)
     w = jnp.ones((3, 3, channels, 2))
-    b = jnp.zeros(2)
-    ours = jax.grad(lambda w: ops.conv_max_pool(x, w, b).sum())
-    plain = jax.grad(lambda w: plain_max_pool(plain_conv(x, w, b, 0)).sum())
+    ours = jax.grad(lambda w: ops.conv_max_pool(x, w).sum())
+    plain = jax.grad(lambda w: plain_max_pool(plain_conv(x, w, 0)).sum())
     np.testing.assert_array_equal(jax.jit(ours)(w), jax.jit(plain)(w))
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_nan_reaches_the_output(channels: int) -> None:
     x = jnp.zeros((2, 8, 8, channels)).at[1, 3, 3, 0].set(jnp.nan)
-    out = ops.conv_max_pool(x, jnp.ones((3, 3, channels, 2)), jnp.zeros(2))
+    out = ops.conv_max_pool(x, jnp.ones((3, 3, channels, 2)))
     assert bool(jnp.isnan(out[1]).any())
     assert not bool(jnp.isnan(out[0]).any())
 
