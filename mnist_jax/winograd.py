@@ -5,12 +5,12 @@ evaluates inputs and filter, as polynomials, at r + 3 points, multiplies, and in
 outputs, all by small constant matrices. Here it runs along the rows, where a step of the
 algorithm is a sum of long contiguous rows; columns are gathered as in `im2col`, and each point
 is a matrix product over input channels and columns. A 5×5 convolution takes 0.4 of the
-multiplications, a 3×3 one half. Rounding errors are below 1e-6 of the result, two to three times
+multiplications, a 3×3 one half. Rounding errors are below 1e-6 of the result, two to four times
 those of `im2col`; an infinite input gives NaN in the rows around it.
 
 Sources: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), section
-4; the points and their order are those that B. Barabasz et al., "Error Analysis and Improving the
-Accuracy of Winograd Convolution for Deep Neural Networks" (2018), found to be most accurate.
+4. That small points with their reciprocals round well is from B. Barabasz et al., "Error Analysis
+and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2018).
 """
 
 from collections.abc import Iterable, Sequence
