@@ -9,7 +9,6 @@ between neighbouring operations. Reverse-mode gradients of these gradients are n
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 from mnist_jax import im2col, winograd
-from mnist_jax.xla_cpu import channel_sums, materialize
+from mnist_jax.xla_cpu import channel_sums, materialize, unfused
 
 
 def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -32,7 +31,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
       [N, H + 2 padding - kh + 1, W + 2 padding - kw + 1, O].
     """
     if _lower_for_cpu():
-        return _from_chwn(_conv_cpu(_to_chwn(x), kernel, padding))
+        return _from_chwn(_conv_cpu(_pad_images(_to_chwn(x), padding), kernel))
     return _conv_xla(x, kernel, padding)
 
 
@@ -52,12 +51,11 @@ def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.A
     """
     if not _lower_for_cpu():
         return max_pool(_conv_xla(x, kernel, padding))
-    x = _to_chwn(x)
-    padded = _pad_images(x, padding)
-    height, width = (padded.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
-    if x.shape[0] == 1 and not any(side % 2 for side in (height, width, *padded.shape[1:3])):
-        return _from_chwn(_phase_conv_max_pool(padded, kernel))
-    return _from_chwn(_conv_max_pool_cpu(x, kernel, padding))
+    x = _pad_images(_to_chwn(x), padding)
+    height, width = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
+    if x.shape[0] == 1 and not any(side % 2 for side in (height, width, *x.shape[1:3])):
+        return _from_chwn(_phase_conv_max_pool(x, kernel))
+    return _from_chwn(_conv_max_pool_cpu(x, kernel))
 
 
 def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
@@ -128,44 +126,44 @@ def _from_chwn(x: jax.Array) -> jax.Array:
 def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:
     if not padding:
         return x
-    return jnp.pad(
-        x, [(0, 0), (padding, padding), (padding, padding), (0, 0)], constant_values=value
-    )
+    channels, height, width, n = x.shape
+    # Columns and images as one axis, which XLA need not take apart for every element.
+    x = x.reshape(channels, height, -1)
+    x = jnp.pad(x, [(0, 0), (padding,) * 2, (padding * n,) * 2], constant_values=value)
+    return x.reshape(channels, height + 2 * padding, width + 2 * padding, n)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_cpu(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
-    """[C, H, W, N] with [kh, kw, C, O] to [O, h, w, N], after padding H and W with zeros.
+@jax.custom_vjp
+def _conv_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[C, H, W, N] with [kh, kw, C, O] to [O, H - kh + 1, W - kw + 1, N].
 
     Under `jax.vmap` one element is computed after the other, so that only one im2col matrix is
     in the cache at a time.
     """
-    return _conv_cpu_forward(x, kernel, padding)[0]
+    return _conv_cpu_forward(x, kernel)[0]
 
 
-def _conv_cpu_forward(x, kernel, padding):
-    return sequential_vmap(partial(_correlate, padding))(x, kernel), (x, kernel)
+def _conv_cpu_forward(x, kernel):
+    return sequential_vmap(_correlate)(x, kernel), (x, kernel)
 
 
-def _conv_cpu_backward(padding, residuals, grad):
-    return sequential_vmap(partial(_correlate_gradients, padding))(*residuals, grad)
+def _conv_cpu_backward(residuals, grad):
+    return sequential_vmap(_correlate_gradients)(*residuals, grad)
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
-def _correlate(padding: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     algorithm = winograd if winograd.supports(kernel) else im2col
-    return algorithm.correlate(_pad_images(x, padding), kernel)
+    return algorithm.correlate(x, kernel)
 
 
 def _correlate_gradients(
-    padding: int, x: jax.Array, kernel: jax.Array, grad: jax.Array
+    x: jax.Array, kernel: jax.Array, grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     algorithm = winograd if winograd.supports(kernel) else im2col
-    x_grad, kernel_grad = algorithm.correlate_gradients(_pad_images(x, padding), kernel, grad)
-    inside = slice(padding, -padding or None)
-    return x_grad[:, inside, inside], kernel_grad
+    return algorithm.correlate_gradients(x, kernel, grad)
 
 
 @jax.custom_vjp
@@ -203,9 +201,12 @@ def _max_of_windows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _spread(grad: jax.Array, index: jax.Array, height: int, width: int) -> jax.Array:
     """The gradient of `_max_of_windows`'s input [C, height, width, N]."""
     channels, _, _, n = grad.shape
-    a, b, c, d = (jnp.where(index == phase, grad, 0) for phase in range(4))
-    # Stacked, because XLA divides indices for every element of a comparison with all phases.
-    even = jnp.stack([jnp.stack([a, b], 3), jnp.stack([c, d], 3)], 2)
+    phase = jnp.arange(4, dtype=index.dtype).reshape(1, 1, 2, 1, 2, 1)
+
+    def spread(grad: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.where(index[:, :, None, :, None] == phase, grad[:, :, None, :, None], 0)
+
+    even = unfused(spread, grad, index)
     even = even.reshape(channels, height // 2 * 2, width // 2 * 2, n)
     return jnp.pad(even, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
 
@@ -229,24 +230,24 @@ def _max_pool_cpu_backward(residuals, grad):
 _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+@jax.custom_vjp
+def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`_conv_cpu` and `_max_pool_cpu` in one, so that neither's gradients leave the cache."""
-    return _conv_max_pool_cpu_forward(x, kernel, padding)[0]
+    return _conv_max_pool_cpu_forward(x, kernel)[0]
 
 
-def _conv_max_pool_cpu_forward(x, kernel, padding):
+def _conv_max_pool_cpu_forward(x, kernel):
     def one(x, kernel):
-        return _max_of_windows(_correlate(padding, x, kernel))
+        return _max_of_windows(_correlate(x, kernel))
 
     maximum, index = sequential_vmap(one)(x, kernel)
     return maximum, (x, kernel, index)
 
 
-def _conv_max_pool_cpu_backward(padding, residuals, grad):
+def _conv_max_pool_cpu_backward(residuals, grad):
     def one(x, kernel, index, grad):
-        sides = (x.shape[i + 1] + 2 * padding - kernel.shape[i] + 1 for i in (0, 1))
-        return _correlate_gradients(padding, x, kernel, _spread(grad, index, *sides))
+        sides = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
+        return _correlate_gradients(x, kernel, _spread(grad, index, *sides))
 
     return sequential_vmap(one)(*residuals, grad)
 

@@ -1,6 +1,9 @@
-"""Two things that XLA's CPU backend has to be told."""
+"""What XLA's CPU backend has to be told about loops, so that it computes them fast."""
+
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 # XLA fuses a copy into the reshape after it and then emits an integer division per element;
@@ -13,3 +16,17 @@ def channel_sums(x: jax.Array) -> jax.Array:
     # In two steps, because XLA adds up the last axis one number at a time, and others a vector
     # at a time.
     return materialize(x.reshape(*x.shape[:2], -1).sum(1)).sum(1)
+
+
+def unfused(function: Callable[..., jax.Array], *args: jax.Array) -> jax.Array:
+    """Computes function(*args) in a loop over its own indices, whatever reads the result.
+
+    Fused into a reader of another shape, a loop divides indices for every element.
+    """
+
+    def never(*args: jax.Array) -> jax.Array:
+        result = jax.eval_shape(function, *args)
+        return jnp.zeros(result.shape, result.dtype)
+
+    # XLA fuses nothing across a branch, and does not see through the barrier which one is taken.
+    return lax.cond(materialize(True), function, never, *args)
