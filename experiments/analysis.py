@@ -152,14 +152,14 @@ def verdict(summary: Summary, figure: float | None, rounding: float) -> str:
     return "above" if figure - rounding > high else "inside"
 
 
-def later_epochs(results: Results, article: Article, row: Row) -> Summary:
-    """Summarises the test accuracies in percent after every epoch of the second half of all runs.
+def later_epochs(results: Results, article: Article, row: Row, framework: str) -> list[float]:
+    """The test accuracies in percent after every epoch of the second half of all runs.
 
     Where they jump from epoch to epoch, which epoch is the last decides more than the seed does.
     """
-    runs = results.runs[article.name, row.id, "jax"]
+    runs = results.runs[article.name, row.id, framework]
     second_half = [run.by_epoch("test_accuracy")[row.recipe.epochs // 2 :] for run in runs]
-    return percentages((100 * np.concatenate(second_half)).tolist())
+    return [100 * accuracy for accuracies in second_half for accuracy in accuracies]
 
 
 def points(results: Results, article: Article, row: Row, curve: Curve) -> list[Point]:

@@ -210,18 +210,29 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     runs = results.runs[article.name, row.id, "jax"]
     if unknown := [str(run.seed) for run in runs if not run.committed]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
-    if analysis.outcome(results, article, row).verdict in ("above", "below"):
-        jumps = analysis.later_epochs(results, article, row)
-        yield (
-            f"`{row.id}`: over all epochs of the second half of our runs, the accuracy is"
-            f" {_mean(jumps)}, {jumps.low:.2f} to {jumps.high:.2f}."
-        )
+    yield from _later_epochs(results, article, row)
     if row.epoch and runs:
         final = analysis.percentages([run.accuracy for run in runs])
         yield (
             f"`{row.id}`: ours is after epoch {row.epoch}, as the figure is; after epoch"
             f" {row.recipe.epochs} it is {_mean(final)}."
         )
+
+
+def _later_epochs(results: Results, article: Article, row: Row) -> Iterator[str]:
+    """How often a figure outside our interval is reached before the last epoch."""
+    side = analysis.outcome(results, article, row).verdict
+    if row.figure is None or side not in ("above", "below"):
+        return
+    for framework, whose in (("jax", "our"), ("torch", "PyTorch's")):
+        if later := analysis.later_epochs(results, article, row, framework):
+            spread = analysis.percentages(later)
+            reached = sum(a >= row.figure if side == "above" else a <= row.figure for a in later)
+            yield (
+                f"`{row.id}`: in the second half of {whose} runs the accuracy is {_mean(spread)}"
+                f" over all epochs, {spread.low:.2f} to {spread.high:.2f}; in {reached} of"
+                f" {len(later)} it is as {'high' if side == 'above' else 'low'} as the figure."
+            )
 
 
 _CROSS_TEXT = """\

@@ -46,9 +46,9 @@ def test_outcomes(tmp_path):
 
 def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     results = results_of(tmp_path, *(record(seed, wrong) for seed, wrong in enumerate((2, 3, 4))))
-    later = analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0])
-    assert (later.n, later.low, later.high) == (3, 96.0, 98.0)
-    assert "`plain`: over all epochs of the second half" in rendering.markdown(results)
+    assert analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0], "jax") == [98.0, 97.0, 96.0]
+    text = rendering.markdown(results)
+    assert "is 97.00 ± 1.00 over all epochs, 96.00 to 98.00; in 0 of 3 it is as low" in text
     inside = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     assert "second half" not in rendering.markdown(results_of(tmp_path / "other", *inside))
 
