@@ -26,9 +26,6 @@ from mnist_jax.training import LOSSES, TrainState, train_step, training_mode_log
 # The fields of `TrainState` that do not follow from the recipe, the seed and the step.
 _SAVED = ("params", "batch_stats", "opt_state")
 
-# Images per device and compiled step of an evaluation.
-_EVALUATION_CHUNK = 50
-
 
 class Trainer:
     """A recipe in progress: one state per seed, and the compiled functions that advance them.
@@ -94,6 +91,11 @@ class Trainer:
         self.states = jax.device_put(self._initial_states(), self._by_seed)
         self._run = _compile_run(self.mesh, recipe, work_per_parameter)
         self._logits = _compile_logits(self.mesh, recipe)
+        chunk = devices.evaluation_chunk(multiply_adds_per_parameter=work_per_parameter)
+        # In training mode the statistics are of the batches that training has.
+        self._evaluation_batch = (
+            chunk * self.mesh.shape["data"] if recipe.evaluation == "exact" else recipe.batch_size
+        )
 
     @property
     def total_steps(self) -> int:
@@ -163,12 +165,6 @@ class Trainer:
                 last = np.pad(last, ((0, 0), (0, size - rest), (0, 0), (0, 0)))
             parts.append(self._batch_logits(last)[:, :rest])
         return np.concatenate(parts, axis=1)
-
-    @property
-    def _evaluation_batch(self) -> int:
-        if self.recipe.evaluation == "training_mode":
-            return self.recipe.batch_size
-        return _EVALUATION_CHUNK * self.mesh.shape["data"]
 
     def _batch_logits(self, batches: np.ndarray) -> np.ndarray:
         """[batches, N, 28, 28] to [seeds, batches · N, 10]."""
