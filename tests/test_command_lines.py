@@ -135,6 +135,7 @@ def test_list_shows_every_network(home: Path) -> None:
             ["--model=lenet", "--data_dir=/nowhere", '--model_args={"poling": 1}'],
             "takes no argument 'poling'",
         ),
+        (["--model=dbl_conv_relu", '--model_args={"hidden": "300"}'], "hidden is '300'"),
         (["--model=lenet", "--dataset=digits", "--batch_size=1501"], "has 1500 training images"),
         (["--model=lenet", "--dataset=digits", "--num_devices=999"], "give 1 to"),
         (["--model=lenet", "--data_dir=/nowhere"], "/nowhere"),

@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -81,7 +82,7 @@ def model_entry(name: str) -> Entry:
     return _ENTRIES[name]
 
 
-def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
+def create_model(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
     """Makes a documented network with fresh parameters.
 
     Args:
@@ -93,18 +94,12 @@ def create_model(name: str, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
       A module from images [N, 28, 28, 1] to logits [N, 10], in training mode.
 
     Raises:
-      UsageError: the name or an argument is unknown.
+      UsageError: the name or an argument is unknown, or a value is of no use.
     """
-    network: Callable[..., Network] = model_entry(name).network
-    parameters = inspect.signature(model_entry(name).network.__init__).parameters
-    accepted = [p for p in parameters if p not in ("self", "rngs")]
-    if unknown := sorted(set(overrides) - set(accepted)):
-        takes = ", ".join(accepted) or "none"
-        raise UsageError(f"{name} takes no argument {unknown[0]!r}; it takes {takes}.")
-    return network(rngs=rngs, **overrides)
+    return _constructor(name, overrides)(rngs=rngs, **overrides)
 
 
-def abstract_model(name: str, **overrides: Any) -> Network:
+def abstract_model(name: str, /, **overrides: Any) -> Network:
     """Makes what `create_model` would, without values.
 
     Args:
@@ -117,4 +112,36 @@ def abstract_model(name: str, **overrides: Any) -> Network:
     Raises:
       UsageError: as from `create_model`.
     """
-    return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(params=0), **overrides))
+    network = _constructor(name, overrides)
+    return nnx.eval_shape(lambda: network(rngs=nnx.Rngs(params=0), **overrides))
+
+
+def _constructor(name: str, overrides: Mapping[str, Any]) -> Callable[..., Network]:
+    """The network's class, if it takes these arguments."""
+    network = model_entry(name).network
+    accepted = dict(inspect.signature(network.__init__).parameters)
+    del accepted["self"], accepted["rngs"]
+    for argument, value in overrides.items():
+        if argument not in accepted:
+            takes = ", ".join(accepted) or "none"
+            raise UsageError(f"{name} takes no argument {argument!r}; it takes {takes}.")
+        default = accepted[argument].default
+        if not _is_like(value, default):
+            raise UsageError(
+                f"{name}'s {argument} is {value!r}; give a value like {json.dumps(default)}."
+            )
+    return network
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value can take a default's place; whole numbers are sizes."""
+    match default:
+        case tuple():
+            if not isinstance(value, Sequence) or isinstance(value, str):
+                return False
+            return all(_is_like(element, default[0]) for element in value)
+        case float():
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case int() if not isinstance(default, bool):
+            return type(value) is int and value > 0
+    return isinstance(value, type(default))
