@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,7 +117,8 @@ def _train(
             )
         except Stopped as stopped:
             assert stop.received is not None
-            command = [argument for argument in sys.argv[1:] if "-overwrite" not in argument]
+            again = re.compile("--?overwrite(=|$)")
+            command = [argument for argument in sys.argv[1:] if not again.match(argument)]
             raise Interrupted(
                 f"Stopped by {stop.received.name} after step {stopped.step} of"
                 f" {trainer.total_steps}, which is saved; continue with"
