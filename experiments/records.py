@@ -43,8 +43,8 @@ class Record:
       correct: bool [N], whether it is right.
       seconds: the run took, together with the seeds that trained beside it.
       images_per_second: training images of this seed, median over the evaluations.
-      environment: versions, device, git revision, dataset and its SHA-256, and `seeds_together`,
-        how many seeds trained in the same process at the same time.
+      environment: as of `RunDirectory`, and `seeds_together`, how many seeds trained in the same
+        process at the same time.
     """
 
     article: str
@@ -106,9 +106,9 @@ class Record:
 
     @property
     def committed(self) -> bool:
-        """Whether the code that ran is known to be a committed revision."""
-        git = self.environment["git"]
-        return git is not None and not git["dirty"]
+        """Whether the code that ran is known to be of committed revisions."""
+        ran = [self.environment, *self.environment.get("before", [])]
+        return all(one["git"] is not None and not one["git"]["dirty"] for one in ran)
 
     @property
     def accuracy(self) -> float:

@@ -160,7 +160,7 @@ class _Session:
             self.images, self.busy, seconds = saved[0]["times"].tolist()
             self._started -= seconds
         for i, run in enumerate(self._runs):
-            for row in run.keep_metrics(step):
+            for row in run.rewind(step):
                 if _selected(trainer, row, self.best[i]):
                     self.best[i] = row
 

@@ -22,6 +22,10 @@ from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
 
+# Of the environment, what may change while a run is interrupted.
+_VARYING = ("packages", "device", "git")
+# Of a result, what others read.
+_RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -31,7 +35,8 @@ class RunDirectory:
     Attributes:
       path: the directory, with
         `config.json`, the recipe, enough to run it again;
-        `environment.json`, versions, device, git revision, dataset and its SHA-256;
+        `environment.json`, versions, device, git revision, dataset and its SHA-256, and in
+          `before` those versions, devices and revisions of a run that goes on in others;
         `metrics.jsonl`, one object per evaluation;
         `predictions.npy`, the selected evaluation's predicted label of every test image;
         `result.json`, written once, at the end;
@@ -73,20 +78,12 @@ class RunDirectory:
           Failure: `check` raises it, the data is not the same, or the directory can't be written.
         """
         self.check(recipe)
-        before = self._environment_before(environment)
-        for name in ("packages", "device", "git"):
-            if before[name] != environment[name]:
-                logging.warning(
-                    "%s was begun with %s and goes on with %s: the last digits may differ.",
-                    self.path,
-                    before[name],
-                    environment[name],
-                )
+        before = self._before(environment)
         with self._writing():
             # A longer recipe continues a finished run, which then has not ended.
             (self.path / "result.json").unlink(missing_ok=True)
             _write(self.path / "config.json", recipe.to_json() + "\n")
-            _write(self.path / "environment.json", json.dumps(before, indent=2) + "\n")
+            self._write_environment({**environment, "before": before} if before else environment)
 
     def check(self, recipe: Recipe) -> None:
         """Makes sure that the directory has no run of another recipe; more epochs are the same.
@@ -118,7 +115,7 @@ class RunDirectory:
         """
         self.check(recipe)
         result = self.result()
-        return result if result and result.get("epochs") == recipe.epochs else None
+        return result if result and result["epochs"] == recipe.epochs else None
 
     def clear(self) -> None:
         """Removes the run.
@@ -160,7 +157,12 @@ class RunDirectory:
         Raises:
           Failure: it is damaged.
         """
-        return self._read("result.json") if (self.path / "result.json").exists() else None
+        if not (self.path / "result.json").exists():
+            return None
+        result = self._read("result.json")
+        if wrong := [name for name in _RESULT if not isinstance(result.get(name), int | float)]:
+            raise self._damaged("result.json", f"{wrong[0]} is no number")
+        return result
 
     def metrics(self) -> list[dict[str, Any]]:
         """Reads `metrics.jsonl`, in order of step.
@@ -189,16 +191,20 @@ class RunDirectory:
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def keep_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops the evaluations after a step from `metrics.jsonl`; returns the others.
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drops what the files tell of the time after a step; returns the evaluations before.
 
         Raises:
-          Failure: a line is damaged, or the file can't be written.
+          Failure: a file is damaged, or can't be written.
         """
         rows = [row for row in self.metrics() if row["step"] <= step]
         with self._writing():
             text = "".join(json.dumps(row) + "\n" for row in rows)
             _write(self.path / "metrics.jsonl", text)
+            if not step:  # Nothing is left of what ran before.
+                self._write_environment(
+                    {name: v for name, v in self.environment().items() if name != "before"}
+                )
         return rows
 
     def write_predictions(self, labels: np.ndarray) -> None:
@@ -247,19 +253,34 @@ class RunDirectory:
             " give another --workdir, or --overwrite to start again."
         )
 
-    def _environment_before(self, environment: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the run here was begun in: what `environment.json` says, if it is there."""
+    def _before(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """In what the run here ran so far, where that differs from what it goes on in."""
         if not (self.path / "environment.json").exists():
-            return environment
-        before = self.environment()
-        if missing := sorted(environment.keys() - before.keys()):
+            return []
+        last = {"before": [], **self.environment()}
+        if not isinstance(last["before"], list):
+            raise self._damaged("environment.json", "before is no list")
+        if missing := sorted(environment.keys() - last.keys()):
             raise self._damaged("environment.json", f"no {missing[0]}")
-        if before["dataset_sha256"] != environment["dataset_sha256"]:
+        if last["dataset_sha256"] != environment["dataset_sha256"]:
             raise Failure(
-                f"The run in {self.path} was begun with other images of {before['dataset']};"
+                f"The run in {self.path} was begun with other images of {last['dataset']};"
                 " give another --workdir, or --overwrite to start again."
             )
-        return before
+        now = {name: environment[name] for name in _VARYING}
+        for name in _VARYING:
+            if last[name] != now[name]:
+                logging.warning(
+                    "%s ran with %s and goes on with %s: the last digits may differ.",
+                    self.path,
+                    last[name],
+                    now[name],
+                )
+        before = [*last["before"], {name: last[name] for name in _VARYING}]
+        return [one for i, one in enumerate(before) if one != now and one not in before[:i]]
+
+    def _write_environment(self, environment: Mapping[str, Any]) -> None:
+        _write(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -222,6 +222,22 @@ def test_refuses_other_images(copy: Path) -> None:
         _train([copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
 
 
+def test_the_environment_tells_of_every_part(copy: Path) -> None:
+    _cut(copy)
+    file = copy / "environment.json"
+    now = json.loads(file.read_text())
+    other = {"revision": "1" * 40, "dirty": True}
+    file.write_text(json.dumps(now | {"git": other}))
+    assert _train([copy]) > 0
+    part = {"packages": now["packages"], "device": now["device"], "git": other}
+    assert json.loads(file.read_text()) == now | {"before": [part]}
+    # A run that starts again is of one part.
+    shutil.rmtree(copy / "checkpoints")
+    _cut(copy)
+    assert _train([copy]) == 0
+    assert json.loads(file.read_text()) == now
+
+
 def test_refuses_an_older_schema(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     del config["evaluation"]
@@ -323,6 +339,7 @@ def test_mutated_files_are_refused_or_harmless(name: str, copy: Path) -> None:
     data = (copy / name).read_bytes()
     run = RunDirectory(copy)
     environment = describe_environment(DATASET, {"platform": "test"})
+    result = (copy / "result.json").read_bytes()
     values = [b"null", b"-1", b"1e999", b'"x"', b"[]", b"{}", b"\xff", b"", b"NaN"]
     failures = refused = 0
     for _ in range(300):
@@ -330,11 +347,13 @@ def test_mutated_files_are_refused_or_harmless(name: str, copy: Path) -> None:
         end = min(len(data), start + generator.choice([0, 1, 1, 8, 1000]))
         (copy / name).write_bytes(data[:start] + generator.choice(values) + data[end:])
         try:
-            run.finished(RECIPE)
+            if ended := run.finished(RECIPE):
+                assert isinstance(ended["test_accuracy"], int | float)
+                assert isinstance(ended["selected_step"], int | float)
             run.metrics()
             run.create(RECIPE, environment)
         except Failure as failure:
             failures += 1
             refused += str(copy) in str(failure)
-        (copy / "result.json").write_text('{"epochs": 2}')
+        (copy / "result.json").write_bytes(result)
     assert refused == failures > 100

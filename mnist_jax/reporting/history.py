@@ -23,7 +23,7 @@ class History:
     Attributes:
       directory: its files.
       recipe: with its seed.
-      environment: what it was begun in.
+      environment: what it ran in.
       rows: of `metrics.jsonl`.
       result: None while it has not ended.
       has_network: whether there is a checkpoint.
