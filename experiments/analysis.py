@@ -1,11 +1,13 @@
 """From articles and records to the numbers of the comparison."""
 
+import functools
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from experiments.records import Record
 from experiments.statistics import Difference, Summary
 from mnist_jax.config import Recipe
 from mnist_jax.errors import Failure
+from mnist_jax.models import abstract_model
+from mnist_jax.summary import summarize
 
 # Images in the training set of MNIST and of Fashion-MNIST.
 _TRAINING_IMAGES = 60_000
@@ -243,9 +247,15 @@ def _device(run: Record) -> str:
     return f"{count} {kind}{'s' if count > 1 else ''}"
 
 
-def _network(recipe: Recipe) -> tuple[str, Any]:
-    """What decides the cost of an image: the network and its width."""
-    return recipe.model, recipe.model_args.get("hidden")
+def _network(recipe: Recipe) -> tuple[str, int]:
+    """What decides the cost of an image: the network and its work."""
+    return recipe.model, _multiply_adds(recipe.model, json.dumps(recipe.model_args))
+
+
+@functools.cache
+def _multiply_adds(model: str, model_args: str) -> int:
+    layers = summarize(abstract_model(model, **json.loads(model_args)))
+    return sum(layer.multiply_adds for layer in layers)
 
 
 def _estimate(results: Results, row: Row) -> float | None:

@@ -202,6 +202,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     # This process only traces networks; devices are for the workers.
     jax.config.update("jax_platforms", "cpu")
+    if _JSON.value and not os.access(Path(_JSON.value).parent, os.W_OK):
+        raise UsageError(f"--json is {_JSON.value}, in no folder that can be written to.")
     out = display.console()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "torch"))
     load = os.getloadavg()[0]

@@ -70,16 +70,16 @@ ARTICLE = Article(
             "Results for ReLU with L2 Regularization",
             note="This decay is so strong that the accuracy jumps by several points from epoch to"
             " epoch to the end, which the last epochs of a few runs show too little of. Over more"
-            " epochs, and in PyTorch's own training, the figure is a low one, but not strange.",
+            " epochs, and in a run of PyTorch's own training, the figure is low, but not strange.",
         ),
         _row(
             "dbl_conv_relu",
             _RELU,
             99.43,
             "Results for ReLU with L2 Regularization",
-            note="PyTorch's own training by this recipe, measured here, agrees with ours and not"
-            " with the figure; the author's repository gives 99.30% for the same with normalised"
-            " input. One figure of twenty lies outside by chance.",
+            note="A run of PyTorch's own training by this recipe, measured here, ends inside our"
+            " interval; the author's repository gives 99.30% for the same with normalised input."
+            " One figure of twenty lies outside by chance.",
         ),
         _row("dbl_conv_relu_expanded", _EXPANDED, 99.51, "Results with Expanded Training Data"),
         Row(

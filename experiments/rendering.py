@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from experiments import analysis
 from experiments.analysis import Outcome, Point, Results
-from experiments.articles import Article, Curve, Row
+from experiments.articles import Article, Curve, Ensemble, Row
 from experiments.statistics import Difference, Summary
 
 _INTRODUCTION = """\
@@ -22,8 +22,9 @@ table is there as `table.csv` and `table.tex`.
 
 - **Published** is the figure as the article prints it, with the framework it was measured in and
   how the article chose the epoch that it reports. Our runs choose the same way.
-- **Ours** is the test accuracy in percent: mean ± standard deviation over *n* runs that differ in
-  their seed alone, then the smallest and the largest.
+- **Ours** is the test accuracy in percent: mean ± standard deviation over *n* runs of one recipe
+  that differ in their seed, then the smallest and the largest. Each record names the revision of
+  the code and the devices, which may differ too.
 - **95% of runs** is the prediction interval of our protocol: where one more run falls with 95%
   probability, if runs are normally distributed: mean ± t · SD · √(1 + 1/n). An article's figure is
   one run without a spread, so this is what it can be compared with. Rows with fewer than {enough}
@@ -121,6 +122,16 @@ def csv_table(results: Results) -> str:
                     *(f"{outcome.images_per_second:.0f}", f"{outcome.seconds:.1f}", outcome.device),
                 ]
             )
+    for article, members in _ensembles(results):
+        if (reached := analysis.ensemble(results, article, members)) is not None:
+            writer.writerow(
+                [
+                    *(article.name, members.id, members.published, members.figure),
+                    *(members.framework, _votes(members), "jax", 1, f"{reached:.4f}"),
+                    *([""] * 5),
+                    *("provisional", "", "", ""),
+                ]
+            )
     return text.getvalue()
 
 
@@ -133,24 +144,32 @@ def latex(results: Results) -> str:
     ]
     for article in results.articles:
         outcomes = [(row, analysis.outcome(results, article, row)) for row in article.rows]
-        done = [(row, outcome, outcome.summary) for row, outcome in outcomes if outcome.summary]
+        done: list[tuple[Row | Ensemble, list[str]]] = [
+            (row, [str(summary.n), _mean(summary), _interval(summary), outcome.verdict])
+            for row, outcome in outcomes
+            if (summary := outcome.summary)
+        ]
+        done += [
+            (members, ["1", f"{reached:.2f}", "", "provisional"])
+            for members in article.ensembles
+            if (reached := analysis.ensemble(results, article, members)) is not None
+        ]
         if done:
             lines.append(r"\midrule")
-        for row, outcome, summary in done:
-            cells = [
-                *(article.letter, row.id, f"{row.published} ({row.framework})"),
-                *(str(summary.n), _mean(summary), _interval(summary), outcome.verdict),
-            ]
+        for row, ours in done:
+            cells = [article.letter, row.id, f"{row.published} ({row.framework})", *ours]
             lines.append(" & ".join(cell.translate(_LATEX) for cell in cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def headline(results: Results) -> str:
-    """How many figures there are, and where they lie."""
+    """How many rows there are, ensembles with them, and where their figures lie."""
     outcomes = [analysis.outcome(results, article, row) for article, row in _rows(results)]
+    votes = [analysis.ensemble(results, *one) for one in _ensembles(results)]
     verdicts = Counter(outcome.verdict or "not run" for outcome in outcomes)
+    verdicts.update("not run" if reached is None else "provisional" for reached in votes)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    return f"Of {len(outcomes)} rows: {counts}."
+    return f"Of {verdicts.total()} rows: {counts}."
 
 
 def article_table(results: Results, article: Article) -> list[list[str]]:
@@ -172,10 +191,9 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
         )
     for members in article.ensembles:
         reached = analysis.ensemble(results, article, members)
-        votes = f"majority of {members.size} `{members.members}`"
-        ours = "not run" if reached is None else f"{reached:.2f} (n = 1)"
-        published = f"{members.published}, {members.framework}; {votes}"
-        table.append([f"`{members.id}`", published, ours, *([""] * 6)])
+        published = f"{members.published}, {members.framework}; {_votes(members)}"
+        ours = ["not run", ""] if reached is None else [f"{reached:.2f} (n = 1)", "provisional"]
+        table.append([f"`{members.id}`", published, ours[0], "", "", ours[1], "", "", ""])
     return table
 
 
@@ -344,6 +362,14 @@ def _not_run(results: Results) -> str:
 
 def _rows(results: Results) -> Iterator[tuple[Article, Row]]:
     return ((article, row) for article in results.articles for row in article.rows)
+
+
+def _ensembles(results: Results) -> Iterator[tuple[Article, Ensemble]]:
+    return ((article, members) for article in results.articles for members in article.ensembles)
+
+
+def _votes(members: Ensemble) -> str:
+    return f"majority of {members.size} `{members.members}`"
 
 
 def _section(title: str, text: str, table: list[list[str]]) -> str:

@@ -1,11 +1,12 @@
 """What the tables say of records, on made-up ones."""
 
 import dataclasses
+import shutil
 
 import pytest
 from toy_records import ARTICLE, VARIANT, record, results_of
 
-from experiments import analysis, compare, rendering
+from experiments import analysis, compare, records, rendering
 from experiments.analysis import Results
 
 
@@ -100,19 +101,23 @@ def test_tables_say_what_there_is(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed, dirty=seed > 0) for seed in range(3)))
     text = rendering.markdown(results)
     assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
-    assert "Of 2 rows: 1 inside, 1 not run." in text
+    assert "Of 3 rows: 1 inside, 1 not run, 1 provisional." in text
     assert "- T, `toy`: `variant`" in text
     assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
-    (line,) = rendering.csv_table(results).splitlines()[1:]
+    head, line, vote = rendering.csv_table(results).splitlines()
     assert line.startswith("toy,plain,91.00%,91.0,PyTorch,last epoch,jax,3,91.0000,1.0000,")
+    assert vote.startswith("toy,vote,92.00%,92.0,PyTorch,majority of 3 `plain`,jax,1,91.0000,,")
+    assert head.count(",") == line.count(",") == vote.count(",")
     assert r"T & plain & 91.00\% (PyTorch) & 3 & 91.00 $\pm$ 1.00 &" in rendering.latex(results)
+    assert r"T & vote & 92.00\% (PyTorch) & 1 & 91.00 &" in rendering.latex(results)
     for table in text.split("\n\n"):
         if table.startswith("|"):
             assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
 def test_files_follow_from_the_records_alone(tmp_path):
-    assert compare.files(tmp_path) == compare.files(tmp_path)
-    assert [path.name for path in compare.files(tmp_path)] == [
-        *("README.md", "table.csv", "table.tex")
-    ]
+    tables = shutil.ignore_patterns("table.*")
+    copy = shutil.copytree(records.RESULTS, tmp_path / "results", ignore=tables)
+    there, here = compare.files(copy), compare.files()
+    assert [path.name for path in there] == ["README.md", "table.csv", "table.tex"]
+    assert list(there.values()) == list(here.values())

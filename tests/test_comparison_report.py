@@ -71,7 +71,8 @@ def test_accuracies_are_placed_by_their_error():
 def test_the_overview_has_rows_with_a_figure_and_votes(page):
     (axes,) = figure(page, "published-and-ours").axes
     assert [text.get_text() for text in axes.texts[::2]] == ["T plain", "T vote"]
-    assert "Of 2 rows: 1 inside, 1 not run." in [block.text for block in blocks(page, Text)]
+    texts = [block.text for block in blocks(page, Text)]
+    assert "Of 3 rows: 1 inside, 1 not run, 1 provisional." in texts
 
 
 def test_every_evaluation_is_drawn(page):
