@@ -35,6 +35,87 @@ def test_rows_can_be_trained_and_state_what_was_printed(article, row):
         assert len(curve.values) <= row.recipe.epochs
 
 
+# As the articles print them: row, figure in percent, images in a batch, epochs, learning rate,
+# weight decay.
+PRINTED = """
+A shallow                            97.80  10 60  0.1     0
+A basic_conv                         98.78  10 60  0.1     0
+A dbl_conv                           99.06  10 60  0.1     0
+A dbl_conv_relu                      99.23  10 60  0.03    0.1
+A expanded_data_n100                 99.37  10 60  0.03    0.1
+A expanded_data_n300                 99.46  10 60  0.03    0.1
+A expanded_data_n1000                99.43  10 60  0.03    0.1
+A expanded_data_double_fc_n100       99.43  10 60  0.03    0.1
+A expanded_data_double_fc_n300       99.48  10 60  0.03    0.1
+A expanded_data_double_fc_n1000      99.47  10 60  0.03    0.1
+A double_fc_dropout                  99.60  10 40  0.03    0
+B dense                              98     10 30  3       0
+B basic_conv                         98.97  10 60  0.1     0
+B dbl_conv                           99.05  10 60  0.1     0
+B dbl_conv_relu_wd_0.1               85.31  10 60  0.03    0.1
+B dbl_conv_relu                      99.43  10 60  0.03    0.00005
+B dbl_conv_relu_expanded             99.51  10 60  0.03    0.00005
+B double_fc_dropout_lr_0.03          99.5   10 40  0.03    0
+B double_fc_dropout                  99.63  10 40  0.005   0
+B dense_normalized                   97.58  10 30  3       0
+B basic_conv_normalized              98.91  10 60  0.1     0
+B dbl_conv_normalized                99.13  10 60  0.1     0
+B dbl_conv_relu_normalized           99.30  10 60  0.03    0.00005
+B dbl_conv_relu_expanded_normalized  99.43  10 60  0.03    0.00005
+B double_fc_dropout_normalized       99.64  10 40  0.005   0
+C cmu_cnn                            98.86 100 10  0.001   0
+C cmu_cnn_text                       98.86 100 10  0.001   0
+D lenet                              75.6  256  5  0.9     0
+D lenet_10_epochs                    80.4  256 10  0.9     0
+D lenet_max_pooling                  nan   256  5  0.9     0
+E batchnorm_cnn                      99    100 10  0.0003  0.001
+E as_published                       99    100 10  0.0003  0.001
+F dropout_cnn                        nan    32 15  0.001   0
+F dropout_cnn_notebook               nan    32 15  0.001   0
+F simple_cnn                         nan   100  5  0.001   0
+"""
+
+# Training images held out, order of the images, the epoch that counts, optimiser.
+PROTOCOLS = {
+    "A": (10_000, "never", "best_validation", "sgd"),
+    "B": (0, "every_epoch", "last", "sgd"),
+    "C": (0, "never", "last", "adam"),
+    "D": (0, "every_epoch", "last", "sgd"),
+    "E": (0, "every_epoch", "last", "adam"),
+    "F": (0, "every_epoch", "last", "adam"),
+}
+
+
+@pytest.mark.parametrize("line", PRINTED.strip().splitlines(), ids=lambda line: line[:30].strip())
+def test_rows_are_what_the_articles_print(line):
+    letter, name, *numbers = line.split()
+    (article,) = (article for article in ARTICLES if article.letter == letter)
+    row = article.row(name)
+    recipe = row.recipe
+    figure = np.nan if row.figure is None else row.figure
+    found = [figure, recipe.batch_size, recipe.epochs, recipe.learning_rate, recipe.weight_decay]
+    np.testing.assert_array_equal(found, [float(number) for number in numbers])
+    validation, order, selection, optimizer = PROTOCOLS[letter]
+    expanded = "expanded" in name or "double_fc" in name
+    assert recipe.one_pixel_shifts == expanded
+    # Article A shuffles its expanded images, once.
+    assert recipe.shuffle == ("once" if letter == "A" and expanded else order)
+    assert (recipe.validation, recipe.selection) == (validation, selection)
+    assert (recipe.optimizer, recipe.momentum) == (optimizer, 0)
+    if recipe.weight_decay:
+        assert recipe.weight_decay_sense == ("nielsen" if letter == "A" else "torch")
+    if name.endswith("_normalized"):
+        assert (recipe.mean, recipe.std) == (0.1305, 0.3081)
+    else:
+        assert (recipe.mean, recipe.std) == ((0.5, 0.5) if letter == "E" else (0, 1))
+    assert recipe.dataset == ("fashion_mnist" if letter == "D" else "mnist")
+
+
+def test_every_row_is_compared_with_what_is_printed():
+    listed = [tuple(line.split()[:2]) for line in PRINTED.strip().splitlines()]
+    assert listed == [(article.letter, row.id) for article, row in ROWS]
+
+
 def test_comparisons_and_ensembles_name_rows():
     names = {f"{article.name}/{row.id}" for article, row in ROWS}
     for article in ARTICLES:
