@@ -19,7 +19,7 @@ from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.errors import Interrupted
-from mnist_jax.fit import Stopped, fit
+from mnist_jax.fit import Stopped, fit, groups
 from mnist_jax.runs import RunDirectory, describe_environment
 from mnist_jax.signals import stopping
 from mnist_jax.trainer import Trainer
@@ -62,7 +62,8 @@ def _main(article: Article, argv: Sequence[str]) -> None:
         # Read again every time: other processes append too.
         while missing := _missing(article, row):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
-            for record in train(out, article, row, missing[:together]):
+            (first, *_) = groups([_run_directory(article, row, r.seed) for r in missing])
+            for record in train(out, article, row, [missing[i] for i in first[:together]]):
                 records.append(record, Path(_RESULTS.value))
                 out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
 
@@ -82,9 +83,8 @@ def _records(article: Article, row: Row, framework: str) -> list[Record]:
 def _train(out: Console, article: Article, row: Row, recipes: Sequence[Recipe]) -> Iterator[Record]:
     """Trains a recipe's seeds together, or goes on with them; yields their records."""
     dataset = _dataset(row.recipe.dataset)
-    parent = Path(_WORKDIR.value) / article.name / row.id
     with contextlib.ExitStack() as stack:
-        runs = [(recipe, RunDirectory(parent / f"seed-{recipe.seed}")) for recipe in recipes]
+        runs = [(recipe, _run_directory(article, row, recipe.seed)) for recipe in recipes]
         for _, directory in runs:
             stack.enter_context(directory.locked())
         # An ended run without a record was stopped between the two.
@@ -106,6 +106,10 @@ def _train(out: Console, article: Article, row: Row, recipes: Sequence[Recipe]) 
                 framework="jax",
                 seconds=result["seconds"],
             )
+
+
+def _run_directory(article: Article, row: Row, seed: int) -> RunDirectory:
+    return RunDirectory(Path(_WORKDIR.value) / article.name / row.id / f"seed-{seed}")
 
 
 def _fit(

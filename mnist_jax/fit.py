@@ -117,6 +117,24 @@ def fit(
     return session.results()
 
 
+def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
+    """Splits runs, given by place, into those that `fit` can take together and lose nothing.
+
+    They have a checkpoint of the same step, or none of them has any.
+    """
+    found: list[tuple[set[int], list[int]]] = []
+    for place, run in enumerate(runs):
+        steps = set(Checkpoints(run.checkpoints).steps())
+        for common, members in found:
+            if common & steps or not (common or steps):
+                common &= steps
+                members.append(place)
+                break
+        else:
+            found.append((steps, [place]))
+    return [members for _, members in found]
+
+
 class _Session:
     """Training in progress: the trainer, where its seeds' files go, and what it has shown.
 

@@ -18,7 +18,7 @@ from mnist_jax.config import CHOICES, Recipe
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.errors import Interrupted, UsageError
-from mnist_jax.fit import Stopped, fit
+from mnist_jax.fit import Stopped, fit, groups
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.runs import RunDirectory, describe_environment
 from mnist_jax.signals import stopping
@@ -83,8 +83,9 @@ def main(argv: Sequence[str]) -> None:
             _print_result(out, run, result)
         else:
             todo.append((one, run))
-    if todo:
-        _train(out, dataset, *zip(*todo, strict=True))
+    runs = [run for _, run in todo]
+    for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
+        _train(out, dataset, *zip(*(todo[place] for place in group), strict=True))
 
 
 def _train(

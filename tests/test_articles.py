@@ -1,6 +1,7 @@
 """The articles' rows and the scripts that run them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,3 +167,11 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     (tmp_path / "results/toy.jsonl").write_text(lines[0])
     assert "epoch" not in run("--num_seeds=2", "--experiment=row")
     assert (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True) == lines
+    # What is begun goes on by itself; beside a new seed it would have to start again.
+    (tmp_path / "results/toy.jsonl").unlink()
+    shutil.rmtree(tmp_path / "runs/toy/row/seed-1")
+    (tmp_path / "runs/toy/row/seed-0/result.json").unlink()
+    done = run("--num_seeds=2")
+    assert "Continuing at step 28" in done.split("seeds to run [1]")[0]
+    again = records.load("toy", tmp_path / "results")
+    assert [r.curve for r in again] == [r.curve for r in first]

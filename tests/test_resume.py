@@ -16,7 +16,7 @@ from mnist_jax.checkpoint import Checkpoints
 from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.fit import Resumed, Stopped, fit
+from mnist_jax.fit import Resumed, Stopped, fit, groups
 from mnist_jax.models import model_entry
 from mnist_jax.runs import RunDirectory, describe_environment
 from mnist_jax.trainer import Trainer
@@ -220,6 +220,17 @@ def test_refuses_other_images(copy: Path) -> None:
     _cut(copy)
     with pytest.raises(Failure, match="begun with other images of mnist"):
         _train([copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
+
+
+def test_seeds_go_on_together_only_from_the_same_step(whole: Path, tmp_path: Path) -> None:
+    runs = [RunDirectory(path) for path in (tmp_path / "new", whole, tmp_path / "newer", whole)]
+    assert groups(runs) == [[0, 2], [1, 3]]
+    later = tmp_path / "later" / "checkpoints"
+    (later / "1000").mkdir(parents=True)
+    assert groups([RunDirectory(whole), RunDirectory(later.parent)]) == [[0], [1]]
+    # Of two checkpoints, one is enough.
+    (later / str(Checkpoints(whole / "checkpoints").steps()[0])).mkdir()
+    assert groups([RunDirectory(whole), RunDirectory(later.parent)]) == [[0, 1]]
 
 
 def test_the_environment_tells_of_every_part(copy: Path) -> None:
