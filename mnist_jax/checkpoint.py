@@ -61,7 +61,7 @@ class Checkpoints:
         """The steps there are checkpoints of, in order, damaged ones included."""
         try:
             entries = list(self._directory.iterdir())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
 

@@ -4,7 +4,6 @@ And what a report of them shows.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 from flax import nnx
@@ -44,8 +43,8 @@ def write_runs(parent: Path) -> None:
                 params = nnx.as_pure(nnx.state(network, nnx.Param))
                 checkpoints.save(STEPS[-1], {"params": params, "batch_stats": {}})
             last = run.metrics()[-1]
-            result = {"test_accuracy": last["test_accuracy"], "selected_step": last["step"]}
-            (run.path / "result.json").write_text(json.dumps(result))
+            result = {name: last[name] for name in ("test_accuracy", "seconds")}
+            run.write_result(result | {"selected_step": last["step"], "epochs": recipe.epochs})
 
 
 def pictures(shown: Page) -> dict[str, Figure]:
