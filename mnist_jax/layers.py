@@ -208,13 +208,14 @@ class ClassicDropout(Dropout):
 
 
 def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Array:
-    """Which units of [N, ..., C] to keep, to the nearest 2^-16 of the probability."""
+    """Which units of [N, ..., C] to keep, to the nearest 2^-16 of the probability above 0."""
+    largest_kept = max(round(probability * 2**16), 1) - 1
     units = math.prod(shape[1:])
     # 16 bits a unit cost half as much as the 32 that `jax.random.bernoulli` draws.
     words = jax.vmap(lambda key: jax.random.bits(key, (math.ceil(units / 2),)))(keys)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(shape[0], -1)[:, :units]
     # Drawn with the image first but used with the image last, see `ops`.
-    keep = ops.transpose((halves < round(probability * 2**16)).astype(jnp.float32)) == 1
+    keep = ops.transpose((halves <= largest_kept).astype(jnp.float32)) == 1
     return jnp.moveaxis(keep.reshape(shape[-1], *shape[1:-1], shape[0]), (0, -1), (-1, 0))
 
 

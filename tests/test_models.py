@@ -154,6 +154,11 @@ def test_dropout_keeps_units_at_its_rate_and_scales_them() -> None:
     )
 
 
+def test_a_dropout_rate_of_zero_keeps_every_unit() -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    assert bool((Dropout(0).masked(jnp.ones((4, 5, 5, 33)), keys) == 1).all())
+
+
 def test_dropout_of_every_unit_is_refused() -> None:
     with pytest.raises(UsageError, match="less than 1, not 1"):
         Dropout(1)
