@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.errors import Interrupted
 from mnist_jax.fit import Stopped, fit, groups
 from mnist_jax.runs import RunDirectory, describe_environment
-from mnist_jax.signals import stopping
+from mnist_jax.signals import Stop, stopping
 from mnist_jax.trainer import Trainer
 
 _EXPERIMENT = flags.DEFINE_list(
@@ -38,6 +38,8 @@ _FRAMEWORK = flags.DEFINE_enum(
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/experiments", "Where the run directories live.")
 _RESULTS = flags.DEFINE_string("results", str(records.RESULTS), "Where the records live.")
+_Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
+
 _LIST = flags.DEFINE_bool("list", False, "List the rows with the seeds there are, and end.")
 
 
@@ -54,10 +56,17 @@ def _main(article: Article, argv: Sequence[str]) -> None:
         return
     rows = [article.row(name) for name in _EXPERIMENT.value or [row.id for row in article.rows]]
     if _FRAMEWORK.value == "torch":
-        together, train = 1, _train_torch
-    else:
-        devices.configure_process(cache_folder() / "compiled")
-        together, train = _TOGETHER.value or len(jax.devices()), _train
+        _run_rows(out, article, rows, 1, _train_torch)
+        return
+    devices.configure_process(cache_folder() / "compiled")
+    with stopping() as stop:
+        _run_rows(out, article, rows, _TOGETHER.value or len(jax.devices()), partial(_train, stop))
+
+
+def _run_rows(
+    out: Console, article: Article, rows: Sequence[Row], together: int, train: _Train
+) -> None:
+    """Trains what is missing of each row, so many seeds at a time, and records it."""
     for row in rows:
         # Read again every time: other processes append too.
         while missing := _missing(article, row):
@@ -80,7 +89,9 @@ def _records(article: Article, row: Row, framework: str) -> list[Record]:
     return records.of_row(found, row.id, row.recipe, framework)
 
 
-def _train(out: Console, article: Article, row: Row, recipes: Sequence[Recipe]) -> Iterator[Record]:
+def _train(
+    stop: Stop, out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
+) -> Iterator[Record]:
     """Trains a recipe's seeds together, or goes on with them; yields their records."""
     dataset = _dataset(row.recipe.dataset)
     with contextlib.ExitStack() as stack:
@@ -90,7 +101,7 @@ def _train(out: Console, article: Article, row: Row, recipes: Sequence[Recipe]) 
         # An ended run without a record was stopped between the two.
         unfinished = [run for run in runs if not run[1].finished(run[0])]
         if unfinished:
-            _fit(out, row.recipe, dataset, unfinished)
+            _fit(stop, out, row.recipe, dataset, unfinished)
         for recipe, directory in runs:
             result, environment = directory.result(), directory.environment()
             assert result is not None
@@ -113,13 +124,17 @@ def _run_directory(article: Article, row: Row, seed: int) -> RunDirectory:
 
 
 def _fit(
-    out: Console, recipe: Recipe, dataset: Dataset, runs: Sequence[tuple[Recipe, RunDirectory]]
+    stop: Stop,
+    out: Console,
+    recipe: Recipe,
+    dataset: Dataset,
+    runs: Sequence[tuple[Recipe, RunDirectory]],
 ) -> None:
     trainer = Trainer(recipe, dataset, seeds=[one.seed for one, _ in runs])
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
     for one, directory in runs:
         directory.create(one, environment | {"seeds_together": len(runs)})
-    with display.training(out, trainer) as report, stopping() as stop:
+    with display.training(out, trainer) as report:
         try:
             fit(trainer, [directory for _, directory in runs], report, stop=stop)
         except Stopped as stopped:

@@ -124,7 +124,8 @@ def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
     """
     found: list[tuple[set[int], list[int]]] = []
     for place, run in enumerate(runs):
-        steps = set(Checkpoints(run.checkpoints).steps())
+        # The latest two: to go on from the best one would lose what follows it.
+        steps = set(Checkpoints(run.checkpoints).steps()[-2:])
         for common, members in found:
             if common & steps or not (common or steps):
                 common &= steps

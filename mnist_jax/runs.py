@@ -62,13 +62,13 @@ class RunDirectory:
             with self._writing():
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock = stack.enter_context((self.path / ".lock").open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise Failure(
-                    f"Another process is training in {self.path};"
-                    " wait for its end or give another --workdir."
-                ) from error
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise Failure(
+                        f"Another process is training in {self.path};"
+                        " wait for its end or give another --workdir."
+                    ) from error
             yield
 
     def create(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
@@ -127,7 +127,9 @@ class RunDirectory:
             # The result first: without it what remains is an unfinished run.
             (self.path / "result.json").unlink(missing_ok=True)
             for name in ("checkpoints", "tensorboard"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+                (self.path / name).unlink(missing_ok=True)
             for name in ("metrics.jsonl", "predictions.npy", "environment.json", "config.json"):
                 (self.path / name).unlink(missing_ok=True)
 
@@ -178,7 +180,7 @@ class RunDirectory:
                 return rows
         except FileNotFoundError:
             return []
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise self._damaged("metrics.jsonl", error) from error
         raise self._damaged("metrics.jsonl", "a step is no number")
 
@@ -190,6 +192,8 @@ class RunDirectory:
         """
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drops what the files tell of the time after a step; returns the evaluations before.

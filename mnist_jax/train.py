@@ -21,7 +21,7 @@ from mnist_jax.errors import Interrupted, UsageError
 from mnist_jax.fit import Stopped, fit, groups
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.runs import RunDirectory, describe_environment
-from mnist_jax.signals import stopping
+from mnist_jax.signals import Stop, stopping
 from mnist_jax.trainer import Trainer
 
 # Flags that replace a value of the article's recipe.
@@ -84,20 +84,27 @@ def main(argv: Sequence[str]) -> None:
         else:
             todo.append((one, run))
     runs = [run for _, run in todo]
-    for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
-        _train(out, dataset, *zip(*(todo[place] for place in group), strict=True))
+    with stopping() as stop:
+        for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
+            _train(out, dataset, stop, *zip(*(todo[place] for place in group), strict=True))
 
 
 def _train(
-    out: Console, dataset: Dataset, recipes: Sequence[Recipe], runs: Sequence[RunDirectory]
+    out: Console,
+    dataset: Dataset,
+    stop: Stop,
+    recipes: Sequence[Recipe],
+    runs: Sequence[RunDirectory],
 ) -> None:
     """Trains recipes that differ in their seeds only, each in its run directory."""
     seeds = [recipe.seed for recipe in recipes]
     trainer = Trainer(recipes[0], dataset, seeds=seeds, num_devices=_NUM_DEVICES.value)
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
     with contextlib.ExitStack() as stack:
-        for run, recipe in zip(runs, recipes, strict=True):
+        # All locks first: if one is taken, nothing has been changed.
+        for run in runs:
             stack.enter_context(run.locked())
+        for run, recipe in zip(runs, recipes, strict=True):
             if _OVERWRITE.value:
                 run.clear()
             run.create(recipe, environment)
@@ -107,7 +114,6 @@ def _train(
             from mnist_jax import tensorboard  # Loading it takes longer than the first step.
 
             reports.append(stack.enter_context(tensorboard.writers(runs)))
-        stop = stack.enter_context(stopping())
         try:
             results = fit(
                 trainer,

@@ -1,5 +1,6 @@
 """The commands as a person types them: what they print, write and exit with."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -161,6 +162,19 @@ def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
     assert done.returncode == 1
     assert "can't be written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_overwriting_begins_when_every_directory_is_free(home: Path) -> None:
+    for seed in range(2):
+        (home / f"busy/seed-{seed}").mkdir(parents=True)
+    (home / "busy/seed-0/result.json").write_text("{}")
+    with (home / "busy/seed-1/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        arguments = ("--model=dense", "--dataset=digits", "--num_seeds=2", "--overwrite")
+        done = run(home, "mnist_jax.train", *arguments, f"--workdir={home / 'busy'}")
+    assert done.returncode == 1
+    assert "Another process is training in" in done.stderr
+    assert (home / "busy/seed-0/result.json").exists()
 
 
 def test_evaluating_what_is_no_run_is_one_sentence(home: Path) -> None:

@@ -228,7 +228,7 @@ def test_seeds_go_on_together_only_from_the_same_step(whole: Path, tmp_path: Pat
     later = tmp_path / "later" / "checkpoints"
     (later / "1000").mkdir(parents=True)
     assert groups([RunDirectory(whole), RunDirectory(later.parent)]) == [[0], [1]]
-    # Of two checkpoints, one is enough.
+    # Of the latest two checkpoints, one is enough.
     (later / str(Checkpoints(whole / "checkpoints").steps()[0])).mkdir()
     assert groups([RunDirectory(whole), RunDirectory(later.parent)]) == [[0, 1]]
 
