@@ -23,7 +23,7 @@ from rich.table import Table
 
 from experiments.contenders import FLAX, MATMUL, TORCH, VARIANTS, Contender, Job, Reading
 from experiments.startup import seconds_to_first_step
-from mnist_jax import cli, display
+from mnist_jax import cli, devices, display
 from mnist_jax.config import Recipe
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
@@ -207,7 +207,9 @@ def main(argv: Sequence[str]) -> None:
     out = display.console()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "torch"))
     load = os.getloadavg()[0]
-    out.print(f"{_cores()} cores, {versions}; {load:.1f} processes were busy before this began.")
+    out.print(
+        f"{devices.cores()} cores, {versions}; {load:.1f} processes were busy before this began."
+    )
     rows: list[dict[str, Any]] = []
     for some in _startup(out) if _TASK.value == "startup" else _contests(out):
         rows += some
@@ -270,7 +272,7 @@ def _readings(recipe: Recipe) -> dict[Entry, list[Reading]]:
 def _contender(recipe: Recipe, variant: str, seeds: int) -> Contender:
     """Seeds share a process of ours; PyTorch gets a process and a share of the cores for each."""
     processes, seeds = (seeds, 1) if variant in TORCH else (1, seeds)
-    threads = max(1, _cores() // processes)
+    threads = max(1, devices.cores() // processes)
     job = Job(variant=variant, task=_TASK.value, recipe=recipe, seeds=seeds, threads=threads)
     return Contender(job, processes)
 
@@ -332,10 +334,6 @@ def _integers(name: str, texts: Sequence[str]) -> list[int]:
     if bad := [text for text in texts if not text.isdecimal() or not int(text)]:
         raise UsageError(f"--{name} has {bad[0]!r}; give whole numbers from 1 on.")
     return sorted({int(text) for text in texts})
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 if __name__ == "__main__":

@@ -35,9 +35,16 @@ def configure_process(cache_dir: Path) -> None:
     On a CPU every core becomes a device, which trains small convolutional networks faster than
     several threads inside every operation. Compiled programs are kept in `cache_dir`.
     """
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", cores())
     jax.config.update("jax_compilation_cache_dir", str(cache_dir))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def cores() -> int:
+    """How many CPU cores the process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_mesh(
@@ -47,13 +54,13 @@ def make_mesh(
     *,
     multiply_adds_per_parameter: float,
 ) -> Mesh:
-    """Lays devices out as ('seed', 'data'): first a device per seed, the rest split batches.
+    """Lays devices out as ('seed', 'data'): seeds side by side, each one's batches split.
 
     Args:
       num_seeds: how many seeds train together.
       batch_sizes: the sizes of the batches to come, the short last one included.
-      num_devices: how many devices to use; by default as many as divide the work evenly and are
-        worth it.
+      num_devices: how many devices to use; by default as many as can share the work evenly, and
+        are worth it. Where seeds and batches can take as many, seeds do.
       multiply_adds_per_parameter: of the network's forward pass over one image.
 
     Raises:
@@ -66,15 +73,24 @@ def make_mesh(
             f"num_devices is {num_devices}, but there are {len(devices)} devices"
             f" ({devices[0].platform}); give 1 to {len(devices)}."
         )
-    by_seed = math.gcd(num_seeds, count)
-    by_data = math.gcd(count // by_seed, *batch_sizes)
+    parts = math.gcd(*batch_sizes)
     few = max(batch_sizes) * multiply_adds_per_parameter < _WORTH_SPLITTING
     if num_devices is None and devices[0].platform == "cpu" and few:
-        by_data = 1
+        parts = 1
+    by_seed, by_data = max(
+        (
+            (a, b)
+            for a in _divisors(num_seeds, count)
+            for b in _divisors(parts, count)
+            if a * b <= count
+        ),
+        key=lambda shape: (math.prod(shape), shape),
+    )
     if num_devices and by_seed * by_data < num_devices:
         sizes = " and ".join(str(size) for size in sorted(batch_sizes, reverse=True))
+        whose = f" of {num_seeds} seeds" if num_seeds > 1 else ""
         raise UsageError(
-            f"Batches of {sizes} images do not divide over {count // by_seed} devices;"
+            f"Batches of {sizes} images{whose} do not divide over {num_devices} devices;"
             f" give a batch_size that does, or num_devices={by_seed * by_data}."
         )
     return jax.make_mesh(
@@ -83,6 +99,10 @@ def make_mesh(
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices[: by_seed * by_data],
     )
+
+
+def _divisors(number: int, most: int) -> list[int]:
+    return [d for d in range(1, min(number, most) + 1) if number % d == 0]
 
 
 def chunk_size(batch_size: int) -> int:

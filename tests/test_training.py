@@ -307,6 +307,7 @@ def test_each_of_several_seeds_is_bitwise_what_it_gives_alone() -> None:
         ("dbl_conv_relu", 2, None, (2, 4)),
         ("dbl_conv_relu", 3, None, (1, 8)),
         ("dbl_conv_relu", 8, None, (8, 1)),
+        ("shallow", 5, None, (5, 1)),
         ("dbl_conv_relu", 2, 2, (2, 1)),
         # Too little work for its many parameters: by default no device shares a batch.
         ("shallow", 1, None, (1, 1)),
