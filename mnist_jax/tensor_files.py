@@ -1,5 +1,6 @@
 """Reading and writing files of named tensors: `.safetensors`, and PyTorch's `.pt` for reading."""
 
+import contextlib
 import pickle
 import warnings
 import zipfile
@@ -54,7 +55,8 @@ def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     except OSError as error:
         raise Failure(f"{path} can't be written ({error.strerror}); name another file.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

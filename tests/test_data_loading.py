@@ -215,7 +215,7 @@ def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str) -> No
         load_dataset("tiny", tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "tiny"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
 def test_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
     (tmp_path / "tiny/1.0.0/dataset_info.json").write_text(text)
@@ -223,12 +223,13 @@ def test_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
         load_dataset("tiny", tmp_path)
 
 
+@pytest.mark.parametrize("text", ['{"name": "tiny", "fileFormat": "tfrecord"}', '{"name": "tiny"}'])
 def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     info = tmp_path / "tiny/2.0.0/dataset_info.json"
     info.parent.mkdir(parents=True)
-    info.write_text('{"name": "tiny", "fileFormat": "tfrecord"}')
+    info.write_text(text)
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
     write_prepared(tmp_path / "tiny/3.0.0.incompleteABC", "tiny", OTHER)
     assert_is(load_dataset("tiny", tmp_path), TINY)

@@ -160,6 +160,6 @@ def _load_downloaded(files: FileSet, looked: list[str]) -> Dataset:
         raise DatasetNotFound(
             f"{files.name} is not in {', '.join(looked)}, and cannot be downloaded ({error}): "
             f"put {', '.join(FILES)} (gzipped or not) into {folder}, name the folder that holds "
-            f"them with --data_dir, or use --dataset={EMBEDDED}, which needs no files"
+            f"them with --data_dir, or train on --dataset={EMBEDDED}, which needs no files"
         ) from error
     return files.assemble(contents, str(folder))

@@ -32,8 +32,9 @@ def find(name: str, root: Path) -> Path | None:
                 continue
             try:
                 described = json.loads(info.read_bytes())
-                found, file_format = described["name"], described["fileFormat"]
-            except (OSError, ValueError, TypeError, LookupError) as error:
+                # What names no format is of the first one.
+                found, file_format = described["name"], described.get("fileFormat", "tfrecord")
+            except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
                 raise Failure(f"{info} is damaged or cannot be read: {_AGAIN}") from error
             if (found, file_format) == (name, "array_record"):
                 return info.parent
