@@ -1,8 +1,8 @@
 """Convolution and pooling as pure functions, lowered per backend.
 
-Every function takes and returns images as [N, H, W, C] and computes the same numbers on every
-backend; only the route differs. GPUs and TPUs get XLA's own convolution and pooling. On a CPU,
-inside a compiled loop, XLA runs the gradients of a convolution by a naive path, so there each
+Every function takes and returns images as [N, H, W, C] and is the same on every backend; only the
+route differs. GPUs and TPUs get XLA's own convolution and pooling, in its default precision. On a
+CPU, inside a compiled loop, XLA runs the gradients of a convolution by a naive path, so there each
 contraction (forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or
 `im2col`. Activations then travel as [C, H, W, N]; the transpositions that this takes cancel
 between neighbouring operations. Reverse-mode gradients of these gradients are not provided there.

@@ -1,4 +1,4 @@
-"""The train step, the evaluation, and the compiled epoch: pure functions of state and data."""
+"""The train step and article E's evaluation: pure functions of state and data."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -40,7 +40,7 @@ class LeNet(Network):
       pooling: `avg`, or `max` (exercise: max- instead of average-pooling).
       activation: `sigmoid`, `relu` or `tanh`.
       channels: filters of each convolution.
-      kernel_size: of every convolution, odd; the first one is padded to keep 28×28.
+      kernel_size: of every convolution; the first one is padded to keep 28×28 if it is odd.
       hidden: units of each dense layer before the output.
       init: a name that `initializers.get_initializer` knows.
       rngs: the stream `params` gives the initial values.
