@@ -23,10 +23,11 @@ _WORTH_ADDING_UP = 25
 # Images a CPU core works on at a time: enough to fill its vectors, few enough for its cache.
 _CPU_CHUNK = 16
 
-# The same in an evaluation, as measured: the more often a chunk uses every parameter, the more
-# activations it has to keep in the cache.
-_EVALUATION_CHUNKS = (400, 200, 100, 50, 25)
-_EVALUATION_USES = 500
+# The same in an evaluation, where no gradients are waiting in the cache.
+_CPU_EVALUATION_CHUNK = 40
+
+# The same on an accelerator, and where a CPU's time goes into one large matrix product.
+_EVALUATION_CHUNK = 1000
 
 
 def configure_process(cache_dir: Path) -> None:
@@ -121,10 +122,9 @@ def evaluation_chunk(*, multiply_adds_per_parameter: float) -> int:
     Args:
       multiply_adds_per_parameter: of the network's forward pass over one image.
     """
-    if jax.default_backend() != "cpu":
-        return max(_EVALUATION_CHUNKS)
-    limit = max(_EVALUATION_USES / multiply_adds_per_parameter, min(_EVALUATION_CHUNKS))
-    return next(size for size in _EVALUATION_CHUNKS if size <= limit)
+    dense = multiply_adds_per_parameter <= 1  # None is used at two places of an image.
+    cached = jax.default_backend() == "cpu" and not dense
+    return _CPU_EVALUATION_CHUNK if cached else _EVALUATION_CHUNK
 
 
 def side_by_side(chunk_size: int, *, multiply_adds_per_parameter: float) -> bool:

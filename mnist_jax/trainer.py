@@ -90,12 +90,17 @@ class Trainer:
         self.step = 0
         self.states = jax.device_put(self._initial_states(), self._by_seed)
         self._run = _compile_run(self.mesh, recipe, work_per_parameter)
-        self._logits = _compile_logits(self.mesh, recipe)
         chunk = devices.evaluation_chunk(multiply_adds_per_parameter=work_per_parameter)
-        # In training mode the statistics are of the batches that training has.
-        self._evaluation_batch = (
-            chunk * self.mesh.shape["data"] if recipe.evaluation == "exact" else recipe.batch_size
+        self._evaluation_chunk = chunk
+        # Evaluation exchanges nothing, so all devices are worth it.
+        self._evaluation_mesh = devices.make_mesh(
+            len(self.seeds),
+            {chunk * (num_devices or jax.device_count())},
+            num_devices,
+            multiply_adds_per_parameter=math.inf,
         )
+        self._logits = _compile_logits(self._evaluation_mesh, recipe)
+        self._training_mode_logits = _compile_training_mode_logits(self.mesh, recipe)
 
     @property
     def total_steps(self) -> int:
@@ -154,23 +159,32 @@ class Trainer:
 
         With the recipe's `training_mode` the BatchNorm statistics of the states move.
         """
-        count = len(images)
-        size = self._evaluation_batch
-        split = count // size * size
-        whole = images[:split].reshape(-1, size, *images.shape[1:])
-        parts = [self._batch_logits(whole)] if split else []
-        if rest := count - split:
-            last = images[None, split:]
-            if self.recipe.evaluation == "exact":  # Padding would change a batch's statistics.
-                last = np.pad(last, ((0, 0), (0, size - rest), (0, 0), (0, 0)))
-            parts.append(self._batch_logits(last)[:, :rest])
-        return np.concatenate(parts, axis=1)
+        if self.recipe.evaluation == "training_mode":
+            return self._logits_in_batches(images)
+        mesh = self._evaluation_mesh
+        if missing := -len(images) % (self._evaluation_chunk * mesh.shape["data"]):
+            padded = np.pad(images, ((0, missing), (0, 0), (0, 0)))
+        else:
+            padded = images
+        chunks = padded.reshape(-1, self._evaluation_chunk, *images.shape[1:])
+        states = self.states.replace(opt_state=None)  # They need not travel.
+        logits = self._logits(
+            jax.device_put(states, NamedSharding(mesh, P("seed"))),
+            jax.device_put(chunks, NamedSharding(mesh, P("data"))),
+        )
+        return np.asarray(logits).reshape(len(self.seeds), len(padded), -1)[:, : len(images)]
 
-    def _batch_logits(self, batches: np.ndarray) -> np.ndarray:
-        """[batches, N, 28, 28] to [seeds, batches · N, 10]."""
-        sharding = NamedSharding(self.mesh, P(None, "data"))
-        self.states, logits = self._logits(self.states, jax.device_put(batches, sharding))
-        return np.asarray(logits).reshape(len(self.seeds), -1, logits.shape[-1])
+    def _logits_in_batches(self, images: np.ndarray) -> np.ndarray:
+        """The same in training mode, in the batches that training has."""
+        size = self.recipe.batch_size
+        split = len(images) // size * size
+        parts = []
+        for some in (images[:split].reshape(-1, size, *images.shape[1:]), images[None, split:]):
+            if some.size:
+                batches = jax.device_put(some, NamedSharding(self.mesh, P(None, "data")))
+                self.states, logits = self._training_mode_logits(self.states, batches)
+                parts.append(np.asarray(logits).reshape(len(self.seeds), -1, logits.shape[-1]))
+        return np.concatenate(parts, axis=1)
 
     def _run_steps(self, order: jax.Array, start: int, stop: int) -> np.ndarray:
         self.states, log = self._run(self.states, *self._data, order, start, stop)
@@ -243,20 +257,33 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work_per_parameter: float) -> Any:
 
 
 def _compile_logits(mesh: Mesh, recipe: Recipe) -> Any:
-    """Compiles (states, [batches, N, 28, 28]) -> (states, logits [seeds, batches, N, 10])."""
-    normalize = partial(augment.normalize, mean=recipe.mean, std=recipe.std)
+    """Compiles (states, [chunks, N, 28, 28]) -> logits [seeds, chunks, N, 10]."""
 
-    def exact(images: jax.Array, state: TrainState) -> tuple[TrainState, jax.Array]:
+    def evaluate(chunks: jax.Array, state: TrainState) -> jax.Array:
         model = state.model()
-        return state, lax.map(lambda batch: model(normalize(batch)), images)
+        return lax.map(
+            lambda images: model(augment.normalize(images, recipe.mean, recipe.std)), chunks
+        )
 
-    def training_mode(images: jax.Array, state: TrainState) -> tuple[TrainState, jax.Array]:
-        return training_mode_logits(state, normalize(images), axis_name=_axis_name(mesh))
+    def run(states, chunks):
+        return devices.map_seeds(partial(evaluate, chunks), states)
 
-    evaluate = training_mode if recipe.evaluation == "training_mode" else exact
+    specs = (P("seed"), P("data"))
+    mapped = jax.shard_map(
+        run, mesh=mesh, in_specs=specs, out_specs=P("seed", "data"), check_vma=False
+    )
+    return jax.jit(mapped)
 
-    def run(states, images):
-        return devices.map_seeds(partial(evaluate, images), states)
+
+def _compile_training_mode_logits(mesh: Mesh, recipe: Recipe) -> Any:
+    """Compiles (states, [batches, N, 28, 28]) -> (states, logits [seeds, batches, N, 10])."""
+
+    def evaluate(batches: jax.Array, state: TrainState) -> tuple[TrainState, jax.Array]:
+        normalized = augment.normalize(batches, recipe.mean, recipe.std)
+        return training_mode_logits(state, normalized, axis_name=_axis_name(mesh))
+
+    def run(states, batches):
+        return devices.map_seeds(partial(evaluate, batches), states)
 
     mapped = jax.shard_map(
         run,
