@@ -78,6 +78,8 @@ class Conv(nnx.Conv):
 class Linear(nnx.Linear):
     """A fully connected layer: [N, inputs] to [N, features]; arguments as in `Conv`."""
 
+    bias: nnx.Param[jax.Array]
+
     def __init__(self, inputs: int, features: int, *, init: str = "torch", rngs: nnx.Rngs):
         kernel, bias = get_initializer(init)(rngs.params(), (inputs, features))
         super().__init__(
@@ -87,6 +89,10 @@ class Linear(nnx.Linear):
             bias_init=lambda *_: bias,
             rngs=rngs,
         )
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Multiplies by the weights and adds the bias; the shapes are those of the class."""
+        return ops.linear(inputs, self.kernel[...]) + self.bias[...].reshape(1, -1)
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -18,6 +18,9 @@ from jax.custom_batching import sequential_vmap
 from mnist_jax import im2col, winograd
 from mnist_jax.xla_cpu import channel_sums, materialize, unfused
 
+# Numbers in a dense layer's kernel from which on a CPU spends more on reading than on arithmetic.
+_LARGE_KERNEL = 500_000
+
 
 def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
     """Cross-correlates with stride 1.
@@ -91,6 +94,15 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     if _lower_for_cpu():
         return _from_chwn(_add_bias_cpu(_to_chwn(x), bias))
     return x + bias.reshape(1, 1, 1, -1)
+
+
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiplies [N, I] with [I, O] to [N, O]."""
+    if _lower_for_cpu() and kernel.size >= _LARGE_KERNEL:
+        # The gradient of `x` then is kernel @ gradient.T, which reads the kernel as it lies in
+        # memory; gradient @ kernel.T reads it across its rows.
+        x = materialize(x.T).T
+    return x @ kernel
 
 
 def transpose(x: jax.Array) -> jax.Array:
