@@ -1,7 +1,6 @@
-"""Convolution and pooling as pure functions, lowered per backend.
+"""Convolution, pooling and dense layers as pure functions, lowered per backend.
 
-Every function takes and returns images as [N, H, W, C] and is the same on every backend; only the
-route differs. GPUs and TPUs get XLA's own convolution and pooling, in its default precision. On a
+Images are [N, H, W, C]. Every function is the same on every backend; only the route differs. GPUs and TPUs get XLA's own convolution and pooling, in its default precision. On a
 CPU, inside a compiled loop, XLA runs the gradients of a convolution by a naive path, so there each
 contraction (forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or
 `im2col`. Activations then travel as [C, H, W, N]; the transpositions that this takes cancel
@@ -18,7 +17,7 @@ from jax.custom_batching import sequential_vmap
 from mnist_jax import im2col, winograd
 from mnist_jax.xla_cpu import channel_sums, materialize, unfused
 
-# Numbers in a dense layer's kernel from which on a CPU spends more on reading than on arithmetic.
+# Numbers in a dense layer's kernel from which on `linear` takes its other route, as measured.
 _LARGE_KERNEL = 500_000
 
 
@@ -99,8 +98,8 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies [N, I] with [I, O] to [N, O]."""
     if _lower_for_cpu() and kernel.size >= _LARGE_KERNEL:
-        # The gradient of `x` then is kernel @ gradient.T, which reads the kernel as it lies in
-        # memory; gradient @ kernel.T reads it across its rows.
+        # The gradient of `x` then is (kernel @ gradient.T).T, which XLA computes faster than
+        # gradient @ kernel.T.
         x = materialize(x.T).T
     return x @ kernel
 

@@ -162,12 +162,10 @@ class Trainer:
         if self.recipe.evaluation == "training_mode":
             return self._logits_in_batches(images)
         mesh = self._evaluation_mesh
-        if missing := -len(images) % (self._evaluation_chunk * mesh.shape["data"]):
-            padded = np.pad(images, ((0, missing), (0, 0), (0, 0)))
-        else:
-            padded = images
+        missing = -len(images) % (self._evaluation_chunk * mesh.shape["data"])
+        padded = np.pad(images, ((0, missing), (0, 0), (0, 0))) if missing else images
         chunks = padded.reshape(-1, self._evaluation_chunk, *images.shape[1:])
-        states = self.states.replace(opt_state=None)  # They need not travel.
+        states = self.states.replace(opt_state=None)  # Moments stay where they are.
         logits = self._logits(
             jax.device_put(states, NamedSharding(mesh, P("seed"))),
             jax.device_put(chunks, NamedSharding(mesh, P("data"))),

@@ -144,6 +144,16 @@ def test_avg_pool_averages_windows(side: int) -> None:
     np.testing.assert_allclose(ops.avg_pool(jnp.asarray(x)), even.mean((2, 4)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("features", [10, 1000])
+def test_linear_is_a_product(features: int) -> None:
+    rng = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=(7, 600))),
+        jnp.asarray(rng.normal(size=(600, features))),
+    )
+    assert_same_values_and_gradients(ops.linear, jnp.matmul, x, kernel)
+
+
 def test_ties_go_to_the_first_maximum() -> None:
     x = jnp.ones((1, 4, 4, 1))
     grad = jax.grad(lambda x: ops.max_pool(x).sum())(x)

@@ -280,6 +280,19 @@ def test_evaluation_counts_every_image_whatever_the_batch() -> None:
         np.testing.assert_allclose(logits[i], model(images), atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_devices_evaluate_what_one_device_trains(count: int) -> None:
+    data = make_dataset(test=117)
+    trainer = Trainer(recipe(model="dense", batch_size=8), data, seeds=range(count))
+    trainer.advance(2)
+    assert trainer.mesh.shape["data"] == 1
+    logits = trainer.logits(data.test.images)
+    images = augment.normalize(jnp.asarray(data.test.images), 0.0, 1.0)
+    for i in range(count):
+        np.testing.assert_allclose(logits[i], trainer.state(i).model()(images), atol=1e-5)
+    trainer.advance(1)  # Evaluation has left the states where training has them.
+
+
 def test_stretches_and_processes_do_not_change_a_bit() -> None:
     def train(stretch: int) -> TrainState:
         trainer = Trainer(recipe(), make_dataset(), seeds=[5], num_devices=2)
