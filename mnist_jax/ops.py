@@ -1,10 +1,11 @@
 """Convolution, pooling and dense layers as pure functions, lowered per backend.
 
-Images are [N, H, W, C]. Every function is the same on every backend; only the route differs. GPUs and TPUs get XLA's own convolution and pooling, in its default precision. On a
-CPU, inside a compiled loop, XLA runs the gradients of a convolution by a naive path, so there each
-contraction (forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or
-`im2col`. Activations then travel as [C, H, W, N]; the transpositions that this takes cancel
-between neighbouring operations. Reverse-mode gradients of these gradients are not provided there.
+Images are [N, H, W, C]. Every function is the same on every backend; only the route differs. GPUs
+and TPUs get XLA's own convolution and pooling, in its default precision. On a CPU, inside a
+compiled loop, XLA runs the gradients of a convolution by a naive path, so there each contraction
+(forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or `im2col`.
+Activations then travel as [C, H, W, N]; the transpositions that this takes cancel between
+neighbouring operations. Reverse-mode gradients of these gradients are not provided there.
 """
 
 from collections.abc import Sequence

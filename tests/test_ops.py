@@ -147,10 +147,8 @@ def test_avg_pool_averages_windows(side: int) -> None:
 @pytest.mark.parametrize("features", [10, 1000])
 def test_linear_is_a_product(features: int) -> None:
     rng = np.random.default_rng(0)
-    x, kernel = (
-        jnp.asarray(rng.normal(size=(7, 600))),
-        jnp.asarray(rng.normal(size=(600, features))),
-    )
+    x = jnp.asarray(rng.normal(size=(7, 600)))
+    kernel = jnp.asarray(rng.normal(size=(600, features)))
     assert_same_values_and_gradients(ops.linear, jnp.matmul, x, kernel)
 
 
