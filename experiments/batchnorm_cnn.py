@@ -11,7 +11,7 @@ Duration: a seed sees 600,000 training images and 120 times the test set;
 Command: `python -m experiments.batchnorm_cnn --num_seeds=5`
 """
 
-from experiments.articles import Article, Comparison, Curve, Row, changed
+from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("batchnorm_cnn").recipe
@@ -58,6 +58,6 @@ ARTICLE = Article(
 )
 
 if __name__ == "__main__":
-    from experiments import runner
+    from experiments.evidence import runner
 
     runner.run(ARTICLE)

@@ -21,15 +21,18 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.contenders import FLAX, MATMUL, TORCH, VARIANTS, Contender, Job, Reading
-from experiments.startup import seconds_to_first_step
-from mnist_jax import cli, devices, display
-from mnist_jax.config import Recipe
+from experiments.contenders.job import FLAX, MATMUL, TORCH, VARIANTS, Job
+from experiments.contenders.startup import seconds_to_first_step
+from experiments.contenders.worker import Contender, Reading
+from mnist_jax import cli
+from mnist_jax.cli import display
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import Network
 from mnist_jax.models import abstract_model, model_entry, model_names
-from mnist_jax.summary import summarize
+from mnist_jax.models.layers import Network
+from mnist_jax.models.summary import summarize
+from mnist_jax.recipe import Recipe
+from mnist_jax.training import devices
 
 _TASK = flags.DEFINE_enum(
     "task",

@@ -8,7 +8,7 @@ Duration: a seed sees 600,000 training images; `experiments/README.md` has the m
 Command: `python -m experiments.cmu_cnn --num_seeds=5`
 """
 
-from experiments.articles import Article, Comparison, Row, changed
+from experiments.evidence.rows import Article, Comparison, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("cmu_cnn").recipe
@@ -46,6 +46,6 @@ ARTICLE = Article(
 )
 
 if __name__ == "__main__":
-    from experiments import runner
+    from experiments.evidence import runner
 
     runner.run(ARTICLE)

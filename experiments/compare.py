@@ -5,10 +5,11 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import records, rendering
-from experiments.analysis import Results
-from experiments.articles import all_articles
-from mnist_jax import cli, display
+from experiments.evidence import records, rendering
+from experiments.evidence.analysis import Results
+from experiments.evidence.rows import all_articles
+from mnist_jax import cli
+from mnist_jax.cli import display
 from mnist_jax.errors import Failure
 
 _REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
@@ -35,11 +36,13 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if _REPORT.value:
         # Here, where what is missing for it becomes a sentence.
-        from experiments import report
+        from experiments.evidence import pages
         from mnist_jax.reporting import page
 
         folder = records.RESULTS.parent / "report"
-        written = page.write(report.report(Results.load(all_articles(), records.RESULTS)), folder)
+        written = page.write(
+            pages.comparison(Results.load(all_articles(), records.RESULTS)), folder
+        )
         display.console().print(f"{written} has the report; its pictures are beside it.")
         return
     for path, text in files().items():

@@ -11,7 +11,7 @@ the measured times.
 Command: `python -m experiments.dropout_cnn --experiment=simple_cnn --num_seeds=5`
 """
 
-from experiments.articles import Article, Comparison, Curve, Row, changed
+from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("dropout_cnn").recipe
@@ -72,6 +72,6 @@ ARTICLE = Article(
 )
 
 if __name__ == "__main__":
-    from experiments import runner
+    from experiments.evidence import runner
 
     runner.run(ARTICLE)

@@ -9,7 +9,7 @@ Duration: a seed sees 300,000 training images; `experiments/README.md` has the m
 Command: `python -m experiments.lenet_fashion_mnist --num_seeds=5`
 """
 
-from experiments.articles import Article, Comparison, Curve, Row, changed
+from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("lenet").recipe
@@ -76,6 +76,6 @@ ARTICLE = Article(
 )
 
 if __name__ == "__main__":
-    from experiments import runner
+    from experiments.evidence import runner
 
     runner.run(ARTICLE)

@@ -11,9 +11,9 @@ Duration: a seed sees 3.6 million training images (dense: 1.8), with expanded da
 Command: `python -m experiments.nested_software --experiment=dbl_conv_relu --num_seeds=5`
 """
 
-from experiments.articles import Article, Comparison, Curve, Row, changed
-from mnist_jax.config import Recipe
+from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
 from mnist_jax.models import model_entry
+from mnist_jax.recipe import Recipe
 
 _DENSE = model_entry("dense").recipe
 _BASIC = model_entry("basic_conv").recipe
@@ -145,6 +145,6 @@ ARTICLE = Article(
 )
 
 if __name__ == "__main__":
-    from experiments import runner
+    from experiments.evidence import runner
 
     runner.run(ARTICLE)

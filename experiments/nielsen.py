@@ -12,9 +12,9 @@ measured times.
 Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
 """
 
-from experiments.articles import Article, Comparison, Ensemble, Row, changed
-from mnist_jax.config import Recipe
+from experiments.evidence.rows import Article, Comparison, Ensemble, Row, changed
 from mnist_jax.models import model_entry
+from mnist_jax.recipe import Recipe
 
 _SELECTION = "epoch of the best validation accuracy"
 
@@ -124,6 +124,6 @@ ARTICLE = Article(
 )
 
 if __name__ == "__main__":
-    from experiments import runner
+    from experiments.evidence import runner
 
     runner.run(ARTICLE)

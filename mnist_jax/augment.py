@@ -1,35 +1,5 @@
-"""From an index to training images: gathering, one-pixel shifts and normalisation."""
+"""Where `normalize` was before it moved to `inputs`: scripts of that time go on working."""
 
-import jax
-import jax.numpy as jnp
-from jax import lax
+from mnist_jax.inputs import normalize
 
-# Rows and columns that an image moves by: article A's identity, down, up, right, left.
-SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
-
-
-def pad_for_shifts(images: jax.Array) -> jax.Array:
-    """Adds the row or column of zeros that a shift brings in: [N, H, W] to [N, H + 2, W + 2]."""
-    return jnp.pad(images, ((0, 0), (1, 1), (1, 1)))
-
-
-def take_shifted(padded: jax.Array, index: jax.Array) -> jax.Array:
-    """Takes images out of the expanded dataset without storing its five copies.
-
-    Args:
-      padded: [N, H + 2, W + 2], from `pad_for_shifts`.
-      index: [B], from 0 to 5·N - 1: index i is image i % N moved by SHIFTS[i // N].
-
-    Returns:
-      [B, H, W].
-    """
-    count, height, width = padded.shape
-    moves = 1 - jnp.asarray(SHIFTS, index.dtype)[index // count]
-    starts = jnp.concatenate([(index % count)[:, None], moves], axis=1)
-    take = jax.vmap(lambda start: lax.dynamic_slice(padded, start, (1, height - 2, width - 2))[0])
-    return take(starts)
-
-
-def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
-    """Turns uint8 images [..., H, W] into float32 [..., H, W, 1]: (pixel / 255 - mean) / std."""
-    return (images[..., None].astype(jnp.float32) / 255 - mean) / std
+__all__ = ["normalize"]

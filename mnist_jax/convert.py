@@ -18,17 +18,19 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from mnist_jax import cli, display, exchange, tensor_files
-from mnist_jax.checkpoint import Checkpoints
-from mnist_jax.config import Recipe
+from mnist_jax import cli
+from mnist_jax.cli import display
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.layers import Network
+from mnist_jax.interchange import pytorch, tensor_files
 from mnist_jax.models import model_entry
-from mnist_jax.optim import make_optimizer
-from mnist_jax.runs import RunDirectory, describe_environment
-from mnist_jax.trained import blank_network, load_network
-from mnist_jax.training import TrainState
+from mnist_jax.models.layers import Network
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.network import blank_network, load_network
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import TrainState
 
 _MODEL = flags.DEFINE_string("model", None, "Which network the weights of --from belong to.")
 _MODEL_ARGS = flags.DEFINE_string(
@@ -70,8 +72,8 @@ def import_weights(
     network = blank_network(recipe)
     states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
     try:
-        names = exchange.torch_layers(network, entry.torch_names)
-        layers = exchange.from_torch(tensors, names, exchange.by_layer(*states))
+        names = pytorch.torch_layers(network, entry.torch_names)
+        layers = pytorch.from_torch(tensors, names, pytorch.by_layer(*states))
     except Failure as clause:
         raise Failure(f"{source} {clause}; give the state_dict of a {model}.") from clause
     nnx.update(network, jax.tree.map(jnp.asarray, layers))
@@ -82,7 +84,7 @@ def import_weights(
     with run.locked():
         run.create(recipe, describe_environment(unseen, {}))
         with Checkpoints(run.checkpoints) as checkpoints:
-            step = exchange.batches_seen(tensors)
+            step = pytorch.batches_seen(tensors)
             checkpoints.save(step, _saved(network, recipe), best=True)
 
 
@@ -102,12 +104,12 @@ def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> 
     step, network = load_network(run, step)
     model = run.recipe().model
     try:
-        names = exchange.torch_layers(network, model_entry(model).torch_names)
+        names = pytorch.torch_layers(network, model_entry(model).torch_names)
     except Failure as clause:
         raise Failure(f"The {model} in {run.path} {clause}.") from clause
     states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
-    layers = exchange.by_layer(*states)
-    tensor_files.write_tensors(exchange.to_torch(layers, names, batches=step), target)
+    layers = pytorch.by_layer(*states)
+    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax import cli, devices, display, measures
-from mnist_jax.checkpoint import Checkpoints
+from mnist_jax import cli, measures
+from mnist_jax.cli import display
 from mnist_jax.data import CLASS_NAMES, load_dataset
-from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.errors import UsageError
-from mnist_jax.runs import RunDirectory
-from mnist_jax.trainer import Trainer
+from mnist_jax.files import cache_folder
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.training import devices
+from mnist_jax.training.trainer import Trainer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")

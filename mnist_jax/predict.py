@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from mnist_jax import cli, devices
+from mnist_jax import cli
 from mnist_jax.data import CLASS_NAMES
-from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.data.images import frame_image, read_image
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.runs import RunDirectory
-from mnist_jax.trained import classifier, load_network
+from mnist_jax.files import cache_folder
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.network import classifier, load_network
+from mnist_jax.training import devices
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object per image, each on its line.")

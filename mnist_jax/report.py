@@ -5,10 +5,12 @@ from pathlib import Path
 
 from absl import flags
 
-from mnist_jax import cli, devices, display
+from mnist_jax import cli
+from mnist_jax.cli import display
 from mnist_jax.data import load_dataset
-from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.errors import UsageError
+from mnist_jax.files import cache_folder
+from mnist_jax.training import devices
 
 _WORKDIR = flags.DEFINE_list(
     "workdir",

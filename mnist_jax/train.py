@@ -13,16 +13,18 @@ from typing import Any
 from absl import flags
 from rich.console import Console
 
-from mnist_jax import cli, devices, display
-from mnist_jax.config import CHOICES, Recipe
+from mnist_jax import cli
+from mnist_jax.cli import display
+from mnist_jax.cli.signals import Stop, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
-from mnist_jax.data.cache import folder as cache_folder
 from mnist_jax.errors import Interrupted, UsageError
-from mnist_jax.fit import Stopped, fit, groups
+from mnist_jax.files import cache_folder
 from mnist_jax.models import abstract_model, model_entry
-from mnist_jax.runs import RunDirectory, describe_environment
-from mnist_jax.signals import Stop, stopping
-from mnist_jax.trainer import Trainer
+from mnist_jax.recipe import CHOICES, Recipe
+from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.training import devices
+from mnist_jax.training.loop import Stopped, fit, groups
+from mnist_jax.training.trainer import Trainer
 
 # Flags that replace a value of the article's recipe.
 _OVERRIDES = (
@@ -111,7 +113,7 @@ def _train(
         display.layer_table(out, trainer.state(0).model())
         reports = [stack.enter_context(display.training(out, trainer))]
         if _TENSORBOARD.value:
-            from mnist_jax import tensorboard  # Loading it takes longer than the first step.
+            from mnist_jax.cli import tensorboard  # Loading it takes longer than the first step.
 
             reports.append(stack.enter_context(tensorboard.writers(runs)))
         try:

@@ -9,11 +9,11 @@ from pathlib import Path
 from flax import nnx
 from matplotlib.figure import Figure
 
-from mnist_jax.checkpoint import Checkpoints
 from mnist_jax.data import load_dataset
 from mnist_jax.models import create_model, model_entry
 from mnist_jax.reporting.page import Page, Picture
-from mnist_jax.runs import RunDirectory, describe_environment
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory, describe_environment
 
 RECIPE = dataclasses.replace(
     model_entry("lenet").recipe,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mnist_jax.checkpoint import Checkpoints
+from mnist_jax.runs.checkpoints import Checkpoints
 
 TIMES = {"seconds", "images_per_second"}
 

@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from mnist_jax.layers import Conv, MaxPool
 from mnist_jax.models import abstract_model, create_model
+from mnist_jax.models.layers import Conv, MaxPool
 
 
 def test_convolution_is_a_cross_correlation() -> None:

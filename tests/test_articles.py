@@ -4,14 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from toy_records import ARTICLE
 
-from experiments import records
-from experiments.articles import all_articles
+from experiments.evidence import records
+from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model
 
@@ -22,7 +21,7 @@ ROWS = [(article, row) for article in ARTICLES for row in article.rows]
 
 def test_articles_are_found_by_being_there():
     assert [article.letter for article in ARTICLES] == list("ABCDEF")
-    folder = Path(records.__file__).parent
+    folder = records.RESULTS.parent
     assert all((folder / f"{article.name}.py").exists() for article in ARTICLES)
 
 
@@ -132,9 +131,9 @@ def test_an_unknown_row_is_named_with_the_rows_there_are():
 
 
 SCRIPT = """
-from experiments import runner
-from experiments.articles import Article, Row
-from mnist_jax.config import Recipe
+from experiments.evidence import runner
+from experiments.evidence.rows import Article, Row
+from mnist_jax.recipe import Recipe
 
 recipe = Recipe(
     model="shallow", dataset="digits", validation=100, batch_size=100, epochs=2, learning_rate=0.5,

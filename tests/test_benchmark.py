@@ -11,11 +11,13 @@ from flax import nnx
 
 from experiments import benchmark
 from experiments.benchmark import Entry, Spread
-from experiments.contenders import MATMUL, Contender, Job, Reading, whole_batches
-from experiments.jax_contenders import stock
+from experiments.contenders.job import MATMUL, Job, whole_batches
+from experiments.contenders.stock_flax import stock
+from experiments.contenders.worker import Contender, Reading
 from mnist_jax.data import load_dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.layers import (
+from mnist_jax.models import abstract_model, model_entry, model_names
+from mnist_jax.models.layers import (
     BatchNorm,
     Conv,
     Dropout,
@@ -26,7 +28,6 @@ from mnist_jax.layers import (
     flatten,
     relu,
 )
-from mnist_jax.models import abstract_model, model_entry, model_names
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -122,7 +123,7 @@ def test_stock_flax_is_the_same_network() -> None:
 @pytest.mark.parametrize("name", model_names())
 def test_pytorch_is_the_same_network(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    from experiments.torch_contenders import reference
+    from experiments.contenders.pytorch import reference
 
     recipe = model_entry(name).recipe
     network = reference(recipe, steps_per_epoch=100).network()

@@ -13,12 +13,12 @@ import pytest
 from absl import logging
 from flax import nnx
 
-from mnist_jax.checkpoint import Checkpoints
-from mnist_jax.config import Recipe
 from mnist_jax.errors import Failure
 from mnist_jax.models import create_model
-from mnist_jax.optim import make_optimizer
-from mnist_jax.training import TrainState
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import TrainState
 
 # Random places in every file to flip a bit at.
 PLACES = 60 if os.environ.get("MNIST_JAX_FAULTS") == "long" else 4

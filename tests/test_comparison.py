@@ -6,8 +6,9 @@ import shutil
 import pytest
 from toy_records import ARTICLE, VARIANT, record, results_of
 
-from experiments import analysis, compare, records, rendering
-from experiments.analysis import Results
+from experiments import compare
+from experiments.evidence import analysis, records, rendering
+from experiments.evidence.analysis import Results
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from toy_records import ARTICLE, LABELS, record, results_of
 
-from experiments import charts, report, statistics
-from experiments.analysis import Results
-from experiments.charts import Comparison
+from experiments.evidence import charts, pages, statistics
+from experiments.evidence.analysis import Results
+from experiments.evidence.charts import Comparison
 from mnist_jax.data import Dataset, DatasetNotFound, Split
 from mnist_jax.reporting.page import Page, Picture, Table, Text
 from mnist_jax.reporting.style import COLORS
@@ -41,8 +41,8 @@ def lines(axes: Any, color: str) -> list[tuple[list[float], list[float]]]:
 
 @pytest.fixture
 def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
-    monkeypatch.setattr(report, "load_dataset", lambda name: {"digits": DATASET}[name])
-    return report.report(results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3))))
+    monkeypatch.setattr(pages, "load_dataset", lambda name: {"digits": DATASET}[name])
+    return pages.comparison(results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3))))
 
 
 def test_accuracies_are_placed_by_their_error():
@@ -96,9 +96,9 @@ def test_printed_values_stand_beside_ours(page):
 
 
 def test_what_the_vote_has_wrong_is_shown_with_the_votes(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "load_dataset", lambda name: {"digits": DATASET}[name])
+    monkeypatch.setattr(pages, "load_dataset", lambda name: {"digits": DATASET}[name])
     # Errors on images 0-9, 1-10 and 2-11.
-    page = report.report(results_of(tmp_path, *(record(seed) for seed in range(3))))
+    page = pages.comparison(results_of(tmp_path, *(record(seed) for seed in range(3))))
     axes = figure(page, "misclassified").axes
     order = [*range(2, 10), 1, 10]
     shown = [int(np.asarray(one.images[0].get_array())[0, 0]) for one in axes]
@@ -112,14 +112,14 @@ def test_without_the_dataset_the_rest_is_shown(tmp_path, monkeypatch):
     def missing(name):
         raise DatasetNotFound(f"no {name}")
 
-    monkeypatch.setattr(report, "load_dataset", missing)
-    page = report.report(results_of(tmp_path, *(record(seed) for seed in range(3))))
+    monkeypatch.setattr(pages, "load_dataset", missing)
+    page = pages.comparison(results_of(tmp_path, *(record(seed) for seed in range(3))))
     assert "misclassified" not in [block.name for block in blocks(page, Picture)]
     assert any("can't be shown without" in block.text for block in blocks(page, Text))
 
 
 def test_without_records_there_are_tables_alone(tmp_path):
-    page = report.report(Results.load([ARTICLE], tmp_path))
+    page = pages.comparison(Results.load([ARTICLE], tmp_path))
     assert blocks(page, Picture) == []
     (table,) = blocks(page, Table)
     assert [row[0] for row in table.rows] == ["plain", "variant", "vote"]

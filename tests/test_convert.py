@@ -10,17 +10,17 @@ import pytest
 from flax import nnx
 
 from experiments.references.ours import ARRAYS, make_network
-from mnist_jax import exchange, tensor_files
 from mnist_jax.convert import export_weights, import_weights
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.interchange import pytorch, tensor_files
 from mnist_jax.models import model_entry, model_names
-from mnist_jax.runs import RunDirectory
+from mnist_jax.runs.directory import RunDirectory
 
 
 def _author_s_tensors(name: str) -> dict[str, np.ndarray]:
     network = make_network(name, np.float32)
-    names = exchange.torch_layers(network, model_entry(name).torch_names)
-    return exchange.to_torch(exchange.by_layer(nnx.state(network, ARRAYS)), names, batches=600)
+    names = pytorch.torch_layers(network, model_entry(name).torch_names)
+    return pytorch.to_torch(pytorch.by_layer(nnx.state(network, ARRAYS)), names, batches=600)
 
 
 def _write(name: str, path: Path) -> Path:
@@ -45,10 +45,10 @@ def test_file_to_run_to_file_is_bit_exact(name: str, tmp_path: Path) -> None:
 
 def test_a_variant_needs_its_arguments(tmp_path: Path) -> None:
     network = make_network("dbl_conv_relu", np.float32, hidden=300)
-    names = exchange.torch_layers(network, {})
-    layers = exchange.by_layer(nnx.state(network, ARRAYS))
+    names = pytorch.torch_layers(network, {})
+    layers = pytorch.by_layer(nnx.state(network, ARRAYS))
     source = tmp_path / "theirs.safetensors"
-    tensor_files.write_tensors(exchange.to_torch(layers, names, batches=0), source)
+    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=0), source)
     run = RunDirectory(tmp_path / "run")
     with pytest.raises(Failure, match="fc1"):
         import_weights("dbl_conv_relu", source, run)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from runs_compared import assert_same_run
 
-from mnist_jax.checkpoint import Checkpoints
+from mnist_jax.runs.checkpoints import Checkpoints
 
 LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
 REPOSITORY = Path(__file__).parent.parent

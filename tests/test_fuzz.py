@@ -18,10 +18,10 @@ from data_files import make_contents, make_file_set
 from flax import nnx
 
 from experiments.references.ours import ARRAYS, make_network
-from mnist_jax import exchange, tensor_files
 from mnist_jax.data import idx
 from mnist_jax.data.catalog import FILES, Content
 from mnist_jax.errors import Failure
+from mnist_jax.interchange import pytorch, tensor_files
 from mnist_jax.models import model_entry
 
 COUNT = 10_000 if os.environ.get("MNIST_JAX_FAULTS") == "long" else 400
@@ -133,21 +133,21 @@ MODEL = "batchnorm_cnn"
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple[dict[str, str], exchange.Layers]:
+def network() -> tuple[dict[str, str], pytorch.Layers]:
     network = make_network(MODEL, np.float32)
-    layers = exchange.by_layer(nnx.state(network, ARRAYS))
-    return exchange.torch_layers(network, model_entry(MODEL).torch_names), layers
+    layers = pytorch.by_layer(nnx.state(network, ARRAYS))
+    return pytorch.torch_layers(network, model_entry(MODEL).torch_names), layers
 
 
-def test_safetensors(network: tuple[dict[str, str], exchange.Layers], tmp_path: Path) -> None:
+def test_safetensors(network: tuple[dict[str, str], pytorch.Layers], tmp_path: Path) -> None:
     names, layers = network
     path = tmp_path / "weights.safetensors"
-    tensor_files.write_tensors(exchange.to_torch(layers, names), path)
+    tensor_files.write_tensors(pytorch.to_torch(layers, names), path)
 
     def read(_: int, mutant: bytes) -> None:
         path.write_bytes(mutant)
         tensors = tensor_files.read_tensors(path)
-        exchange.from_torch(tensors, names, layers)
+        pytorch.from_torch(tensors, names, layers)
         expected = _decode(mutant)
         assert tensors.keys() == expected.keys()
         for name, value in tensors.items():
@@ -156,10 +156,10 @@ def test_safetensors(network: tuple[dict[str, str], exchange.Layers], tmp_path: 
     _fuzz([path.read_bytes()], read)
 
 
-def test_pytorch_files(network: tuple[dict[str, str], exchange.Layers], tmp_path: Path) -> None:
+def test_pytorch_files(network: tuple[dict[str, str], pytorch.Layers], tmp_path: Path) -> None:
     torch: Any = pytest.importorskip("torch")
     names, layers = network
-    tensors = exchange.to_torch(layers, names)
+    tensors = pytorch.to_torch(layers, names)
     buffer = io.BytesIO()
     torch.save({name: torch.from_numpy(value) for name, value in tensors.items()}, buffer)
     path = tmp_path / "weights.pt"
@@ -167,7 +167,7 @@ def test_pytorch_files(network: tuple[dict[str, str], exchange.Layers], tmp_path
     def read(_: int, mutant: bytes) -> None:
         path.write_bytes(mutant)
         got = tensor_files.read_tensors(path)
-        exchange.from_torch(got, names, layers)
+        pytorch.from_torch(got, names, layers)
         for name, value in got.items():
             np.testing.assert_array_equal(value, tensors[name])
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import Dropout, Network
 from mnist_jax.models import abstract_model, create_model, model_entry, model_names
+from mnist_jax.models.layers import Dropout, Network
 from mnist_jax.models.registry import register
-from mnist_jax.summary import summarize
+from mnist_jax.models.summary import summarize
+from mnist_jax.recipe import Recipe
 
 # Counted by hand from the articles: (inputs + 1) · outputs for every layer.
 PARAMETERS = {

@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from mnist_jax import ops
-from mnist_jax.layers import Conv, Linear, Network, flatten, max_pool, relu
+from mnist_jax.kernels import ops
 from mnist_jax.models import abstract_model, create_model, model_names
-from mnist_jax.summary import summarize
+from mnist_jax.models.layers import Conv, Linear, Network, flatten, max_pool, relu
+from mnist_jax.models.summary import summarize
 
 Array = jax.Array
 

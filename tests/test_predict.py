@@ -27,11 +27,11 @@ from PIL import Image
 from mnist_jax.data import CLASS_NAMES, Dataset, DatasetNotFound, load_dataset
 from mnist_jax.data.images import frame_image, read_image
 from mnist_jax.errors import Failure
-from mnist_jax.fit import fit
 from mnist_jax.models import model_entry
-from mnist_jax.runs import RunDirectory, describe_environment
-from mnist_jax.trained import classifier, load_network
-from mnist_jax.trainer import Trainer
+from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.network import classifier, load_network
+from mnist_jax.training.loop import fit
+from mnist_jax.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

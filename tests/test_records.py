@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy_records import LABELS, RECIPE, record, results_of
 
-from experiments import records
+from experiments.evidence import records
 from mnist_jax.errors import Failure
 
 

@@ -12,15 +12,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from report_runs import RECIPE, STEPS, pictures
 
-from mnist_jax.augment import normalize
 from mnist_jax.data import CLASS_NAMES, Dataset
+from mnist_jax.inputs import normalize
 from mnist_jax.measures import Course, rates
 from mnist_jax.reporting import contents, images, network_contents, scores
 from mnist_jax.reporting.curves import Panel, courses
 from mnist_jax.reporting.history import History, read_histories
 from mnist_jax.reporting.page import Code, Page, Table, Text
 from mnist_jax.reporting.style import COLORS
-from mnist_jax.trained import classifier, load_network
+from mnist_jax.runs.network import classifier, load_network
 
 
 @pytest.fixture(scope="module")

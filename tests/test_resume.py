@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from runs_compared import assert_same_run
 
-from mnist_jax.checkpoint import Checkpoints
-from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.fit import Resumed, Stopped, fit, groups
 from mnist_jax.models import model_entry
-from mnist_jax.runs import RunDirectory, describe_environment
-from mnist_jax.trainer import Trainer
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.training.loop import Resumed, Stopped, fit, groups
+from mnist_jax.training.trainer import Trainer
 
 # 7 steps an epoch, the last of 4 images; evaluations after 3, 6, 7, 9, 12 and 14 steps.
 RECIPE = Recipe(
@@ -73,7 +73,7 @@ def _train(
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step at a time, so that there are many places to stop at."""
-    monkeypatch.setattr("mnist_jax.fit._STRETCH", 0.0)
+    monkeypatch.setattr("mnist_jax.training.loop._STRETCH", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted, with a checkpoint after every step."""
     path = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnist_jax.fit._STRETCH", 0.0)
+        patch.setattr("mnist_jax.training.loop._STRETCH", 0.0)
         _train([path], save_every=0.0)
     return path
 

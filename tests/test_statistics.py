@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import statistics
+from experiments.evidence import statistics
 
 
 def test_the_prediction_interval_is_that_of_one_more_run():

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_jax import tensor_files
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.interchange import tensor_files
 
 TENSORS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(7)}
 

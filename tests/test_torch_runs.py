@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 from toy_records import RECIPE
 
-from experiments.articles import all_articles
-from experiments.records import Record
-from mnist_jax.config import Recipe
+from experiments.evidence.records import Record
+from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
+from mnist_jax.recipe import Recipe
 
 ARTICLES = all_articles()
 
@@ -51,7 +51,7 @@ def test_torch_runs_make_records(recipe):
     torch.set_num_threads(1)  # More only wait for each other in steps this small.
     from rich.console import Console
 
-    from experiments import torch_runs
+    from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
 
     dataset = load_dataset("digits")
@@ -82,7 +82,7 @@ def test_torch_refuses_what_it_has_no_reference_of():
     pytest.importorskip("torch")
     from rich.console import Console
 
-    from experiments import torch_runs
+    from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
 
     train = partial(torch_runs.train, Console(quiet=True), dataset=load_dataset("digits"))
@@ -97,7 +97,7 @@ def test_every_article_has_rows_for_torch(article):
     pytest.importorskip("torch")
     from rich.console import Console
 
-    from experiments import torch_runs
+    from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
 
     row = next(row for row in article.rows if not row.recipe.one_pixel_shifts)

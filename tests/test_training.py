@@ -12,14 +12,15 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from mnist_jax import augment
-from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import UsageError
+from mnist_jax.inputs import normalize
 from mnist_jax.models import create_model
-from mnist_jax.optim import make_optimizer
-from mnist_jax.trainer import Trainer
-from mnist_jax.training import TrainState, cross_entropy, mean_squared_error, train_step
+from mnist_jax.recipe import Recipe
+from mnist_jax.training import augmentation
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import TrainState, cross_entropy, mean_squared_error, train_step
+from mnist_jax.training.trainer import Trainer
 
 IMAGES = jax.random.uniform(jax.random.key(0), (64, 28, 28, 1))
 LABELS = jnp.arange(64) % 10
@@ -150,7 +151,7 @@ def test_dropout_masks_do_not_depend_on_chunks_but_on_the_step() -> None:
 
 def test_a_step_of_a_linear_model_by_hand() -> None:
     # One dense layer, so that the gradient of the cross-entropy is images.T @ (p - one-hot) / N.
-    from mnist_jax.layers import Linear, Network, flatten
+    from mnist_jax.models.layers import Linear, Network, flatten
 
     model = Network(flatten=flatten, out=Linear(784, 10, rngs=nnx.Rngs(0)))
     state = TrainState.create(model, optax.sgd(0.1), key=jax.random.key(0))
@@ -215,9 +216,9 @@ def test_momentum_accumulates() -> None:
 
 def test_shifts_move_by_one_pixel_and_bring_in_zeros() -> None:
     images = jnp.arange(1, 33, dtype=jnp.uint8).reshape(2, 4, 4)
-    taken = augment.take_shifted(augment.pad_for_shifts(images), jnp.arange(10))
+    taken = augmentation.take_shifted(augmentation.pad_for_shifts(images), jnp.arange(10))
     for i in range(10):
-        image, (rows, columns) = np.asarray(images[i % 2]), augment.SHIFTS[i // 2]
+        image, (rows, columns) = np.asarray(images[i % 2]), augmentation.SHIFTS[i // 2]
         expected = np.zeros((4, 4), np.uint8)
         for y in range(4):
             for x in range(4):
@@ -228,7 +229,7 @@ def test_shifts_move_by_one_pixel_and_bring_in_zeros() -> None:
 
 def test_normalization() -> None:
     pixels = jnp.asarray([[[0, 51, 255]]], jnp.uint8)
-    out = augment.normalize(pixels, 0.5, 0.5)
+    out = normalize(pixels, 0.5, 0.5)
     assert out.shape == (1, 1, 3, 1)
     np.testing.assert_allclose(out[0, 0, :, 0], [-1, -0.6, 1], atol=1e-6)
 
@@ -264,7 +265,7 @@ def test_the_short_last_batch_is_kept_and_counted() -> None:
     expected = Trainer(recipe(batch_size=24), data, seeds=[0], num_devices=1).state(0)
     order = np.random.default_rng([0, 0]).permutation(np.arange(64, dtype=np.int32))
     for batch in np.split(order, [24, 48]):
-        images = augment.normalize(jnp.asarray(data.train.images[batch]), 0.0, 1.0)
+        images = normalize(jnp.asarray(data.train.images[batch]), 0.0, 1.0)
         expected, _ = jax.jit(train_step)(expected, images, jnp.asarray(data.train.labels[batch]))
     assert largest_difference(trainer.state(0).params, expected.params) < 1e-6
 
@@ -276,7 +277,7 @@ def test_evaluation_counts_every_image_whatever_the_batch() -> None:
     assert logits.shape == (2, 117, 10)
     for i in range(2):
         model = trainer.state(i).model()
-        images = augment.normalize(jnp.asarray(data.test.images), 0.0, 1.0)
+        images = normalize(jnp.asarray(data.test.images), 0.0, 1.0)
         np.testing.assert_allclose(logits[i], model(images), atol=1e-5)
 
 
@@ -287,7 +288,7 @@ def test_all_devices_evaluate_what_one_device_trains(count: int) -> None:
     trainer.advance(2)
     assert trainer.mesh.shape["data"] == 1
     logits = trainer.logits(data.test.images)
-    images = augment.normalize(jnp.asarray(data.test.images), 0.0, 1.0)
+    images = normalize(jnp.asarray(data.test.images), 0.0, 1.0)
     for i in range(count):
         np.testing.assert_allclose(logits[i], trainer.state(i).model()(images), atol=1e-5)
     trainer.advance(1)  # Evaluation has left the states where training has them.
@@ -364,7 +365,7 @@ def test_a_step_is_traced_once_for_full_batches_and_once_for_short_ones(
         traced.append(args[2].shape)
         return train_step(*args, **kwargs)
 
-    monkeypatch.setattr("mnist_jax.trainer.train_step", counted)
+    monkeypatch.setattr("mnist_jax.training.trainer.train_step", counted)
     trainer = Trainer(recipe(batch_size=24, epochs=2), make_dataset(), seeds=[0], num_devices=1)
     while trainer.step < trainer.total_steps:
         trainer.advance(1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mnist_jax import ops, winograd
+from mnist_jax.kernels import ops, winograd
 
 
 def correlate_float64(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from experiments import records
-from experiments.analysis import Results
-from experiments.articles import Article, Comparison, Curve, Ensemble, Row
-from experiments.records import Record
-from mnist_jax.config import Recipe
+from experiments.evidence import records
+from experiments.evidence.analysis import Results
+from experiments.evidence.records import Record
+from experiments.evidence.rows import Article, Comparison, Curve, Ensemble, Row
+from mnist_jax.recipe import Recipe
 
 RECIPE = Recipe(model="lenet", dataset="digits", batch_size=100, epochs=2, learning_rate=0.5)
 

@@ -17,11 +17,11 @@ from experiments.references.ours import (
     training_images,
     training_keys,
 )
-from mnist_jax import exchange
-from mnist_jax.layers import Network
+from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
-from mnist_jax.optim import make_optimizer
-from mnist_jax.training import TrainState, train_step
+from mnist_jax.models.layers import Network
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import TrainState, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +133,8 @@ def initial_values(case: Case, seeds: int) -> tuple[dict[str, Moments], dict[str
 
 def _arrays(network: Network, params: nnx.State) -> list[tuple[np.ndarray, np.ndarray]]:
     """Our weights and biases as network3's: dense [in, out], convolutions flipped."""
-    prefixes = exchange.torch_layers(network, {})
-    tensors = exchange.to_torch(exchange.by_layer(params), prefixes)
+    prefixes = pytorch.torch_layers(network, {})
+    tensors = pytorch.to_torch(pytorch.by_layer(params), prefixes)
     weights = [tensors[f"{prefix}.weight"] for prefix in prefixes]
     return [
         (w[:, :, ::-1, ::-1] if w.ndim == 4 else w.T, tensors[f"{prefix}.bias"])

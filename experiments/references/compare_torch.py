@@ -30,12 +30,12 @@ from experiments.references.ours import (
     without_dropout,
 )
 from experiments.references.torch_networks import Reference
-from mnist_jax import exchange
 from mnist_jax.data import Split
+from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
-from mnist_jax.optim import make_optimizer
-from mnist_jax.trainer import Trainer
-from mnist_jax.training import LOSSES, TrainState, train_step, training_mode_logits
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import LOSSES, TrainState, train_step, training_mode_logits
+from mnist_jax.training.trainer import Trainer
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -78,14 +78,14 @@ class Pair:
         self.recipe = model_entry(reference.model).recipe
         self.ours = make_network(reference.model, dtype, **reference.model_args)
         torch_names = model_entry(reference.model).torch_names
-        self.prefixes = exchange.torch_layers(self.ours, torch_names)
+        self.prefixes = pytorch.torch_layers(self.ours, torch_names)
         self.theirs = reference.network().to(torch.tensor(np.zeros(0, dtype)).dtype)
         values = self.tensors(nnx.state(self.ours, ARRAYS))
         self.theirs.load_state_dict({name: torch.tensor(v) for name, v in values.items()})
 
     def tensors(self, *states: nnx.State, steps: int = 0) -> dict[str, np.ndarray]:
         """Copies arrays of ours (parameters, gradients, statistics) under PyTorch's names."""
-        return exchange.to_torch(exchange.by_layer(*states), self.prefixes, batches=steps)
+        return pytorch.to_torch(pytorch.by_layer(*states), self.prefixes, batches=steps)
 
     def state(self, optimizer: optax.GradientTransformation) -> TrainState:
         """Our network about to be trained with the recipe's loss."""

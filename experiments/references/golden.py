@@ -12,10 +12,10 @@ import numpy as np
 import optax
 
 from experiments.references.ours import make_network, predict, without_dropout
-from mnist_jax import exchange
+from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
-from mnist_jax.optim import make_optimizer
-from mnist_jax.training import LOSSES, TrainState, train_step
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import LOSSES, TrainState, train_step
 
 PATH = Path(__file__).parents[2] / "tests" / "golden_torch.npz"
 _STEPS = 3
@@ -48,7 +48,7 @@ def our_record(name: str) -> dict[str, np.ndarray]:
     entry = model_entry(name)
     with jax.enable_x64(True):
         network = without_dropout(make_network(name, **entry.recipe.model_args))
-        prefixes = exchange.torch_layers(network, entry.torch_names)
+        prefixes = pytorch.torch_layers(network, entry.torch_names)
         # Its moment is the last gradient, which it passes on.
         optimizer = optax.chain(optax.trace(0.0), make_optimizer(entry.recipe, 1))
         loss = LOSSES[entry.recipe.loss]
@@ -60,10 +60,10 @@ def our_record(name: str) -> dict[str, np.ndarray]:
             state, metrics = step(state, images, labels)
             losses.append(float(metrics.loss))
             if len(losses) == 1:
-                gradient = exchange.to_torch(exchange.by_layer(state.opt_state[0].trace), prefixes)
+                gradient = pytorch.to_torch(pytorch.by_layer(state.opt_state[0].trace), prefixes)
                 record |= fingerprints("gradient", gradient)
-        values = exchange.by_layer(state.params, state.batch_stats)
-        record |= fingerprints("value", exchange.to_torch(values, prefixes, batches=_STEPS))
+        values = pytorch.by_layer(state.params, state.batch_stats)
+        record |= fingerprints("value", pytorch.to_torch(values, prefixes, batches=_STEPS))
         return record | {"losses": np.array(losses)}
 
 

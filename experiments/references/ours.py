@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mnist_jax.config import Recipe
 from mnist_jax.data import Dataset, load_dataset
-from mnist_jax.layers import Layer, Network
 from mnist_jax.models import abstract_model, create_model
-from mnist_jax.training import TrainState
+from mnist_jax.models.layers import Layer, Network
+from mnist_jax.recipe import Recipe
+from mnist_jax.training.step import TrainState
 
 ARRAYS = (nnx.Param, nnx.BatchStat)
 

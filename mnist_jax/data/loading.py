@@ -7,11 +7,12 @@ from pathlib import Path
 
 from absl import logging
 
-from mnist_jax.data import cache, download, idx, prepared
+from mnist_jax.data import download, idx, prepared
 from mnist_jax.data.catalog import FILE_SETS, FILES, Content, FileSet, owner_of
 from mnist_jax.data.dataset import Dataset
 from mnist_jax.data.digits import load_digits
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.files import cache_folder, store
 
 EMBEDDED = "digits"
 DATASETS = (*FILE_SETS, EMBEDDED)
@@ -104,7 +105,7 @@ def _roots(data_dir: Path | str | None) -> list[Path]:
                 f"the data folder {roots[0]} cannot be read ({error.strerror}): "
                 "name an existing folder"
             ) from error
-    roots += [Path.home() / "tensorflow_datasets", cache.folder()]
+    roots += [Path.home() / "tensorflow_datasets", cache_folder()]
     return list(dict.fromkeys(roots))
 
 
@@ -128,7 +129,7 @@ def _load_idx(files: FileSet, paths: dict[str, Path], source: Path) -> Dataset:
 def _load_prepared(files: FileSet, folder: Path) -> Dataset:
     # Decoding takes seconds. The decoded copy belongs to these very bytes, so that damage to
     # the prepared files shows however often they have been read before.
-    copy = cache.folder() / "decoded" / prepared.fingerprint(folder)
+    copy = cache_folder() / "decoded" / prepared.fingerprint(folder)
     paths = _idx_paths(copy)
     if len(paths) == len(FILES):
         try:
@@ -141,12 +142,12 @@ def _load_prepared(files: FileSet, folder: Path) -> Dataset:
     }
     dataset = files.assemble(contents, str(folder))
     for file, content in contents.items():
-        cache.store(copy / file, content.data)
+        store(copy / file, content.data)
     return dataset
 
 
 def _load_downloaded(files: FileSet, looked: list[str]) -> Dataset:
-    folder = cache.folder() / files.name
+    folder = cache_folder() / files.name
     # An interrupted download has left the files it had finished.
     contents = {
         file: Content(idx.read_file(path), str(path)) for file, path in _idx_paths(folder).items()
@@ -155,7 +156,7 @@ def _load_downloaded(files: FileSet, looked: list[str]) -> Dataset:
     try:
         for file, content in download.fetch(files, missing):
             contents[file] = content
-            cache.store(folder / file, content.data)
+            store(folder / file, content.data)
     except download.DownloadError as error:
         raise DatasetNotFound(
             f"{files.name} is not in {', '.join(looked)}, and cannot be downloaded ({error}): "

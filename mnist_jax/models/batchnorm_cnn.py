@@ -2,9 +2,18 @@
 
 from flax import nnx
 
-from mnist_jax.config import Recipe
-from mnist_jax.layers import BatchNorm, Conv, Dropout, Linear, Network, flatten, max_pool, relu
+from mnist_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    Network,
+    flatten,
+    max_pool,
+    relu,
+)
 from mnist_jax.models.registry import register
+from mnist_jax.recipe import Recipe
 
 
 @register(

@@ -2,9 +2,9 @@
 
 from flax import nnx
 
-from mnist_jax.config import Recipe
-from mnist_jax.layers import Conv, Layer, Linear, Network, flatten, max_pool, relu
+from mnist_jax.models.layers import Conv, Layer, Linear, Network, flatten, max_pool, relu
 from mnist_jax.models.registry import register
+from mnist_jax.recipe import Recipe
 
 
 @register(

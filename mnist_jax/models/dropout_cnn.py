@@ -2,9 +2,8 @@
 
 from flax import nnx
 
-from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import (
+from mnist_jax.models.layers import (
     Conv,
     Dropout,
     Layer,
@@ -16,6 +15,7 @@ from mnist_jax.layers import (
     relu,
 )
 from mnist_jax.models.registry import register
+from mnist_jax.recipe import Recipe
 
 _ARTICLE = "F: Image classification with a three-convolution network"
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from flax import nnx
 
-from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import (
+from mnist_jax.models.layers import (
     ACTIVATIONS,
     Conv,
     Layer,
@@ -17,6 +16,7 @@ from mnist_jax.layers import (
     max_pool,
 )
 from mnist_jax.models.registry import register
+from mnist_jax.recipe import Recipe
 
 _POOLINGS: dict[str, Layer] = {"avg": avg_pool, "max": max_pool}
 

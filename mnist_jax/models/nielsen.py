@@ -6,9 +6,8 @@ are arguments: `init="nielsen"` for its initial values, `dropout="classic"` for 
 
 from flax import nnx
 
-from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import (
+from mnist_jax.models.layers import (
     ClassicDropout,
     Conv,
     Dropout,
@@ -21,6 +20,7 @@ from mnist_jax.layers import (
     sigmoid,
 )
 from mnist_jax.models.registry import register
+from mnist_jax.recipe import Recipe
 
 _ARTICLE_A = "A: Nielsen, Neural Networks and Deep Learning, chapter 6"
 _ARTICLE_B = "B: PyTorch Image Recognition with Convolutional Networks"

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from mnist_jax.config import Recipe
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import Network
+from mnist_jax.models.layers import Network
+from mnist_jax.recipe import Recipe
 
 T = TypeVar("T", bound=type[Network])
 

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 
 from mnist_jax import measures
-from mnist_jax.checkpoint import Checkpoints
-from mnist_jax.config import Recipe
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.measures import Course
-from mnist_jax.runs import RunDirectory
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)

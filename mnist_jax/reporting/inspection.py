@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mnist_jax.augment import normalize
-from mnist_jax.config import Recipe
-from mnist_jax.layers import Network
+from mnist_jax.inputs import normalize
+from mnist_jax.models.layers import Network
+from mnist_jax.recipe import Recipe
 from mnist_jax.reporting.images import Activation
-from mnist_jax.trained import classifier
+from mnist_jax.runs.network import classifier
 
 # Images that are computed at a time.
 _CHUNK = 500

@@ -8,13 +8,13 @@ import numpy as np
 from mnist_jax import measures
 from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.layers import Network
+from mnist_jax.models.layers import Network
+from mnist_jax.models.summary import summarize
 from mnist_jax.reporting import images, inspection, scores
 from mnist_jax.reporting.history import History
 from mnist_jax.reporting.page import Picture, Section, Table, Text
 from mnist_jax.reporting.style import COLORS
-from mnist_jax.summary import summarize
-from mnist_jax.trained import load_network
+from mnist_jax.runs.network import load_network
 
 # Whose activations are shown: a sweater and a coat are article D's exercise; a 4 and a 9 are alike.
 _COMPARED = {"mnist": (4, 9), "fashion_mnist": (2, 4), "digits": (4, 9)}

@@ -1,0 +1,1 @@
+"""What the benchmark runs: this project, stock Flax, and the authors' PyTorch programs."""

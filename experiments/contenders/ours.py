@@ -1,0 +1,75 @@
+"""The benchmark's own side: this project, and the matrix product as the ceiling."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experiments.contenders.job import MATMUL, Job, Work, share_gpu
+from mnist_jax.data import Dataset
+from mnist_jax.files import cache_folder
+from mnist_jax.training import devices
+from mnist_jax.training.trainer import Trainer
+
+# Side of the matrices that the ceiling is measured with.
+_SIDE = 1024
+
+
+def build(job: Job, dataset: Dataset) -> Work:
+    """Makes the work of a variant of ours, or the ceiling's.
+
+    Args:
+      job: what to do.
+      dataset: with whole batches only.
+    """
+    share_gpu()
+    devices.configure_process(cache_folder() / "compiled")
+    return _matmul() if job.variant == MATMUL else _ours(job, dataset)
+
+
+def _ours(job: Job, dataset: Dataset) -> Work:
+    """What the training command does between two reports of progress, or to evaluate."""
+    num_devices = {"ours-one-device": 1, "ours-all-devices": jax.device_count()}
+    trainer = Trainer(
+        job.recipe,
+        dataset,
+        seeds=range(job.seeds),
+        num_devices=num_devices.get(job.variant),
+    )
+
+    def train(steps: int) -> float:
+        end = trainer.step + steps
+        while trainer.step < end:
+            trainer.advance(end - trainer.step)
+        return steps * job.recipe.batch_size * job.seeds
+
+    def evaluate(steps: int) -> float:
+        for _ in range(steps):
+            trainer.logits(dataset.test.images)
+        return steps * len(dataset.test) * job.seeds
+
+    return evaluate if job.task == "evaluate" else train
+
+
+def _matmul() -> Work:
+    """Float32 matrix products on every device at once; counts floating-point operations."""
+    mesh = jax.make_mesh((jax.device_count(),), ("device",))
+    shape = (jax.device_count(), _SIDE, _SIDE)
+    x = jax.device_put(np.ones(shape, np.float32), NamedSharding(mesh, P("device")))
+    # A mean of the rows, so that any number of products stays finite.
+    mean = jnp.full((_SIDE, _SIDE), 1 / _SIDE)
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P("device"), P(), P()), out_specs=P("device"))
+    def multiply(x: jax.Array, mean: jax.Array, steps: int) -> jax.Array:
+        return lax.fori_loop(0, steps, lambda _, x: x @ mean, x)
+
+    def run(steps: int) -> float:
+        multiply(x, mean, steps).block_until_ready()
+        return steps * shape[0] * 2.0 * _SIDE**3
+
+    return run

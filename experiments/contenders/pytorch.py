@@ -1,0 +1,110 @@
+"""The benchmark's PyTorch side: the references' training steps, with the data in memory.
+
+Batches are views of one tensor that is ready before the clock starts, so nothing but the step is
+timed.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, optim
+
+from experiments.contenders.job import Job, Work, normalized
+from experiments.references.torch_networks import REFERENCES, THEANO_NETWORKS, Reference
+from mnist_jax.data import Dataset, Split
+from mnist_jax.recipe import Recipe
+
+# What CUDA graphs ask for before a capture, besides a stream of its own.
+_STEPS_BEFORE_CAPTURE = 3
+
+
+def reference(recipe: Recipe, steps_per_epoch: int) -> Reference:
+    """The network, optimiser and loss of a recipe; article A's networks have no author's step."""
+    if recipe.model in REFERENCES:
+        return REFERENCES[recipe.model]
+    decay = recipe.weight_decay / steps_per_epoch
+    return Reference(
+        model=recipe.model,
+        network=THEANO_NETWORKS[recipe.model],
+        optimizer=partial(optim.SGD, lr=recipe.learning_rate, weight_decay=decay),
+        batch_size=recipe.batch_size,
+    )
+
+
+def build(job: Job, dataset: Dataset) -> Work:
+    """Makes the work of a PyTorch variant.
+
+    Args:
+      job: what to do.
+      dataset: with whole batches only.
+    """
+    torch.set_num_threads(job.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = job.recipe.batch_size
+    author = reference(job.recipe, len(dataset.train) // size)
+    network = author.network().to(device)
+    if job.variant == "torch-channels_last":
+        # PyTorch's type hints leave this argument out.
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if job.variant == "torch-compile":
+        network.compile()
+
+    if job.task == "evaluate":
+        network.eval()
+        batches = _tensors(job.recipe, dataset.test, device)[0].split(size)
+
+        def evaluate(steps: int) -> float:
+            with torch.inference_mode():
+                for _ in range(steps):
+                    torch.cat([network(batch) for batch in batches]).cpu()
+            return steps * len(dataset.test)
+
+        return evaluate
+
+    optimizer = author.optimizer(network.parameters())
+    images, labels = _tensors(job.recipe, dataset.train, device)
+    step: Callable[[Tensor, Tensor], Tensor] = partial(author.step, network, optimizer)
+    if job.variant == "torch-cuda-graphs":
+        for group in optimizer.param_groups:
+            group["capturable"] = True
+        step = _captured(step, images[:size].clone(), labels[:size].clone())
+    endless = itertools.cycle(zip(images.split(size), labels.split(size), strict=True))
+
+    def train(steps: int) -> float:
+        for batch in itertools.islice(endless, steps):
+            loss = step(*batch)
+        loss.item()  # Waits for the device.
+        return steps * size
+
+    return train
+
+
+def _tensors(recipe: Recipe, split: Split, device: str) -> tuple[Tensor, Tensor]:
+    """Images [N, 1, 28, 28] and labels [N]."""
+    images = torch.from_numpy(normalized(recipe, split))[:, None]
+    return images.to(device), torch.from_numpy(split.labels.copy()).long().to(device)
+
+
+def _captured(
+    step: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A step as one CUDA graph, replayed on whatever is copied into its two inputs."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_STEPS_BEFORE_CAPTURE):
+            step(images, labels)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step(images, labels)
+
+    def replay(new_images: Tensor, new_labels: Tensor) -> Tensor:
+        images.copy_(new_images)
+        labels.copy_(new_labels)
+        graph.replay()
+        return loss
+
+    return replay

@@ -1,0 +1,107 @@
+"""The benchmark's stock Flax side: the same networks in its own layers and loops."""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+from jax import lax
+
+from experiments.contenders.job import Job, Work, normalized, share_gpu
+from mnist_jax.data import Dataset
+from mnist_jax.models import create_model
+from mnist_jax.models.layers import BatchNorm, Conv, Layer, Linear, MaxPool, Network, avg_pool
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import LOSSES
+
+# Batches that the step loop of stock Flax goes round, ready on the device.
+_BATCHES = 256
+# Images in one scan of stock Flax: a few seconds at its speed.
+_SCANNED = 512
+
+
+def build(job: Job, dataset: Dataset) -> Work:
+    """Jitted steps in a Python loop as in Flax's MNIST example, or the same step in a scan.
+
+    On JAX's defaults: one device, all threads.
+
+    Args:
+      job: what to do.
+      dataset: with whole batches only.
+    """
+    share_gpu()
+    recipe = job.recipe
+    model = stock(create_model(recipe.model, rngs=nnx.Rngs(0), **recipe.model_args))
+    optimizer = make_optimizer(recipe, len(dataset.train) // recipe.batch_size)
+    graphdef, *states = nnx.split(model, nnx.Param, ...)
+    params, rest = nnx.as_pure(states)
+    images = normalized(recipe, dataset.train).reshape(-1, recipe.batch_size, 28, 28, 1)
+    labels = dataset.train.labels.reshape(-1, recipe.batch_size)
+
+    def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
+        params, rest, opt_state = carry
+        images, labels = batch
+
+        def mean_loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
+            model = nnx.merge(graphdef, params, rest)
+            loss = LOSSES[recipe.loss](model(images), labels).mean()
+            return loss, nnx.as_pure(nnx.state(model, nnx.Not(nnx.Param)))
+
+        (loss, rest), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), rest, opt_state), loss
+
+    carry = (params, rest, optimizer.init(params))
+
+    if job.variant == "flax-scan":
+        length = max(2, _SCANNED // recipe.batch_size)
+        batches = jax.device_put((images[:length], labels[:length]))
+        scan = jax.jit(partial(lax.scan, step), donate_argnums=0)
+
+        def run_scans(steps: int) -> float:
+            nonlocal carry
+            scans = -(-steps // length)
+            for _ in range(scans):
+                carry, _ = scan(carry, batches)
+            jax.block_until_ready(carry)
+            return scans * len(batches[1]) * recipe.batch_size
+
+        return run_scans
+
+    endless = itertools.cycle(
+        [jax.device_put(batch) for batch in zip(images[:_BATCHES], labels[:_BATCHES], strict=True)]
+    )
+    jitted = jax.jit(step, donate_argnums=0)
+
+    def run_steps(steps: int) -> float:
+        nonlocal carry
+        for batch in itertools.islice(endless, steps):
+            carry, _ = jitted(carry, batch)
+        jax.block_until_ready(carry)
+        return steps * recipe.batch_size
+
+    return run_steps
+
+
+def stock(model: Network) -> nnx.Sequential:
+    """The same network of Flax's own layers only, with fresh parameters, in training mode."""
+    rngs = nnx.Rngs(0)
+    return nnx.Sequential(*(_stock(getattr(model, name), rngs) for name in model.layer_names))
+
+
+def _stock(layer: Layer, rngs: nnx.Rngs) -> Layer:
+    halve: dict[str, Any] = {"window_shape": (2, 2), "strides": (2, 2)}
+    match layer:
+        case Conv(in_features=inputs, out_features=features, kernel_size=size, padding=padding):
+            return nnx.Conv(inputs, features, size, padding=padding, rngs=rngs)
+        case Linear(in_features=inputs, out_features=features):
+            return nnx.Linear(inputs, features, rngs=rngs)
+        case MaxPool(padding=padding):
+            return partial(nnx.max_pool, padding=((padding, padding),) * 2, **halve)
+        case BatchNorm(num_features=features):
+            return nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
+        case nnx.Dropout(rate=rate):
+            return nnx.Dropout(rate, rngs=rngs)
+    return partial(nnx.avg_pool, **halve) if layer is avg_pool else layer

@@ -1,0 +1,1 @@
+"""From published figures and records of runs to tables and pages."""

@@ -1,0 +1,275 @@
+"""From articles and records to the numbers of the comparison."""
+
+import functools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from experiments.evidence import records, statistics
+from experiments.evidence.records import Record
+from experiments.evidence.rows import Article, Comparison, Curve, Ensemble, Row
+from experiments.evidence.statistics import Difference, Summary
+from mnist_jax.errors import Failure
+from mnist_jax.models import abstract_model
+from mnist_jax.models.summary import summarize
+from mnist_jax.recipe import Recipe
+
+# Images in the training set of MNIST and of Fashion-MNIST.
+_TRAINING_IMAGES = 60_000
+_PERCENT = (0.0, 100.0)
+# Fewer runs than this say too little about a spread.
+ENOUGH_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Results:
+    """All articles with the records of each of their rows.
+
+    Attributes:
+      articles: in order.
+      runs: records by (article, row, framework), in order of seed.
+    """
+
+    articles: Sequence[Article]
+    runs: Mapping[tuple[str, str, str], Sequence[Record]]
+
+    @classmethod
+    def load(cls, articles: Sequence[Article], directory: Path) -> Self:
+        """Reads and checks the records.
+
+        Raises:
+          Failure: one is damaged, of another recipe than its row, or of no row.
+        """
+        runs = {}
+        for article in articles:
+            found = records.load(article.name, directory)
+            if strangers := {r.row for r in found} - {row.id for row in article.rows}:
+                raise Failure(
+                    f"There are records of {article.name}, row {min(strangers)}, which it does not"
+                    " have; remove their lines or restore the row."
+                )
+            for row in article.rows:
+                for framework in ("jax", "torch"):
+                    key = (article.name, row.id, framework)
+                    runs[key] = records.of_row(found, row.id, row.recipe, framework)
+        return cls(articles, runs)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a recipe's runs reached.
+
+    Attributes:
+      summary: of the test accuracies in percent; None without runs.
+      verdict: `inside`, `above` or `below` our prediction interval is where the published figure
+        lies; `not a claim` where none was published; `provisional` with too few runs to say; empty
+        without runs.
+      images_per_second: training images of all seeds that ran together, median; None without runs.
+      seconds: one seed's share of a run's time, median; estimated where there are no runs but
+        some of the same network; None without those.
+      estimated: whether `seconds` is.
+      device: where most of the runs were.
+    """
+
+    summary: Summary | None
+    verdict: str
+    images_per_second: float | None
+    seconds: float | None
+    estimated: bool
+    device: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A published value of a curve beside ours.
+
+    Attributes:
+      epoch: after which.
+      published: in the article's unit; None where it has only a picture.
+      ours: in the same unit.
+      verdict: as of `Outcome`.
+    """
+
+    epoch: int
+    published: float | None
+    ours: Summary
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Two rows on the seeds they share.
+
+    Attributes:
+      first: the first row's test accuracies in percent, by shared seed.
+      second: the second one's.
+      difference: with the paired test; None under two shared seeds.
+      only_right: test images that only the first, and only the second has right, at the first
+        shared seed; None without one, or on different test images.
+      p: McNemar's, of those.
+    """
+
+    first: Sequence[float]
+    second: Sequence[float]
+    difference: Difference | None
+    only_right: tuple[int, int] | None
+    p: float
+
+
+def outcome(results: Results, article: Article, row: Row, framework: str = "jax") -> Outcome:
+    """Compares a row's runs with its published figure."""
+    runs = results.runs[article.name, row.id, framework]
+    if not runs:
+        estimate = _estimate(results, row) if framework == "jax" else None
+        return Outcome(None, "", None, estimate, estimate is not None, "")
+    summary = percentages([_accuracy(run, row) for run in runs])
+    return Outcome(
+        summary=summary,
+        verdict=verdict(summary, row.figure, row.rounding),
+        images_per_second=float(np.median([r.images_per_second * r.seeds_together for r in runs])),
+        seconds=float(np.median([r.seconds / r.seeds_together for r in runs])),
+        estimated=False,
+        device=Counter(_device(run) for run in runs).most_common(1)[0][0],
+    )
+
+
+def percentages(accuracies: Sequence[float]) -> Summary:
+    """Summarises test accuracies in percent."""
+    return statistics.summarize(accuracies, _PERCENT)
+
+
+def verdict(summary: Summary, figure: float | None, rounding: float) -> str:
+    """Where a published figure lies, as `Outcome.verdict` says."""
+    if figure is None:
+        return "not a claim"
+    if summary.n < ENOUGH_SEEDS:
+        return "provisional"
+    low, high = summary.interval
+    if figure + rounding < low:
+        return "below"
+    return "above" if figure - rounding > high else "inside"
+
+
+def later_epochs(results: Results, article: Article, row: Row, framework: str) -> list[float]:
+    """The test accuracies in percent after every epoch of the second half of all runs.
+
+    Where they jump from epoch to epoch, which epoch is the last decides more than the seed does.
+    """
+    runs = results.runs[article.name, row.id, framework]
+    second_half = [run.by_epoch("test_accuracy")[row.recipe.epochs // 2 :] for run in runs]
+    return [100 * accuracy for accuracies in second_half for accuracy in accuracies]
+
+
+def points(results: Results, article: Article, row: Row, curve: Curve) -> list[Point]:
+    """Compares a curve epoch by epoch; empty without runs."""
+    runs = results.runs[article.name, row.id, "jax"]
+    if not runs:
+        return []
+    ours = curve.scale * np.asarray([run.by_epoch(curve.column) for run in runs])
+    published: dict[int, float] = dict(enumerate(curve.values, start=1))
+    epochs = list(published) or _round_epochs(row.recipe.epochs)
+    bounds = (0.0, 1.0 if curve.column.endswith("accuracy") else math.inf)
+    found = []
+    for epoch in epochs:
+        summary = statistics.summarize(ours[:, epoch - 1].tolist(), bounds)
+        value = published.get(epoch)
+        found.append(Point(epoch, value, summary, verdict(summary, value, curve.rounding)))
+    return found
+
+
+def variants(results: Results, comparison: Comparison) -> Variants:
+    """Compares two rows on the seeds they share."""
+    first, second = (_runs_by_seed(results, name) for name in (comparison.first, comparison.second))
+    shared = sorted(first.keys() & second.keys())
+    ours, others = [first[s].accuracy for s in shared], [second[s].accuracy for s in shared]
+    difference = statistics.paired(ours, others) if len(shared) > 1 else None
+    if not shared or first[shared[0]].recipe.dataset != second[shared[0]].recipe.dataset:
+        return Variants(ours, others, difference, None, math.nan)
+    *only_right, p = statistics.mcnemar(first[shared[0]].correct, second[shared[0]].correct)
+    return Variants(ours, others, difference, (only_right[0], only_right[1]), p)
+
+
+def cross_framework(results: Results, article: Article, row: Row) -> Difference | None:
+    """Ours minus PyTorch's, measured here; None if either has fewer than two runs."""
+    ours, theirs = (
+        [_accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
+        for framework in ("jax", "torch")
+    )
+    return statistics.welch(ours, theirs) if min(len(ours), len(theirs)) > 1 else None
+
+
+def ensemble_voters(
+    results: Results, article: Article, members: Ensemble
+) -> Sequence[Record] | None:
+    """The runs that vote; None while one is missing."""
+    runs = {run.seed: run for run in results.runs[article.name, members.members, "jax"]}
+    if not runs.keys() >= set(range(members.size)):
+        return None
+    return [runs[seed] for seed in range(members.size)]
+
+
+def ensemble(results: Results, article: Article, members: Ensemble) -> float | None:
+    """The test accuracy of the vote in percent; None while a member is missing."""
+    if (voters := ensemble_voters(results, article, members)) is None:
+        return None
+    predictions = np.stack([run.predictions for run in voters])
+    correct = np.stack([run.correct for run in voters])
+    # A vote is right if it is for what a voter has that is right.
+    agreed = predictions == statistics.vote(predictions)
+    return 100 * float((agreed & correct).any(0).mean())
+
+
+def _accuracy(run: Record, row: Row) -> float:
+    return run.accuracy if row.epoch is None else run.accuracy_at(row.epoch)
+
+
+def _runs_by_seed(results: Results, name: str) -> dict[int, Record]:
+    article, row = name.split("/")
+    return {run.seed: run for run in results.runs[article, row, "jax"]}
+
+
+def _round_epochs(epochs: int) -> list[int]:
+    """1, 2, 5, 10, 20, 50 ... and the last."""
+    rounded = (digit * 10**power for power in range(4) for digit in (1, 2, 5))
+    return [epoch for epoch in rounded if epoch < epochs] + [epochs]
+
+
+def _device(run: Record) -> str:
+    device = run.environment["device"]
+    count = math.prod(device["mesh"].values())
+    kind = "CPU core" if device["platform"] == "cpu" else device["kind"]
+    return f"{count} {kind}{'s' if count > 1 else ''}"
+
+
+def _network(recipe: Recipe) -> tuple[str, int]:
+    """What decides the cost of an image: the network and its work."""
+    return recipe.model, _multiply_adds(recipe.model, json.dumps(recipe.model_args))
+
+
+@functools.cache
+def _multiply_adds(model: str, model_args: str) -> int:
+    layers = summarize(abstract_model(model, **json.loads(model_args)))
+    return sum(layer.multiply_adds for layer in layers)
+
+
+def _estimate(results: Results, row: Row) -> float | None:
+    """Seconds for a seed's training images, at the speed that its network was measured with."""
+    speeds = [
+        run.images_per_second * run.seeds_together
+        for (_, _, framework), runs in results.runs.items()
+        for run in runs
+        if framework == "jax"
+        and _network(run.recipe) == _network(row.recipe)
+        and run.environment["device"]["platform"] == "cpu"
+    ]
+    if not speeds:
+        return None
+    views = 5 if row.recipe.one_pixel_shifts else 1
+    images = views * (_TRAINING_IMAGES - row.recipe.validation) * row.recipe.epochs
+    return images / float(np.median(speeds))

@@ -1,0 +1,144 @@
+"""What the report of the whole comparison shows."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from experiments.evidence import analysis, charts, rendering, statistics
+from experiments.evidence.analysis import Results
+from experiments.evidence.charts import Comparison
+from experiments.evidence.records import Record
+from experiments.evidence.rows import Article, Ensemble, Row
+from mnist_jax.data import DatasetNotFound, load_dataset
+from mnist_jax.measures import Course
+from mnist_jax.reporting import curves, network_contents
+from mnist_jax.reporting.curves import Panel
+from mnist_jax.reporting.page import Code, Page, Picture, Section, Table, Text
+
+# Columns of an article's table; the others are of speed.
+_SHOWN = 6
+_NAMES = {"train": "training", "test": "test"}
+
+
+def comparison(results: Results) -> Page:
+    """The comparison as a page, from the records; images of digits are read for its errors."""
+    sections = [Section("Published figures and ours", list(_overview(results)))]
+    sections += [
+        Section(f"{article.letter}. {article.title}", list(_article(results, article)))
+        for article in results.articles
+    ]
+    command = "python -m experiments.NAME --num_seeds=5\npython -m experiments.compare --report"
+    sections.append(
+        Section(
+            "How to reproduce it",
+            [
+                Text("The first command runs what an article lacks; the second makes this page."),
+                Code(command),
+            ],
+        )
+    )
+    return Page("Published figures beside ours", sections)
+
+
+def _overview(results: Results) -> Iterator[Text | Picture]:
+    yield Text(rendering.headline(results))
+    comparisons = []
+    for article in results.articles:
+        for row in article.rows:
+            summary = analysis.outcome(results, article, row).summary
+            if summary is not None and row.figure is not None:
+                label = f"{article.letter} {row.id}"
+                comparisons.append(Comparison(label, row.figure, row.rounding, summary))
+        for members in article.ensembles:
+            if (reached := analysis.ensemble(results, article, members)) is not None:
+                summary = analysis.percentages([reached])
+                label = f"{article.letter} {members.id}"
+                comparisons.append(Comparison(label, members.figure, 0.005, summary))
+    if comparisons:
+        yield Picture(
+            "published-and-ours",
+            charts.published_and_ours(comparisons),
+            "A line for each row: the published accuracy, our mean and our interval.",
+            "Published accuracies and ours. One more run of ours falls on the line with 95%"
+            " probability. On the right: the published figure | our mean ± standard deviation.",
+        )
+
+
+def _article(results: Results, article: Article) -> Iterator[Text | Table | Picture]:
+    table = rendering.article_table(results, article)
+    head, *rows = [[cell.replace("`", "") for cell in row[:_SHOWN]] for row in table]
+    yield Table(head, rows, numbers=(2, 3, 4))
+    runs = {row.id: results.runs[article.name, row.id, "jax"] for row in article.rows}
+    shown = {name: [_course(run) for run in found] for name, found in runs.items() if found}
+    if shown:
+        figures = {row.id: row.figure for row in article.rows if row.figure is not None}
+        yield Picture(
+            f"{article.name}-accuracy",
+            charts.accuracy_by_epoch(shown, figures),
+            f"Curves of test accuracy for {', '.join(shown)}.",
+            "Test accuracy at every evaluation, spaced by the logarithm of the error; the dashed"
+            f" line is the published figure. {curves.READING}",
+        )
+    for row in article.rows:
+        if runs[row.id] and any(curve.values for curve in row.curves):
+            yield _published_curves(article, row, runs[row.id])
+    for members in article.ensembles:
+        yield from _ensemble_errors(results, article, members)
+
+
+def _course(run: Record) -> Course:
+    """A run's test accuracy in percent against the epoch, at every evaluation."""
+    steps = np.asarray(run.curve["step"])
+    epochs = steps * (run.recipe.epochs / steps[-1])
+    return Course(epochs, 100 * np.asarray(run.curve["test_accuracy"]))
+
+
+def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
+    """What the article printed epoch by epoch, beside ours in its unit."""
+    panels = []
+    for curve in row.curves:
+        epochs = np.arange(1, row.recipe.epochs + 1)
+        ours = [
+            Course(epochs, curve.scale * np.asarray(run.by_epoch(curve.column))) for run in runs
+        ]
+        printed = Course(epochs[: len(curve.values)], np.asarray(curve.values))
+        published = printed if curve.values else None
+        part, what = curve.column.split("_")
+        name = _NAMES[part]
+        panels.append(Panel(f"{name} {what}", {name: ours}, what == "loss", published))
+    return Picture(
+        f"{article.name}-{row.id}-published",
+        curves.courses(panels, "epoch"),
+        f"Curves of {row.id} beside the values that the article prints.",
+        f"{row.id} beside the values that the article prints, in its units. {curves.READING}",
+    )
+
+
+def _ensemble_errors(
+    results: Results, article: Article, members: Ensemble
+) -> Iterator[Text | Picture]:
+    """The images that a vote has wrong, if all its members have run and the dataset is here."""
+    if (voters := analysis.ensemble_voters(results, article, members)) is None:
+        return
+    try:
+        dataset = load_dataset(voters[0].recipe.dataset)
+    except DatasetNotFound:
+        yield Text("The images that the vote has wrong can't be shown without the dataset.")
+        return
+    predictions = np.stack([run.predictions for run in voters])
+    votes = statistics.vote(predictions)
+    agreeing = (predictions == votes).sum(axis=0)
+    labels = dataset.test.labels
+    wrong = np.flatnonzero(votes != labels)
+    if not len(wrong):
+        yield Text("The vote is right on every test image.")
+        return
+    wrong = wrong[np.argsort(-agreeing[wrong], kind="stable")]
+    yield network_contents.errors(
+        dataset.test.images[wrong],
+        labels[wrong],
+        votes[wrong],
+        [f"{count} of {len(voters)}" for count in agreeing[wrong]],
+        dataset=dataset.name,
+        noted=f"how many of the {len(voters)} networks of the {members.id} voted for it",
+    )

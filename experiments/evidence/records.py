@@ -1,0 +1,279 @@
+"""The committed records: one line of JSON for every finished (row, seed), checked when read."""
+
+import base64
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from mnist_jax import measures
+from mnist_jax.errors import Failure
+from mnist_jax.recipe import Recipe
+
+RESULTS = Path(__file__).parents[1] / "results"
+_SCHEMA = 1
+# What an evaluation is recorded with; the validation accuracy only where there is validation.
+_COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+_OPTIONAL = "validation_accuracy"
+# Of run environments: what does not matter for a number, and belongs to one machine.
+_LOCAL = ("command", "dataset_source")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Record:
+    """A finished run, whole.
+
+    Attributes:
+      article: the name of the article's file.
+      row: the row's id.
+      framework: `jax` or `torch`.
+      recipe: the run's, with its seed.
+      curve: a list for each of step, train_loss, train_accuracy, test_loss, test_accuracy and
+        perhaps validation_accuracy, with a value for every evaluation.
+      selected_step: of the evaluation that counts.
+      predictions: uint8 [N], that evaluation's label of every test image.
+      correct: bool [N], whether it is right.
+      seconds: the run took, together with the seeds that trained beside it.
+      images_per_second: training images of this seed, median over the evaluations.
+      environment: as of `RunDirectory`, and `seeds_together`, how many seeds trained in the same
+        process at the same time.
+    """
+
+    article: str
+    row: str
+    framework: str
+    recipe: Recipe
+    curve: Mapping[str, Sequence[float]]
+    selected_step: int
+    predictions: np.ndarray
+    correct: np.ndarray
+    seconds: float
+    images_per_second: float
+    environment: Mapping[str, Any]
+
+    @classmethod
+    def of_run(
+        cls,
+        recipe: Recipe,
+        rows: Sequence[Mapping[str, float]],
+        selected_step: int,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        environment: Mapping[str, Any],
+        **values: Any,
+    ) -> Self:
+        """Makes the record of a run from its metrics, as `mnist_jax.training.loop` writes them.
+
+        Args:
+          recipe: with its seed.
+          rows: one for each evaluation.
+          selected_step: of the evaluation that counts.
+          predictions: [N], its label of every test image.
+          labels: [N], the right ones.
+          environment: as of `mnist_jax.runs.directory.describe_environment`, and `seeds_together`.
+          **values: the other attributes.
+        """
+        columns = [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]
+        return cls(
+            recipe=recipe,
+            # As many digits as an accuracy on 60,000 images has.
+            curve={name: [_rounded(row[name]) for row in rows] for name in columns},
+            selected_step=selected_step,
+            predictions=predictions.astype(np.uint8),
+            correct=predictions == labels,
+            images_per_second=float(np.median([row["images_per_second"] for row in rows])),
+            environment={k: v for k, v in environment.items() if k not in _LOCAL},
+            **values,
+        )
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.recipe.seed
+
+    @property
+    def seeds_together(self) -> int:
+        """How many seeds shared the time."""
+        return self.environment["seeds_together"]
+
+    @property
+    def committed(self) -> bool:
+        """Whether the code that ran is known to be of committed revisions."""
+        ran = [self.environment, *self.environment.get("before", [])]
+        return all(one["git"] is not None and not one["git"]["dirty"] for one in ran)
+
+    @property
+    def accuracy(self) -> float:
+        """The test accuracy that counts, in percent."""
+        return 100 * float(self.correct.mean())
+
+    def accuracy_at(self, epoch: int) -> float:
+        """The test accuracy after an epoch, in percent."""
+        return 100 * self.by_epoch("test_accuracy")[epoch - 1]
+
+    def by_epoch(self, column: str) -> list[float]:
+        """A column's values per epoch: means for training, the last evaluation's for tests."""
+        steps, mean = self.curve["step"], column.startswith("train_")
+        steps_per_epoch = int(steps[-1]) // self.recipe.epochs
+        course = measures.by_epoch(steps, self.curve[column], steps_per_epoch, mean=mean)
+        return course.y.tolist()
+
+    def to_json(self) -> str:
+        """One line."""
+        recipe = dataclasses.asdict(self.recipe)
+        return json.dumps(
+            {
+                "schema": _SCHEMA,
+                "article": self.article,
+                "row": self.row,
+                "seed": self.seed,
+                "framework": self.framework,
+                "test_accuracy": round(self.accuracy / 100, 6),
+                "last_test_accuracy": self.curve["test_accuracy"][-1],
+                "selected_step": self.selected_step,
+                "seconds": round(self.seconds, 1),
+                "images_per_second": round(self.images_per_second),
+                "environment": dict(self.environment),
+                "recipe": recipe,
+                "recipe_sha256": _digest(recipe),
+                "curve": dict(self.curve),
+                "predictions": _pack(self.predictions),
+                "correct": _pack(np.packbits(self.correct)),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: it is damaged or contradicts itself.
+        """
+        values = json.loads(line)
+        if not isinstance(values, dict) or values.pop("schema", None) != _SCHEMA:
+            raise ValueError(f"it is not of schema {_SCHEMA}")
+        expected = {field.name for field in dataclasses.fields(cls)} | {
+            *("seed", "test_accuracy", "last_test_accuracy", "recipe_sha256")
+        }
+        if differing := sorted(expected ^ set(values)):
+            raise ValueError(f"the field {differing[0]} is missing or unknown")
+        if _digest(values["recipe"]) != values.pop("recipe_sha256"):
+            raise ValueError("its recipe is not the one its recipe_sha256 is of")
+        seed, accuracy = values.pop("seed"), values.pop("test_accuracy")
+        last = values.pop("last_test_accuracy")
+        try:
+            # A field that a later version of the recipe adds has its default here.
+            values["recipe"] = Recipe(**values["recipe"])
+        except TypeError as error:
+            raise ValueError(f"its recipe has unknown fields ({error})") from error
+        predictions = _unpack(values["predictions"])
+        correct = np.unpackbits(_unpack(values["correct"]), count=len(predictions)).astype(bool)
+        record = cls(**values | {"predictions": predictions, "correct": correct})
+        at_selected = record.curve["step"].index(record.selected_step)
+        lengths = {len(column) for column in record.curve.values()}
+        stated = (seed, accuracy, accuracy, last)
+        found = (
+            record.seed,
+            round(record.accuracy / 100, 6),
+            round(record.curve["test_accuracy"][at_selected], 6),
+            record.curve["test_accuracy"][-1],
+        )
+        if len(lengths) != 1 or stated != found:
+            raise ValueError("its accuracies, predictions and curve contradict each other")
+        return record
+
+
+def load(article: str, directory: Path = RESULTS) -> list[Record]:
+    """Reads and checks an article's records, in the order of the file.
+
+    Raises:
+      Failure: a line is damaged, of another article, or there twice.
+    """
+    path = _path(article, directory)
+    return _parse(path, path.read_text() if path.exists() else "")
+
+
+def append(record: Record, directory: Path = RESULTS) -> None:
+    """Adds a record to its article's file; several processes may do so at a time.
+
+    Raises:
+      Failure: it is there already, or the file is damaged or can't be written.
+    """
+    path = _path(record.article, directory)
+    line = record.to_json() + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            _parse(path, file.read() + line)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise Failure(f"{path} can't be written ({error.strerror}).") from error
+
+
+def of_row(records: Iterable[Record], row: str, recipe: Recipe, framework: str) -> list[Record]:
+    """A row's records in order of seed.
+
+    Raises:
+      Failure: one was made with another recipe than the row has now.
+    """
+    found = [r for r in records if (r.row, r.framework) == (row, framework)]
+    for record in found:
+        if record.recipe != dataclasses.replace(recipe, seed=record.seed):
+            raise Failure(
+                f"The record of {record.article}, row {row}, seed {record.seed} was made with"
+                " another recipe than the row has now; remove its line and run it again."
+            )
+    return sorted(found, key=lambda record: record.seed)
+
+
+def _path(article: str, directory: Path) -> Path:
+    return directory / f"{article}.jsonl"
+
+
+def _parse(path: Path, text: str) -> list[Record]:
+    records: list[Record] = []
+    seen: dict[tuple[str, str, int], int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            record = Record.from_json(line)
+            if record.article != path.stem:
+                raise ValueError(f"it is a record of {record.article}")
+        except (ValueError, KeyError, AttributeError, TypeError, zlib.error, Failure) as error:
+            raise Failure(f"Line {number} of {path} is damaged: {error}.") from error
+        key = (record.row, record.framework, record.seed)
+        if key in seen:
+            raise Failure(
+                f"Lines {seen[key]} and {number} of {path} are both of row {record.row}, seed"
+                f" {record.seed}, {record.framework}; remove one."
+            )
+        seen[key] = number
+        records.append(record)
+    return records
+
+
+def _rounded(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def _digest(recipe: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _pack(array: np.ndarray) -> str:
+    return base64.b64encode(zlib.compress(array.astype(np.uint8).tobytes(), 9)).decode()
+
+
+def _unpack(text: str) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)

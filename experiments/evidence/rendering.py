@@ -1,0 +1,421 @@
+"""The comparison as text: Markdown for people, CSV for programs, LaTeX for papers."""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from experiments.evidence import analysis
+from experiments.evidence.analysis import Outcome, Point, Results
+from experiments.evidence.rows import Article, Curve, Ensemble, Row
+from experiments.evidence.statistics import Difference, Summary
+
+_INTRODUCTION = """\
+# Published figures beside ours
+
+Every number that the articles report, and what this code reaches under the same protocol. This
+file is written by `python -m experiments.compare` from the records in `results/` alone; the same
+table is there as `table.csv` and `table.tex`.
+
+## How to read the tables
+
+- **Published** is the figure as the article prints it, with the framework it was measured in and
+  how the article chose the epoch that it reports. Our runs choose the same way.
+- **Ours** is the test accuracy in percent: mean ± standard deviation over *n* runs of one recipe
+  that differ in their seed, then the smallest and the largest. Each record names the revision of
+  the code and the devices, which may differ too.
+- **95% of runs** is the prediction interval of our protocol: where one more run falls with 95%
+  probability, if runs are normally distributed: mean ± t · SD · √(1 + 1/n). An article's figure is
+  one run without a spread, so this is what it can be compared with. Rows with fewer than {enough}
+  runs are *provisional*: their spread is not known well enough for an interval.
+- **The article's figure is** *inside* that interval, *above* or *below* it, up to the rounding it
+  was printed with. *not a claim*: the article gives no test accuracy. Inside does not mean
+  reproduced exactly, and of twenty figures from the very same protocol one falls outside by chance.
+- An accuracy on 10,000 images has a standard error of 0.10 points at 99% and 0.07 at 99.5%, besides
+  the spread between seeds: single runs that differ by less than 0.2 points say nothing.
+- **Speed** is training images per second of all seeds that ran together, and **a seed takes** its
+  share of the time, evaluations included, on a machine that was doing other things too. With ≈ it
+  is an estimate: the images to train on, at the median speed of the same network's other runs.
+"""
+
+_OUTRO = """\
+## How to run a row, and how to add an article
+
+    python -m experiments.NAME --list
+    python -m experiments.NAME --experiment=ROW --num_seeds=5 --first_seed=0
+    python -m experiments.compare
+
+The first command shows an article's rows and the seeds that are recorded. The second one trains
+what is missing, as many seeds together as there are devices, and appends a line for each to
+`results/NAME.jsonl`; a recorded seed is never run again, and an interrupted one is resumed by the
+same command from its run directory under `runs/experiments`. With `--framework=torch` the author's
+PyTorch network runs under the same recipe. To run a recorded seed again, remove its line and its
+run directory. Records that another machine made (with `--results=FOLDER`) are appended as they are.
+The last command writes these files again; with `--check` it only says whether they are up to date,
+and with `--report` it draws them: a page of pictures, `report/report.html`.
+
+An article is one file in this folder that defines `ARTICLE`, as `lenet_fashion_mnist.py` does: its
+rows with their published figures, each with a recipe that starts from the network's own and states
+what the row changes. A record holds the whole recipe, the accuracy and loss of every evaluation,
+the predicted label of every test image, versions, device, revision of the code, and the SHA-256 of
+the data; it is checked whenever it is read.
+"""
+
+_ELSEWHERE = """\
+## Published elsewhere
+
+Figures under protocols that are not among the rows, for orientation.
+
+| what | test accuracy on MNIST | source |
+| --- | --- | --- |
+| Flax's MNIST example, 10 epochs | 99.17% | its README |
+| residual network, augmented images, 11 epochs | 99.738%, mean of 10 | ttdoucet/mnist |
+| the same, ten voting | 99.82% | ttdoucet/mnist |
+| single networks, 1,500 of them | 99.641 ± 0.047% | cdeotte/MNIST-CNN-99.75 |
+| the same, fifteen voting | 99.745 ± 0.020% | cdeotte/MNIST-CNN-99.75 |
+| ensembles of M3, M5 and M7, epochs chosen on the test set | up to 99.91% | arXiv 2008.10400 |
+"""
+
+_LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"})
+
+
+def markdown(results: Results) -> str:
+    """The whole comparison, for `experiments/README.md`."""
+    parts = [
+        _INTRODUCTION.format(enough=analysis.ENOUGH_SEEDS),
+        f"## Results\n\n{headline(results)}\n",
+        *(_article(results, article) for article in results.articles),
+        _section("## PyTorch, measured here", _CROSS_TEXT, _cross_framework(results)),
+        _variants(results),
+        _curves(results),
+        _ELSEWHERE,
+        _not_run(results),
+        _OUTRO,
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def csv_table(results: Results) -> str:
+    """A line for each row, numbers unrounded."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            *("article", "row", "published", "figure", "published_framework", "selection"),
+            *("framework", "n", "mean", "sd", "min", "max", "interval_low", "interval_high"),
+            *("verdict", "images_per_second", "seconds_per_seed", "device"),
+        ]
+    )
+    for article, row in _rows(results):
+        for framework in ("jax", "torch"):
+            outcome = analysis.outcome(results, article, row, framework)
+            if (summary := outcome.summary) is None:
+                continue
+            numbers = (summary.mean, summary.sd, summary.low, summary.high, *summary.interval)
+            writer.writerow(
+                [
+                    *(article.name, row.id, row.published, row.figure, row.framework),
+                    *(row.selection, framework, summary.n),
+                    *("" if math.isnan(number) else f"{number:.4f}" for number in numbers),
+                    outcome.verdict,
+                    *(f"{outcome.images_per_second:.0f}", f"{outcome.seconds:.1f}", outcome.device),
+                ]
+            )
+    for article, members in _ensembles(results):
+        if (reached := analysis.ensemble(results, article, members)) is not None:
+            writer.writerow(
+                [
+                    *(article.name, members.id, members.published, members.figure),
+                    *(members.framework, _votes(members), "jax", 1, f"{reached:.4f}"),
+                    *([""] * 5),
+                    *("provisional", "", "", ""),
+                ]
+            )
+    return text.getvalue()
+
+
+def latex(results: Results) -> str:
+    """The rows that have been run, as a `tabular` for booktabs."""
+    lines = [
+        r"\begin{tabular}{lllrlll}",
+        r"\toprule",
+        r" & row & published & $n$ & ours (\%) & 95\% of runs & figure is \\",
+    ]
+    for article in results.articles:
+        outcomes = [(row, analysis.outcome(results, article, row)) for row in article.rows]
+        done: list[tuple[Row | Ensemble, list[str]]] = [
+            (row, [str(summary.n), _mean(summary), _interval(summary), outcome.verdict])
+            for row, outcome in outcomes
+            if (summary := outcome.summary)
+        ]
+        done += [
+            (members, ["1", f"{reached:.2f}", "", "provisional"])
+            for members in article.ensembles
+            if (reached := analysis.ensemble(results, article, members)) is not None
+        ]
+        if done:
+            lines.append(r"\midrule")
+        for row, ours in done:
+            cells = [article.letter, row.id, f"{row.published} ({row.framework})", *ours]
+            lines.append(" & ".join(cell.translate(_LATEX) for cell in cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def headline(results: Results) -> str:
+    """How many rows there are, ensembles with them, and where their figures lie."""
+    outcomes = [analysis.outcome(results, article, row) for article, row in _rows(results)]
+    votes = [analysis.ensemble(results, *one) for one in _ensembles(results)]
+    verdicts = Counter(outcome.verdict or "not run" for outcome in outcomes)
+    verdicts.update("not run" if reached is None else "provisional" for reached in votes)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+    return f"Of {verdicts.total()} rows: {counts}."
+
+
+def article_table(results: Results, article: Article) -> list[list[str]]:
+    """An article's rows and ensembles beside ours, below the names of the columns."""
+    table = [
+        [
+            *("row", "published", "ours", "min–max", "95% of runs", "the article's figure is"),
+            *("speed, images/s", "a seed takes", "device"),
+        ]
+    ]
+    for row in article.rows:
+        outcome = analysis.outcome(results, article, row)
+        table.append(
+            [
+                f"`{row.id}`",
+                f"{row.published}, {row.framework}; {row.selection}",
+                *_cells(outcome),
+            ]
+        )
+    for members in article.ensembles:
+        reached = analysis.ensemble(results, article, members)
+        published = f"{members.published}, {members.framework}; {_votes(members)}"
+        ours = ["not run", ""] if reached is None else [f"{reached:.2f} (n = 1)", "provisional"]
+        table.append([f"`{members.id}`", published, ours[0], "", "", ours[1], "", "", ""])
+    return table
+
+
+def _article(results: Results, article: Article) -> str:
+    table = article_table(results, article)
+    notes = [note for row in article.rows for note in _row_notes(results, article, row)]
+    notes += article.notes
+    lines = [f"### {article.letter}. {article.title}", "", *_table(table), ""]
+    if notes:
+        lines += [*(f"- {note}" for note in notes), ""]
+    return "\n".join(lines)
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    time = "" if outcome.seconds is None else _duration(outcome.seconds, outcome.estimated)
+    if (summary := outcome.summary) is None:
+        return ["not run", "", "", "", "", time, ""]
+    return [
+        f"{_mean(summary)} (n = {summary.n})",
+        f"{summary.low:.2f}–{summary.high:.2f}",
+        _interval(summary),
+        outcome.verdict,
+        f"{outcome.images_per_second:,.0f}",
+        time,
+        outcome.device,
+    ]
+
+
+def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
+    if row.note:
+        yield f"`{row.id}`: {row.note}"
+    runs = results.runs[article.name, row.id, "jax"]
+    if unknown := [str(run.seed) for run in runs if not run.committed]:
+        yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
+    yield from _later_epochs(results, article, row)
+    if row.epoch and runs:
+        final = analysis.percentages([run.accuracy for run in runs])
+        yield (
+            f"`{row.id}`: ours is after epoch {row.epoch}, as the figure is; after epoch"
+            f" {row.recipe.epochs} it is {_mean(final)}."
+        )
+
+
+def _later_epochs(results: Results, article: Article, row: Row) -> Iterator[str]:
+    """How often a figure outside our interval is reached before the last epoch."""
+    side = analysis.outcome(results, article, row).verdict
+    if row.figure is None or side not in ("above", "below"):
+        return
+    for framework, whose in (("jax", "our"), ("torch", "PyTorch's")):
+        if later := analysis.later_epochs(results, article, row, framework):
+            spread = analysis.percentages(later)
+            reached = sum(a >= row.figure if side == "above" else a <= row.figure for a in later)
+            yield (
+                f"`{row.id}`: in the second half of {whose} runs the accuracy is {_mean(spread)}"
+                f" over all epochs, {spread.low:.2f} to {spread.high:.2f}; in {reached} of"
+                f" {len(later)} it is as {'high' if side == 'above' else 'low'} as the figure."
+            )
+
+
+_CROSS_TEXT = """\
+The same recipes through the PyTorch references of `references/`, the authors' own networks, on this
+machine; the difference of the means is tested with Welch's t-test.
+"""
+
+
+def _cross_framework(results: Results) -> list[list[str]]:
+    table = [["row", "JAX", "PyTorch", "difference, points [95%]", "p"]]
+    for article, row in _rows(results):
+        ours, theirs = (analysis.outcome(results, article, row, f) for f in ("jax", "torch"))
+        if theirs.summary is None:
+            continue
+        difference = analysis.cross_framework(results, article, row)
+        table.append(
+            [
+                f"`{article.name}/{row.id}`",
+                *(
+                    f"{_mean(o.summary)} (n = {o.summary.n})" if o.summary else "not run"
+                    for o in (ours, theirs)
+                ),
+                *_difference(difference),
+            ]
+        )
+    return table
+
+
+_VARIANTS_TEXT = """\
+Both rows on the seeds they share: the difference of the means, first minus second, with the paired
+t-test; and, for the first of those seeds alone, McNemar's exact test on the test images that only
+one of the two has right.
+"""
+
+
+def _variants(results: Results) -> str:
+    table = [
+        [
+            *("question", "first", "second", "seeds"),
+            *("difference, points [95%]", "p", "only first / second right", "McNemar p"),
+        ]
+    ]
+    comparisons = [c for article in results.articles for c in article.comparisons]
+    for comparison in comparisons:
+        found = analysis.variants(results, comparison)
+        count = len(found.first)
+        means = [f" {sum(v) / count:.2f}" if count else "" for v in (found.first, found.second)]
+        mark = " *provisional*" if count < analysis.ENOUGH_SEEDS else ""
+        right = "{} / {}".format(*found.only_right) if found.only_right else ""
+        table.append(
+            [
+                comparison.question,
+                f"`{comparison.first}`{means[0]}",
+                f"`{comparison.second}`{means[1]}",
+                f"{count}{mark}" if count else "not run",
+                *_difference(found.difference),
+                *(right, _p(found.p)),
+            ]
+        )
+    notes = [f"- {c.question} {c.note}" for c in comparisons if c.note]
+    return _section("## Our variants compared", _VARIANTS_TEXT, table) + "\n".join(["", *notes, ""])
+
+
+_CURVES_TEXT = """\
+## Curves, point by point
+
+What the articles show of a run's course, after each epoch, beside our means ± standard deviations.
+Where an article has only a picture, ours stands alone.
+"""
+
+
+def _curves(results: Results) -> str:
+    parts = [_CURVES_TEXT]
+    for article, row in _rows(results):
+        for curve in row.curves:
+            if not (points := analysis.points(results, article, row, curve)):
+                continue
+            title = f"### `{article.name}/{row.id}`: {curve.column.replace('_', ' ')}"
+            head = ["epoch", "published", "ours", "95% of runs", "the article's value is"]
+            body = [_point(curve, point) for point in points]
+            # A picture leaves two columns empty.
+            shown = range(5) if curve.values else (0, 2, 3)
+            parts.append(_section(title, "", [[line[i] for i in shown] for line in [head, *body]]))
+    return "\n".join(parts) if len(parts) > 1 else ""
+
+
+def _point(curve: Curve, point: Point) -> list[str]:
+    digits = 3 if curve.column.endswith("accuracy") else 4
+    published = "" if point.published is None else f"{point.published:.{digits}f}"
+    ours = (_mean(point.ours, digits), _interval(point.ours, digits))
+    return [str(point.epoch), published, *ours, point.verdict]
+
+
+def _not_run(results: Results) -> str:
+    lines = []
+    for article in results.articles:
+        missing = [
+            f"`{row.id}`" for row in article.rows if not results.runs[article.name, row.id, "jax"]
+        ]
+        missing += [
+            f"`{members.id}`"
+            for members in article.ensembles
+            if analysis.ensemble(results, article, members) is None
+        ]
+        if missing:
+            lines.append(f"- {article.letter}, `{article.name}`: {', '.join(missing)}")
+    return "\n".join(["## Not run", "", *lines, ""]) if lines else ""
+
+
+def _rows(results: Results) -> Iterator[tuple[Article, Row]]:
+    return ((article, row) for article in results.articles for row in article.rows)
+
+
+def _ensembles(results: Results) -> Iterator[tuple[Article, Ensemble]]:
+    return ((article, members) for article in results.articles for members in article.ensembles)
+
+
+def _votes(members: Ensemble) -> str:
+    return f"majority of {members.size} `{members.members}`"
+
+
+def _section(title: str, text: str, table: list[list[str]]) -> str:
+    """A section of one table; nothing if the table has only its head."""
+    if len(table) == 1:
+        return ""
+    return "\n".join([title, "", *([text] if text else []), *_table(table), ""])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield _line(rows[0])
+    yield _line(["---"] * len(rows[0]))
+    yield from map(_line, rows[1:])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _mean(summary: Summary, digits: int = 2) -> str:
+    if math.isnan(summary.sd):
+        return f"{summary.mean:.{digits}f}"
+    return f"{summary.mean:.{digits}f} ± {summary.sd:.{digits}f}"
+
+
+def _interval(summary: Summary, digits: int = 2) -> str:
+    if summary.n < analysis.ENOUGH_SEEDS:
+        return ""
+    low, high = summary.interval
+    return f"{low:.{digits}f}–{high:.{digits}f}"
+
+
+def _difference(difference: Difference | None) -> tuple[str, str]:
+    if difference is None:
+        return "", ""
+    d = difference
+    return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]", _p(d.p)
+
+
+def _p(p: float) -> str:
+    if math.isnan(p):
+        return ""
+    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+
+
+def _duration(seconds: float, estimated: bool) -> str:
+    minutes = seconds / 60
+    text = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.1f} min"
+    return f"≈ {text}" if estimated else text

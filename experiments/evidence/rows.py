@@ -1,0 +1,153 @@
+"""What an article is to the experiments: rows of published figures with the recipes behind them.
+
+Every file of `experiments` that defines `ARTICLE` is an article, found by being here.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from mnist_jax.errors import UsageError
+from mnist_jax.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """What an article shows of a run's course.
+
+    Attributes:
+      column: what it is of: `train_loss`, `train_accuracy` or `test_accuracy`.
+      values: after each epoch, from the first on, in the article's unit; none where the article
+        has only a picture.
+      rounding: half a unit of the last printed digit.
+      scale: ours is multiplied by it to get the article's unit.
+    """
+
+    column: str
+    values: Sequence[float] = ()
+    rounding: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A published figure and the recipe that it is said to come from.
+
+    Attributes:
+      id: its name within the article.
+      recipe: the protocol, with the seed at 0.
+      published: the figure as printed.
+      figure: the same as a test accuracy in percent; None where it is something else.
+      rounding: half a unit of the figure's last digit, in percentage points.
+      epoch: the epoch the figure was printed after; None for the one the recipe selects.
+      framework: what it was measured with.
+      selection: how the article chose the epoch and run that it reports.
+      source: where in the article it stands.
+      curves: what is shown of the run's course.
+      note: what a reader of the comparison must know besides.
+    """
+
+    id: str
+    recipe: Recipe
+    published: str
+    figure: float | None
+    rounding: float = 0.005
+    epoch: int | None = None
+    framework: str = "PyTorch"
+    selection: str = "last epoch"
+    source: str
+    curves: Sequence[Curve] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """A published figure of networks that vote.
+
+    Attributes:
+      id: its name within the article.
+      members: the row whose networks vote.
+      size: how many vote: the seeds from 0 on.
+      published: the figure as printed.
+      figure: the same as a test accuracy in percent.
+      framework: what it was measured with.
+      source: where in the article it stands.
+    """
+
+    id: str
+    members: str
+    size: int
+    published: str
+    figure: float
+    framework: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two of our own variants, to be compared on the seeds they share.
+
+    Attributes:
+      question: what the difference answers.
+      first: a row, as `article/row`.
+      second: the row it is compared with.
+      note: what explains the difference.
+    """
+
+    question: str
+    first: str
+    second: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Article:
+    """An article's figures.
+
+    Attributes:
+      name: the file that defines it, without `.py`.
+      letter: what other files call it.
+      title: with its author.
+      rows: its figures.
+      ensembles: its figures of votes.
+      comparisons: of its variants.
+      notes: what it shows that can't be compared in numbers.
+    """
+
+    name: str
+    letter: str
+    title: str
+    rows: Sequence[Row]
+    ensembles: Sequence[Ensemble] = ()
+    comparisons: Sequence[Comparison] = ()
+    notes: Sequence[str] = ()
+
+    def row(self, identifier: str) -> Row:
+        """The row of that name.
+
+        Raises:
+          UsageError: there is none.
+        """
+        for row in self.rows:
+            if row.id == identifier:
+                return row
+        names = ", ".join(row.id for row in self.rows)
+        raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
+
+
+def changed(recipe: Recipe, **values: object) -> Recipe:
+    """The recipe with some values changed; `model_args` are added to its own."""
+    if "model_args" in values:
+        values["model_args"] = {**recipe.model_args, **values["model_args"]}  # type: ignore[dict-item]
+    return dataclasses.replace(recipe, **values)  # type: ignore[arg-type]
+
+
+def all_articles() -> list[Article]:
+    """Every article, by letter."""
+    scripts = sorted(Path(__file__).parents[1].glob("*.py"))
+    # Judged by its text, because importing every script would define every script's flags.
+    names = [path.stem for path in scripts if "\nARTICLE = " in path.read_text()]
+    articles = [import_module(f"experiments.{name}").ARTICLE for name in names]
+    return sorted(articles, key=lambda article: article.letter)

@@ -1,0 +1,187 @@
+"""The command line of every article: trains the missing seeds of its rows and records them."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from experiments.evidence import records
+from experiments.evidence.records import Record
+from experiments.evidence.rows import Article, Row
+from mnist_jax import cli
+from mnist_jax.cli import display
+from mnist_jax.cli.signals import Stop, stopping
+from mnist_jax.data import Dataset, load_dataset
+from mnist_jax.errors import Interrupted
+from mnist_jax.files import cache_folder
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.training import devices
+from mnist_jax.training.loop import Stopped, fit, groups
+from mnist_jax.training.trainer import Trainer
+
+_EXPERIMENT = flags.DEFINE_list(
+    "experiment", None, "Which rows; by default all. --list shows them."
+)
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "How many seeds of each row there shall be.", 1)
+_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
+_TOGETHER = flags.DEFINE_integer(
+    "seeds_together", None, "How many train at a time; by default one on every device.", 1
+)
+_FRAMEWORK = flags.DEFINE_enum(
+    "framework", "jax", ("jax", "torch"), "What trains: this project, or the author's PyTorch."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/experiments", "Where the run directories live.")
+_RESULTS = flags.DEFINE_string("results", str(records.RESULTS), "Where the records live.")
+_Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
+
+_LIST = flags.DEFINE_bool("list", False, "List the rows with the seeds there are, and end.")
+
+
+def run(article: Article) -> None:
+    """Runs an article's script: parses the flags and does what they say."""
+    cli.run(partial(_main, article))
+
+
+def _main(article: Article, argv: Sequence[str]) -> None:
+    del argv
+    out = display.console()
+    if _LIST.value:
+        _list_rows(out, article)
+        return
+    rows = [article.row(name) for name in _EXPERIMENT.value or [row.id for row in article.rows]]
+    if _FRAMEWORK.value == "torch":
+        _run_rows(out, article, rows, 1, _train_torch)
+        return
+    devices.configure_process(cache_folder() / "compiled")
+    with stopping() as stop:
+        _run_rows(out, article, rows, _TOGETHER.value or len(jax.devices()), partial(_train, stop))
+
+
+def _run_rows(
+    out: Console, article: Article, rows: Sequence[Row], together: int, train: _Train
+) -> None:
+    """Trains what is missing of each row, so many seeds at a time, and records it."""
+    for row in rows:
+        # Read again every time: other processes append too.
+        while missing := _missing(article, row):
+            out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
+            (first, *_) = groups([_run_directory(article, row, r.seed) for r in missing])
+            for record in train(out, article, row, [missing[i] for i in first[:together]]):
+                records.append(record, Path(_RESULTS.value))
+                out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
+
+
+def _missing(article: Article, row: Row) -> list[Recipe]:
+    """The row's recipe with each of the seeds asked for that has no record."""
+    done = {record.seed for record in _records(article, row, _FRAMEWORK.value)}
+    seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _NUM_SEEDS.value)
+    return [dataclasses.replace(row.recipe, seed=seed) for seed in seeds if seed not in done]
+
+
+def _records(article: Article, row: Row, framework: str) -> list[Record]:
+    found = records.load(article.name, Path(_RESULTS.value))
+    return records.of_row(found, row.id, row.recipe, framework)
+
+
+def _train(
+    stop: Stop, out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
+) -> Iterator[Record]:
+    """Trains a recipe's seeds together, or goes on with them; yields their records."""
+    dataset = _dataset(row.recipe.dataset)
+    with contextlib.ExitStack() as stack:
+        runs = [(recipe, _run_directory(article, row, recipe.seed)) for recipe in recipes]
+        for _, directory in runs:
+            stack.enter_context(directory.locked())
+        # An ended run without a record was stopped between the two.
+        unfinished = [run for run in runs if not run[1].finished(run[0])]
+        if unfinished:
+            _fit(stop, out, row.recipe, dataset, unfinished)
+        for recipe, directory in runs:
+            result, environment = directory.result(), directory.environment()
+            assert result is not None
+            yield Record.of_run(
+                recipe,
+                directory.metrics(),
+                result["selected_step"],
+                directory.predictions(),
+                dataset.test.labels,
+                environment,
+                article=article.name,
+                row=row.id,
+                framework="jax",
+                seconds=result["seconds"],
+            )
+
+
+def _run_directory(article: Article, row: Row, seed: int) -> RunDirectory:
+    return RunDirectory(Path(_WORKDIR.value) / article.name / row.id / f"seed-{seed}")
+
+
+def _fit(
+    stop: Stop,
+    out: Console,
+    recipe: Recipe,
+    dataset: Dataset,
+    runs: Sequence[tuple[Recipe, RunDirectory]],
+) -> None:
+    trainer = Trainer(recipe, dataset, seeds=[one.seed for one, _ in runs])
+    environment = describe_environment(dataset, devices.describe(trainer.mesh))
+    for one, directory in runs:
+        directory.create(one, environment | {"seeds_together": len(runs)})
+    with display.training(out, trainer) as report:
+        try:
+            fit(trainer, [directory for _, directory in runs], report, stop=stop)
+        except Stopped as stopped:
+            assert stop.received is not None
+            raise Interrupted(
+                f"Stopped by {stop.received.name} after step {stopped.step} of"
+                f" {trainer.total_steps}, which is saved; the same command goes on from there.",
+                stop.received,
+            ) from None
+
+
+def _train_torch(
+    out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
+) -> Iterator[Record]:
+    """Trains the author's network with each recipe; yields the records."""
+    from experiments.references import torch_runs  # PyTorch is a development extra.
+
+    for recipe in recipes:
+        dataset = _dataset(recipe.dataset)
+        made = torch_runs.train(out, recipe, dataset)
+        yield Record.of_run(
+            recipe,
+            made.metrics,
+            made.selected_step,
+            made.predictions,
+            dataset.test.labels,
+            describe_environment(dataset, {}) | torch_runs.environment(),
+            article=article.name,
+            row=row.id,
+            framework="torch",
+            seconds=made.seconds,
+        )
+
+
+@cache
+def _dataset(name: str) -> Dataset:
+    return load_dataset(name, _DATA_DIR.value)
+
+
+def _list_rows(out: Console, article: Article) -> None:
+    table = Table("row", "network", "published", "seeds: jax", "torch", box=None)
+    for row in article.rows:
+        seeds = [
+            " ".join(str(record.seed) for record in _records(article, row, framework))
+            for framework in ("jax", "torch")
+        ]
+        table.add_row(row.id, row.recipe.model, row.published, *seeds)
+    out.print(table)

@@ -1,0 +1,203 @@
+"""The same recipes through the authors' PyTorch networks, for the rows measured in PyTorch.
+
+Initial values, order and dropout masks are PyTorch's own, so its runs share no randomness with
+ours. An interrupted run starts again.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn, optim
+from torch.nn import functional as F
+
+from experiments.references.torch_networks import (
+    REFERENCES,
+    THEANO_NETWORKS,
+    VARIANTS,
+    one_hot_mse,
+)
+from mnist_jax.data import Dataset, Split, hold_out
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.recipe import Recipe
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "mean_squared_error": one_hot_mse,
+}
+# Images at a time when evaluating in evaluation mode, where it changes nothing.
+_EVALUATION_BATCH = 1000
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      metrics: a row for each evaluation, with the columns of `mnist_jax.training.loop`'s.
+      selected_step: of the evaluation that counts.
+      predictions: [N], that evaluation's label of every test image.
+      seconds: how long it took.
+    """
+
+    metrics: list[dict[str, Any]]
+    selected_step: int
+    predictions: np.ndarray
+    seconds: float
+
+
+def environment() -> dict[str, Any]:
+    """What a run's numbers depend on besides its recipe, as far as it is PyTorch's."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy")}
+    device = {"platform": "cpu", "kind": "cpu", "mesh": {"threads": torch.get_num_threads()}}
+    return {"packages": packages, "device": device, "seeds_together": 1}
+
+
+def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
+    """Trains the reference network of a recipe with its seed, on the CPU.
+
+    Args:
+      out: is told of every epoch.
+      recipe: what to train.
+      dataset: where its images come from.
+
+    Raises:
+      UsageError: there is no such network, or the recipe shifts its images.
+      Failure: the loss is no longer a finite number.
+    """
+    if recipe.one_pixel_shifts:
+        raise UsageError("The PyTorch side has no one-pixel shifts; choose a row without them.")
+    torch.manual_seed(recipe.seed)
+    split, validation = dataset.train, None
+    if recipe.validation:
+        split, validation = hold_out(split, recipe.validation)
+    images, labels = _tensors(recipe, split)
+    steps_per_epoch = -(-len(labels) // recipe.batch_size)
+    network = _network(recipe)
+    optimizer = _optimizer(recipe, network, steps_per_epoch)
+    rows: list[dict[str, Any]] = []
+    best: tuple[float, dict[str, Any], np.ndarray] | None = None
+    started = since = time.perf_counter()
+    # Summed here, so that a step waits for nothing: loss, right answers, images.
+    totals = torch.zeros(3, dtype=torch.float64)
+    for step, index in enumerate(_batches(recipe, len(labels)), start=1):
+        network.train()
+        outputs = network(images[index])
+        loss = _LOSSES[recipe.loss](outputs, labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        right = (outputs.detach().argmax(1) == labels[index]).sum()
+        size = len(index)
+        totals += torch.stack([loss.detach() * size, right, torch.tensor(size)])
+        of_epoch = step % steps_per_epoch
+        if of_epoch and (not recipe.eval_every or step % recipe.eval_every):
+            continue
+        busy, (sum_of_losses, count_right, count) = time.perf_counter() - since, totals.tolist()
+        test_loss, predictions = _evaluate(recipe, network, dataset.test)
+        if not np.isfinite([sum_of_losses, test_loss]).all():
+            raise Failure(f"Training diverged before step {step}: the loss is not a finite number.")
+        row = {
+            "step": step,
+            "train_loss": sum_of_losses / count,
+            "train_accuracy": count_right / count,
+            "test_loss": test_loss,
+            "test_accuracy": float((predictions == dataset.test.labels).mean()),
+            "images_per_second": count / busy,
+        }
+        merit = 0.0
+        if validation is not None:
+            _, of_validation = _evaluate(recipe, network, validation)
+            row["validation_accuracy"] = float((of_validation == validation.labels).mean())
+            if recipe.selection == "best_validation":
+                merit = row["validation_accuracy"]
+        if best is None or merit >= best[0]:
+            best = merit, row, predictions
+        rows.append(row)
+        if not of_epoch:
+            out.print(
+                f"epoch {step // steps_per_epoch}/{recipe.epochs}  train loss"
+                f" {row['train_loss']:.4f}  test accuracy {row['test_accuracy']:.2%}"
+                f"  {row['images_per_second']:,.0f} images/s"
+            )
+        totals, since = torch.zeros(3, dtype=torch.float64), time.perf_counter()
+    assert best is not None  # The last step is always evaluated.
+    return Run(rows, best[1]["step"], best[2], time.perf_counter() - started)
+
+
+def _network(recipe: Recipe) -> nn.Module:
+    arguments = dict(recipe.model_args)
+    nielsen = arguments.get("init") == "nielsen"
+    if nielsen:
+        del arguments["init"]
+    for reference in [*REFERENCES.values(), *VARIANTS.values()]:
+        if (reference.model, dict(reference.model_args)) == (recipe.model, arguments):
+            network = reference.network()
+            break
+    else:
+        if recipe.model not in THEANO_NETWORKS or arguments:
+            raise UsageError(f"There is no PyTorch reference of {recipe.model} with {arguments}.")
+        network = THEANO_NETWORKS[recipe.model]()
+    if nielsen:
+        _initialize_like_nielsen(network)
+    return network
+
+
+@torch.no_grad()
+def _initialize_like_nielsen(network: nn.Module) -> None:
+    """Article A: N(0, 1/n_out) weights, N(0, 1) biases, zeros in the last layer."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        # The area of a convolution's kernel, and of the pooling window behind it.
+        scale = layer.weight[0, 0].numel() / 4 if isinstance(layer, nn.Conv2d) else 1
+        nn.init.normal_(layer.weight, std=(len(layer.weight) * scale) ** -0.5)
+        assert layer.bias is not None
+        nn.init.normal_(layer.bias)
+    for parameter in layers[-1].parameters():
+        nn.init.zeros_(parameter)
+
+
+def _optimizer(recipe: Recipe, network: nn.Module, steps_per_epoch: int) -> optim.Optimizer:
+    parameters = list(network.parameters())
+    groups = [{"params": parameters, "weight_decay": recipe.weight_decay}]
+    if recipe.weight_decay_sense == "nielsen":
+        weights = [p for p in parameters if p.ndim > 1]
+        biases = [p for p in parameters if p.ndim == 1]
+        decay = recipe.weight_decay / steps_per_epoch
+        groups = [{"params": weights, "weight_decay": decay}, {"params": biases}]
+    if recipe.optimizer == "sgd":
+        return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+    kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
+    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate)
+
+
+def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:
+    """The indices of every batch of all epochs."""
+    order = torch.arange(count)
+    for epoch in range(recipe.epochs):
+        if recipe.shuffle == "every_epoch" or (recipe.shuffle == "once" and epoch == 0):
+            order = torch.randperm(count)
+        yield from order.split(recipe.batch_size)
+
+
+@torch.no_grad()
+def _evaluate(recipe: Recipe, network: nn.Module, split: Split) -> tuple[float, np.ndarray]:
+    """Mean loss and predicted labels [N]."""
+    size = _EVALUATION_BATCH
+    if recipe.evaluation == "training_mode":
+        size = recipe.batch_size
+    else:
+        network.eval()
+    images, labels = _tensors(recipe, split)
+    outputs = torch.cat([network(part) for part in images.split(size)])
+    return _LOSSES[recipe.loss](outputs, labels).item(), outputs.argmax(1).numpy()
+
+
+def _tensors(recipe: Recipe, split: Split) -> tuple[Tensor, Tensor]:
+    """Normalised images [N, 1, 28, 28] and labels [N]."""
+    images = torch.from_numpy(split.images.astype(np.float32))[:, None]
+    labels = torch.from_numpy(split.labels.astype(np.int64))
+    return (images / 255 - recipe.mean) / recipe.std, labels

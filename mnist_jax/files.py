@@ -1,0 +1,66 @@
+"""Files that are whole or absent, whatever interrupts their writing, and the cache's folder."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path whose file takes `path`'s place on success, at once and durably.
+
+    Raises:
+      OSError: it can't be written; then `path` is as it was.
+    """
+    # A name of its own, since several processes may write the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        synchronize(temporary)
+        temporary.replace(path)
+        synchronize(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def synchronize(path: Path) -> None:
+    """Waits until a file's content, or what a folder lists, would survive a loss of power."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders; its file systems keep a journal of names.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/mnist_jax`, or `~/.cache/mnist_jax`."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "mnist_jax"
+
+
+def store(path: Path, data: bytes) -> None:
+    """Writes a file of the cache.
+
+    A cache that cannot be written costs time, not the result: the reason is logged.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
+    except OSError as error:
+        logging.log_first_n(
+            logging.WARNING, "Cannot keep %s for the next time: %s", 1, path, error.strerror
+        )

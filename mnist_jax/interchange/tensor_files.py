@@ -1,0 +1,108 @@
+"""Reading and writing files of named tensors: `.safetensors`, and PyTorch's `.pt` for reading."""
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.files import replacing
+
+# The largest documented network needs 7 MB.
+_MOST_BYTES = 2**28
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads a `state_dict` from `.safetensors`, or from `.pt` or `.pth` if PyTorch is installed.
+
+    Code in a `.pt` file is never run.
+
+    Raises:
+      UsageError: the name ends otherwise.
+      Failure: the file can't be read, is damaged, too large, or holds something else; or PyTorch
+        is needed and not installed.
+    """
+    readers = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
+    if path.suffix not in readers:
+        raise UsageError(f"{path} has an unknown ending; give a .safetensors or .pt file.")
+    try:
+        if path.is_dir():
+            raise Failure(f"{path} is a folder; name the file in it.")
+        _refuse_too_large(path, path.stat().st_size)
+        return readers[path.suffix](path)
+    except OSError as error:
+        raise Failure(f"{path} can't be read ({error.strerror or error}).") from error
+
+
+def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes `.safetensors`, whole or not at all.
+
+    Raises:
+      UsageError: the name ends otherwise.
+      Failure: the file can't be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UsageError(f"{path} would not be a .safetensors file; give it that ending.")
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(save(dict(tensors), metadata={"format": "pt"}))
+    except OSError as error:
+        raise Failure(f"{path} can't be written ({error.strerror}); name another file.") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise Failure(f"{path} is damaged or not a safetensors file; fetch it again.") from error
+    except (AttributeError, TypeError) as error:
+        raise Failure(f"{path} has a tensor of a type that NumPy lacks, not float32.") from error
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f"Reading {path} needs PyTorch, which is not installed; run `make torch`, or give the"
+            " weights as .safetensors."
+        ) from error
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _refuse_too_large(path, sum(member.file_size for member in archive.infolist()))
+                # PyTorch itself takes changed bytes for weights.
+                if member := archive.testzip():
+                    raise zipfile.BadZipFile(member)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # About what the file is; the errors say more.
+            values = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Failure(
+            f"{path} is damaged or holds more than tensors, which is not loaded because it could"
+            " run code; save the state_dict alone."
+        ) from error
+    except (Failure, OSError):
+        raise
+    except Exception as error:  # A damaged file can raise any of a dozen types.
+        raise Failure(f"{path} is damaged or not a PyTorch file; save it again.") from error
+    if not isinstance(values, Mapping):
+        raise Failure(f"{path} holds a {type(values).__name__}, not a state_dict.")
+    tensors = {}
+    for name, value in values.items():
+        try:
+            tensors[str(name)] = value.numpy()
+        except (AttributeError, TypeError, RuntimeError) as error:
+            kind = getattr(value, "dtype", type(value).__name__)
+            raise Failure(f"{path} has {name} of type {kind}, not float32.") from error
+    return tensors
+
+
+def _refuse_too_large(path: Path, size: int) -> None:
+    if size > _MOST_BYTES:
+        raise Failure(f"{path} holds {size:,} bytes, far more than any network here has.")

@@ -1,0 +1,1 @@
+"""How a device computes a layer: the only place that knows layouts."""

@@ -1,0 +1,310 @@
+"""Convolution, pooling and dense layers as pure functions, lowered per backend.
+
+Images are [N, H, W, C]. Every function is the same on every backend; only the route differs. GPUs
+and TPUs get XLA's own convolution and pooling, in its default precision. On a CPU, inside a
+compiled loop, XLA runs the gradients of a convolution by a naive path, so there each contraction
+(forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or `im2col`.
+Activations then travel as [C, H, W, N]; the transpositions that this takes cancel between
+neighbouring operations. Reverse-mode gradients of these gradients are not provided there.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import sequential_vmap
+
+from mnist_jax.kernels import im2col, winograd
+from mnist_jax.kernels.xla_cpu import channel_sums, materialize, unfused
+
+# Numbers in a dense layer's kernel from which on `linear` takes its other route, as measured.
+_LARGE_KERNEL = 500_000
+
+
+def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Cross-correlates with stride 1.
+
+    Args:
+      x: images [N, H, W, C].
+      kernel: [kh, kw, C, O].
+      padding: rows and columns of zeros added on every side.
+
+    Returns:
+      [N, H + 2 padding - kh + 1, W + 2 padding - kw + 1, O].
+    """
+    if _lower_for_cpu():
+        return _from_chwn(_conv_cpu(_pad_images(_to_chwn(x), padding), kernel))
+    return _conv_xla(x, kernel, padding)
+
+
+def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Cross-correlates, then takes the maximum of every 2×2 window.
+
+    The gradient of a maximum goes to the first of equal elements in row order, as in XLA and
+    PyTorch. An odd last row or column is dropped, as both do.
+
+    Args:
+      x: images [N, H, W, C].
+      kernel: [kh, kw, C, O].
+      padding: rows and columns of zeros added on every side before the convolution.
+
+    Returns:
+      [N, (H + 2 padding - kh + 1) // 2, (W + 2 padding - kw + 1) // 2, O].
+    """
+    if not _lower_for_cpu():
+        return max_pool(_conv_xla(x, kernel, padding))
+    x = _pad_images(_to_chwn(x), padding)
+    height, width = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
+    if x.shape[0] == 1 and not any(side % 2 for side in (height, width, *x.shape[1:3])):
+        return _from_chwn(_phase_conv_max_pool(x, kernel))
+    return _from_chwn(_conv_max_pool_cpu(x, kernel))
+
+
+def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
+    """Takes the maximum of every 2×2 window of [N, H, W, C].
+
+    The gradient goes to the first of equal elements in row order. An odd last row or column is
+    dropped.
+
+    Args:
+      x: images [N, H, W, C].
+      padding: rows and columns of -inf added on every side.
+
+    Returns:
+      [N, (H + 2 padding) // 2, (W + 2 padding) // 2, C].
+    """
+    if _lower_for_cpu():
+        return _from_chwn(_max_pool_cpu(_pad_images(_to_chwn(x), padding, -jnp.inf)))
+    pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), pads)
+
+
+def avg_pool(x: jax.Array) -> jax.Array:
+    """Averages every 2×2 window: [N, H, W, C] to [N, H // 2, W // 2, C]."""
+    x = _to_chwn(x)
+    channels, height, width, n = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    windows = x.reshape(channels, height // 2, 2, width // 2, 2, n)
+    return _from_chwn(windows.mean((2, 4)))
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias [C] to every pixel of [N, H, W, C]."""
+    if _lower_for_cpu():
+        return _from_chwn(_add_bias_cpu(_to_chwn(x), bias))
+    return x + bias.reshape(1, 1, 1, -1)
+
+
+def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiplies [N, I] with [I, O] to [N, O]."""
+    if _lower_for_cpu() and kernel.size >= _LARGE_KERNEL:
+        # The gradient of `x` then is (kernel @ gradient.T).T, which XLA computes faster than
+        # gradient @ kernel.T.
+        x = materialize(x.T).T
+    return x @ kernel
+
+
+def transpose(x: jax.Array) -> jax.Array:
+    """[N, M] to [M, N], floating point."""
+    if not _lower_for_cpu():
+        return x.T
+    # XLA would fuse a transposition into every reader, which then gathers single numbers.
+    return lax.dot_general(x, jnp.eye(len(x), dtype=x.dtype), (((0,), (0,)), ((), ())))
+
+
+def _lower_for_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def _conv_xla(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1, 1),
+        padding=[(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _to_chwn(x: jax.Array) -> jax.Array:
+    return x.transpose(3, 1, 2, 0)
+
+
+def _from_chwn(x: jax.Array) -> jax.Array:
+    return x.transpose(3, 1, 2, 0)
+
+
+def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:
+    pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+    return jnp.pad(x, pads, constant_values=value)
+
+
+@jax.custom_vjp
+def _conv_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[C, H, W, N] with [kh, kw, C, O] to [O, H - kh + 1, W - kw + 1, N].
+
+    Under `jax.vmap` one element is computed after the other, so that only one im2col matrix is
+    in the cache at a time.
+    """
+    return _conv_cpu_forward(x, kernel)[0]
+
+
+def _conv_cpu_forward(x, kernel):
+    return sequential_vmap(_correlate)(x, kernel), (x, kernel)
+
+
+def _conv_cpu_backward(residuals, grad):
+    return sequential_vmap(_correlate_gradients)(*residuals, grad)
+
+
+_conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
+
+
+def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    algorithm = winograd if winograd.supports(kernel) else im2col
+    return algorithm.correlate(x, kernel)
+
+
+def _correlate_gradients(
+    x: jax.Array, kernel: jax.Array, grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    algorithm = winograd if winograd.supports(kernel) else im2col
+    return algorithm.correlate_gradients(x, kernel, grad)
+
+
+@jax.custom_vjp
+def _add_bias_cpu(x: jax.Array, bias: jax.Array) -> jax.Array:
+    return x + bias[:, None, None, None]
+
+
+def _add_bias_cpu_forward(x, bias):
+    return _add_bias_cpu(x, bias), None
+
+
+def _add_bias_cpu_backward(_, grad):
+    return grad, channel_sums(grad)
+
+
+_add_bias_cpu.defvjp(_add_bias_cpu_forward, _add_bias_cpu_backward)
+
+
+def _first_max(candidates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The elementwise maximum of four arrays and the index of the first that attains it."""
+    a, b, c, d = candidates
+    maximum = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+    index = jnp.where(a == maximum, 0, jnp.where(b == maximum, 1, jnp.where(c == maximum, 2, 3)))
+    return maximum, index
+
+
+def _max_of_windows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The maximum of every 2×2 window of [C, H, W, N], and which of the four it is."""
+    channels, height, width, n = x.shape
+    even = x[:, : height // 2 * 2, : width // 2 * 2]
+    windows = even.reshape(channels, height // 2, 2, width // 2, 2, n)
+    return materialize(_first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]))
+
+
+def _spread(grad: jax.Array, index: jax.Array, height: int, width: int) -> jax.Array:
+    """The gradient of `_max_of_windows`'s input [C, height, width, N]."""
+    channels, _, _, n = grad.shape
+    phase = jnp.arange(4, dtype=index.dtype).reshape(1, 1, 2, 1, 2, 1)
+
+    def spread(grad: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.where(index[:, :, None, :, None] == phase, grad[:, :, None, :, None], 0)
+
+    even = unfused(spread, grad, index)
+    even = even.reshape(channels, height // 2 * 2, width // 2 * 2, n)
+    return jnp.pad(even, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+
+
+@jax.custom_vjp
+def _max_pool_cpu(x: jax.Array) -> jax.Array:
+    """2×2 maxima of [C, H, W, N]."""
+    return _max_pool_cpu_forward(x)[0]
+
+
+def _max_pool_cpu_forward(x):
+    maximum, index = _max_of_windows(x)
+    return maximum, (index, x.shape)
+
+
+def _max_pool_cpu_backward(residuals, grad):
+    index, (_, height, width, _) = residuals
+    return (_spread(grad, index, height, width),)
+
+
+_max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
+
+
+@jax.custom_vjp
+def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`_conv_cpu` and `_max_pool_cpu` in one, so that neither's gradients leave the cache."""
+    return _conv_max_pool_cpu_forward(x, kernel)[0]
+
+
+def _conv_max_pool_cpu_forward(x, kernel):
+    def one(x, kernel):
+        return _max_of_windows(_correlate(x, kernel))
+
+    maximum, index = sequential_vmap(one)(x, kernel)
+    return maximum, (x, kernel, index)
+
+
+def _conv_max_pool_cpu_backward(residuals, grad):
+    def one(x, kernel, index, grad):
+        sides = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
+        return _correlate_gradients(x, kernel, _spread(grad, index, *sides))
+
+    return sequential_vmap(one)(*residuals, grad)
+
+
+_conv_max_pool_cpu.defvjp(_conv_max_pool_cpu_forward, _conv_max_pool_cpu_backward)
+
+
+def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`_conv_cpu` and `_max_pool_cpu` in one, for few channels: [C, H, W, N] to [O, h, w, N].
+
+    The four outputs that meet in a pooling window read one (kh+1)×(kw+1) patch, so a product
+    with four shifted kernels over stride-2 patches gives each of the four as a contiguous array.
+    The kernel's extra zeros cost (kh+1)(kw+1)/(kh·kw) in arithmetic, which is cheap where the
+    patches are small. Under `jax.vmap` all elements are computed at once.
+    """
+    kh, kw, channels, features = kernel.shape
+    _, height, width, n = x.shape
+    rows, columns = (height - kh + 1) // 2, (width - kw + 1) // 2
+    x = x.reshape(channels, height // 2, 2, width // 2, 2, n).transpose(2, 4, 0, 1, 3, 5)
+    x = materialize(x)
+    x = jnp.stack([x[i % 2, :, :, i // 2 : i // 2 + rows] for i in range(kh + 1)])
+    x = materialize(x)
+    x = jnp.stack([x[:, j % 2, :, :, j // 2 : j // 2 + columns] for j in range(kw + 1)], 1)
+    patches = materialize(x).reshape((kh + 1) * (kw + 1) * channels, -1)
+    shifted = [
+        jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)
+    ]
+    weights = materialize(jnp.stack(shifted, 3).reshape(-1, 4 * features))
+    return _max_of_phases(weights, patches).reshape(features, rows, columns, n)
+
+
+@jax.custom_vjp
+def _max_of_phases(weights: jax.Array, patches: jax.Array) -> jax.Array:
+    """[K, 4·O] with [K, P] to [O, P]: the maximum over the four products."""
+    return _max_of_phases_forward(weights, patches)[0]
+
+
+def _max_of_phases_forward(weights, patches):
+    phases = lax.dot_general(weights, patches, (((0,), (0,)), ((), ())))
+    maximum, index = _first_max([*phases.reshape(4, -1, patches.shape[1])])
+    return maximum, (weights, patches, index)
+
+
+def _max_of_phases_backward(residuals, grad):
+    weights, patches, index = residuals
+    phase = jnp.arange(4, dtype=index.dtype).reshape(4, 1, 1)
+    spread = materialize(jnp.where(index[None] == phase, grad[None], 0))
+    spread = spread.reshape(-1, grad.shape[1])
+    weights_grad = materialize(lax.dot_general(spread, patches, (((1,), (1,)), ((), ())))).T
+    return weights_grad, weights @ spread
+
+
+_max_of_phases.defvjp(_max_of_phases_forward, _max_of_phases_backward)

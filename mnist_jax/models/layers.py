@@ -1,0 +1,299 @@
+"""The pieces networks are made of: Flax's own modules, initialised and chained as articles do.
+
+A `Network` is an article's list of layers, applied in order. How a layer is computed on the device
+at hand is the business of `ops`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from mnist_jax.errors import UsageError
+from mnist_jax.kernels import ops
+from mnist_jax.kernels.batch_norm import batch_norm
+from mnist_jax.models.initializers import get_initializer
+
+Layer: TypeAlias = Callable[[jax.Array], jax.Array]
+
+relu: Layer = nnx.relu
+sigmoid: Layer = nnx.sigmoid
+tanh: Layer = nnx.tanh
+ACTIVATIONS: dict[str, Layer] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
+
+
+class Conv(nnx.Conv):
+    """A square convolution with stride 1 and bias: [N, H, W, inputs] to [N, h, w, features].
+
+    Args:
+      inputs: input channels.
+      features: output channels.
+      kernel_size: side of the kernel in pixels.
+      padding: zeros added on every side.
+      init: a name that `initializers.get_initializer` knows.
+      rngs: the stream `params` gives the initial values.
+    """
+
+    padding: int
+    bias: nnx.Param[jax.Array]
+
+    def __init__(
+        self,
+        inputs: int,
+        features: int,
+        kernel_size: int,
+        *,
+        padding: int = 0,
+        init: str = "torch",
+        rngs: nnx.Rngs,
+    ):
+        shape = (kernel_size, kernel_size)
+        kernel, bias = get_initializer(init)(rngs.params(), (*shape, inputs, features))
+        super().__init__(
+            inputs,
+            features,
+            shape,
+            padding=padding,
+            kernel_init=lambda *_: kernel,
+            bias_init=lambda *_: bias,
+            rngs=rngs,
+        )
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Cross-correlates; `padding` and the shapes are those of the class."""
+        y = ops.conv(inputs, self.kernel[...], padding=self.padding)
+        return ops.add_bias(y, self.bias[...])
+
+    def max_pooled(self, inputs: jax.Array) -> jax.Array:
+        """The maximum of every 2×2 window of what a call gives, in one operation."""
+        y = ops.conv_max_pool(inputs, self.kernel[...], padding=self.padding)
+        return ops.add_bias(y, self.bias[...])
+
+
+class Linear(nnx.Linear):
+    """A fully connected layer: [N, inputs] to [N, features]; arguments as in `Conv`."""
+
+    bias: nnx.Param[jax.Array]
+
+    def __init__(self, inputs: int, features: int, *, init: str = "torch", rngs: nnx.Rngs):
+        kernel, bias = get_initializer(init)(rngs.params(), (inputs, features))
+        super().__init__(
+            inputs,
+            features,
+            kernel_init=lambda *_: kernel,
+            bias_init=lambda *_: bias,
+            rngs=rngs,
+        )
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
+        """Multiplies by the weights and adds the bias; the shapes are those of the class."""
+        return ops.linear(inputs, self.kernel[...]) + self.bias[...].reshape(1, -1)
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H·W·C]."""
+    if x.shape[-1] == 1:  # Straight from the dataset, where the images are outermost.
+        return x.reshape(x.shape[0], -1)
+    # By way of [H·W·C, N]: the same values, but a CPU keeps the images innermost, as `ops` does.
+    return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
+
+
+def avg_pool(x: jax.Array) -> jax.Array:
+    """Averages 2×2 windows: [N, H, W, C] to [N, H // 2, W // 2, C]."""
+    return ops.avg_pool(x)
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The maximum of every 2×2 window, after `padding` rows and columns of -inf on every side."""
+
+    padding: int = 0
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, H, W, C] to [N, (H + 2 padding) // 2, (W + 2 padding) // 2, C]."""
+        return ops.max_pool(x, padding=self.padding)
+
+
+max_pool = MaxPool()
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation with PyTorch's conventions.
+
+    Eps is 1e-5, the running value keeps 0.9 of the old one, and the running variance is the
+    unbiased one, where Flax keeps the biased one. `nnx.view(model, axis_name=...)` makes the
+    statistics those of the whole batch when it is split over mapped axes.
+    """
+
+    axis_name: tuple[str, ...] | None  # type: ignore[assignment]
+    scale: nnx.Param[jax.Array]
+    bias: nnx.Param[jax.Array]
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        super().__init__(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:  # type: ignore[override]
+        """Normalises [N, H, W, C] over N, H and W, and in training moves the statistics."""
+        if use_running_average is None:
+            use_running_average = self.use_running_average
+        if use_running_average:
+            return super().__call__(x, True)
+        y, mean, var = batch_norm(
+            x, self.scale[...], self.bias[...], epsilon=self.epsilon, axis_name=self.axis_name
+        )
+        count = x.size // x.shape[-1]
+        if self.axis_name:
+            count *= jax.lax.axis_size(self.axis_name)
+        new = 1 - self.momentum
+        self.mean[...] = self.momentum * self.mean[...] + new * mean
+        self.var[...] = self.momentum * self.var[...] + new * var * (count / (count - 1))
+        return y
+
+    def set_view(
+        self,
+        use_running_average: bool | None = None,
+        axis_name: tuple[str, ...] | None = None,
+    ) -> None:
+        """Takes `nnx.view`'s arguments: which statistics to use, and over which mapped axes."""
+        super().set_view(use_running_average=use_running_average)
+        if axis_name is not None:
+            self.axis_name = axis_name
+
+
+class Dropout(nnx.Dropout):
+    """Dropout with a key per image, so that masks do not depend on how a batch is split.
+
+    Args:
+      rate: the probability of dropping a unit.
+
+    Raises:
+      UsageError: the rate is not in [0, 1).
+    """
+
+    def __init__(self, rate: float):
+        if not 0 <= rate < 1:
+            raise UsageError(f"A dropout rate is at least 0 and less than 1, not {rate}.")
+        super().__init__(rate)
+
+    def masked(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Sets units of [N, ..., C] to 0 and scales the others by 1 / (1 - rate).
+
+        Args:
+          x: activations.
+          keys: a PRNG key for each of the N images.
+        """
+        return jnp.where(_keep(1 - self.rate, x.shape, keys), x / (1 - self.rate), 0)
+
+
+class ClassicDropout(Dropout):
+    """Dropout that scales by the keep probability at test time instead of training time.
+
+    Article A's dropout (`network3.py`): masked units are zero in training and the others keep
+    their value.
+    """
+
+    def masked(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Sets units of [N, ..., C] to 0; arguments as in `Dropout`."""
+        return jnp.where(_keep(1 - self.rate, x.shape, keys), x, 0)
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> jax.Array:
+        """Masks in training, scales in evaluation; arguments as in `nnx.Dropout`."""
+        y = super().__call__(inputs, deterministic=deterministic, rngs=rngs)
+        return y * (1 - self.rate)
+
+
+def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Array:
+    """Which units of [N, ..., C] to keep, to the nearest 2^-16 of the probability above 0."""
+    largest_kept = max(round(probability * 2**16), 1) - 1
+    units = math.prod(shape[1:])
+    # 16 bits a unit cost half as much as the 32 that `jax.random.bernoulli` draws.
+    words = jax.vmap(lambda key: jax.random.bits(key, (math.ceil(units / 2),)))(keys)
+    halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(shape[0], -1)[:, :units]
+    # Drawn with the image first but used with the image last, see `ops`.
+    keep = ops.transpose((halves <= largest_kept).astype(jnp.float32)) == 1
+    return jnp.moveaxis(keep.reshape(shape[-1], *shape[1:-1], shape[0]), (0, -1), (-1, 0))
+
+
+class Network(nnx.Module):
+    """Named layers applied in order, as an article lists them.
+
+    Args:
+      **layers: modules and functions from activations to activations. The names are those of the
+        parameters' owners in checkpoints.
+    """
+
+    def __init__(self, **layers: Layer):
+        self.layer_names = tuple(layers)
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """Computes the logits of a batch.
+
+        Args:
+          images: [N, 28, 28, 1], floating point.
+          keys: one PRNG key per image, for the dropout masks of training. A key per image, and
+            not one per batch, makes the masks independent of how a batch is split.
+
+        Returns:
+          [N, 10].
+        """
+        x = images
+        layers = self._layers()
+        position = 0
+        while position < len(layers):
+            fused, count = _fuse(layers[position:])
+            x = fused(x) if count else _apply(layers[position], x, keys, position)
+            position += max(count, 1)
+        return x
+
+    def layer_outputs(self, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+        """Yields the name and output of every layer, in order and unfused, for evaluation."""
+        x = images
+        for position, (name, layer) in enumerate(
+            zip(self.layer_names, self._layers(), strict=True)
+        ):
+            x = _apply(layer, x, None, position)
+            yield name, x
+
+    def _layers(self) -> list[Layer]:
+        return [getattr(self, name) for name in self.layer_names]
+
+
+def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:
+    if not isinstance(layer, Dropout) or layer.deterministic or not layer.rate:
+        return layer(x)
+    if keys is None:
+        raise ValueError("A network with dropout needs `keys` in training; see Network.__call__.")
+    # The position keeps the masks of two dropout layers apart.
+    return layer.masked(x, jax.vmap(jax.random.fold_in, (0, None))(keys, position))
+
+
+def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
+    """Finds a convolution and the max-pool it meets at the head of `layers`.
+
+    Bias and a non-decreasing activation commute with the maximum, so they can wait until there
+    is a quarter of the elements left to apply them to.
+
+    Returns:
+      What computes the first layers at once, and how many they are: none where nothing matches.
+    """
+    match layers:
+        case [Conv() as convolution, MaxPool(padding=0), *_]:
+            return convolution.max_pooled, 2
+        case [Conv() as convolution, activation, MaxPool(padding=0), *_] if (
+            activation in ACTIVATIONS.values()
+        ):
+            return lambda x: activation(convolution.max_pooled(x)), 3
+    return layers[0], 0

@@ -1,0 +1,75 @@
+"""A network's layers as articles list them: output shapes and parameter counts."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mnist_jax.models.layers import Network
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer of a network.
+
+    Attributes:
+      name: as in the network and its checkpoints.
+      kind: the layer's class or function.
+      output_shape: for one image: (1, H, W, C) or (1, features).
+      parameters: trainable numbers.
+      multiply_adds: multiplications of weights for one image.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+def summarize(model: Network) -> list[LayerSummary]:
+    """Lists a network's layers in order, without computing anything.
+
+    Args:
+      model: with values, or without them, from `abstract_model`.
+    """
+    # In training mode dropout would need keys.
+    evaluated = nnx.view(
+        model, deterministic=True, use_running_average=True, raise_if_not_found=False
+    )
+    graphdef, state = nnx.split(evaluated)
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    outputs = jax.eval_shape(
+        lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)), state, image
+    )
+    layers = [(name, getattr(model, name)) for name in model.layer_names]
+    return [
+        LayerSummary(
+            name,
+            _kind(layer),
+            outputs[name].shape,
+            _parameters(layer),
+            _multiply_adds(layer, outputs[name].shape),
+        )
+        for name, layer in layers
+    ]
+
+
+def _kind(layer: object) -> str:
+    return getattr(layer, "__name__", type(layer).__name__)
+
+
+def _parameters(layer: object) -> int:
+    if not isinstance(layer, nnx.Module):
+        return 0
+    leaves = jax.tree.leaves(nnx.as_pure(nnx.state(layer, nnx.Param)))
+    return sum(math.prod(leaf.shape) for leaf in leaves)
+
+
+def _multiply_adds(layer: object, output_shape: tuple[int, ...]) -> int:
+    if not isinstance(layer, nnx.Conv | nnx.Linear):
+        return 0
+    # The kernel is applied once at every pixel; a dense layer has one "pixel".
+    return math.prod(layer.kernel.shape) * math.prod(output_shape[1:-1])

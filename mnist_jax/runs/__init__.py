@@ -1,0 +1,1 @@
+"""A run's files: its directory, its checkpoints, and the network in them."""

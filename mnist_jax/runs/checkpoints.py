@@ -1,0 +1,260 @@
+"""Checkpoints of a run, written in the background and verified before use; all that knows Orbax."""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+import numpy as np
+from absl import logging
+
+from mnist_jax.errors import Failure
+from mnist_jax.files import synchronize, write_text
+
+# Orbax is imported where it is used: training starts without it.
+if TYPE_CHECKING:
+    from orbax.checkpoint import CheckpointManager
+
+_MANIFEST = "SHA256SUMS"
+
+# Two saves at once, of two seeds, would mix up what Orbax counts for the whole process.
+_ORBAX = threading.Lock()
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest two and the best one.
+
+    Two, because the latest may turn out damaged. Beside Orbax's files every checkpoint has a
+    manifest, `SHA256SUMS`, in the format of `sha256sum` with paths relative to `directory`. It
+    is written after everything else, so a checkpoint without one was never finished.
+
+    Used as a context manager, which waits for the last save to end.
+
+    Args:
+      directory: where they are; made by the first save.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory.absolute()
+        self._policy = _LatestTwoAndBest()
+        self._manager: CheckpointManager | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._close()
+
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, in order, damaged ones included."""
+        try:
+            entries = list(self._directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
+
+    def save(self, step: int, tree: Any, *, best: bool = False) -> None:
+        """Writes a checkpoint in the background.
+
+        Checkpoints of later steps are removed: this run has taken another way.
+
+        Args:
+          step: the steps taken.
+          tree: of arrays, which may change as soon as this returns.
+          best: whether it takes the place of the best one so far.
+
+        Raises:
+          Failure: the previous one could not be written.
+        """
+        self.wait()
+        # Copies: a donated array's memory is reused by the next step.
+        arrays = {name: np.array(array) for name, array in _by_name(tree).items()}
+        self._pending = self._writer.submit(self._write, step, arrays, best)
+
+    def wait(self) -> None:
+        """Waits until the last save is safe on disk.
+
+        Raises:
+          Failure: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[int, Any]:
+        """Reads a checkpoint after verifying every byte of it.
+
+        Args:
+          like: a tree of arrays or `jax.ShapeDtypeStruct`s: what was saved, or a part of it.
+          step: which one; by default the latest that is intact, with a warning about later ones.
+
+        Returns:
+          Its step, and the tree with NumPy arrays, bit by bit as they were saved.
+
+        Raises:
+          Failure: it is missing, damaged, or of another network.
+        """
+        if step is None:
+            step = max(self.intact(), default=None)
+            if step is None:
+                raise Failure(f"{self._directory} has no intact checkpoint; train once more.")
+        elif step not in self.steps():
+            there = ", ".join(map(str, self.steps())) or "none"
+            raise Failure(
+                f"{self._directory} has no checkpoint of step {step}; there are: {there}."
+            )
+        elif damage := self._damage(step):
+            raise Failure(f"The checkpoint {self._directory / str(step)} is damaged: {damage}.")
+        return step, self._read(step, like)
+
+    def intact(self) -> list[int]:
+        """The steps of the checkpoints that are as they were saved, in order; warns of others."""
+        intact = []
+        for step in self.steps():
+            if damage := self._damage(step):
+                path = self._directory / str(step)
+                logging.warning("The checkpoint %s is damaged: %s; leaving it out.", path, damage)
+            else:
+                intact.append(step)
+        return intact
+
+    def _read(self, step: int, like: Any) -> Any:
+        import orbax.checkpoint as ocp
+
+        with ocp.StandardCheckpointer() as reader:
+            found = reader.restore(self._directory / str(step) / "default")
+        # Not left to Orbax, which takes another shape or dtype without a word.
+        expected = _by_name(like)
+        names = [n for n in expected if _kind(expected, n) != _kind(found, n)]
+        if names:
+            raise Failure(
+                f"The checkpoint {self._directory / str(step)} is of another network or optimizer:"
+                f" it has {_kind(found, min(names))} as {min(names)}, not"
+                f" {_kind(expected, min(names))}."
+            )
+        return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in expected])
+
+    def _write(self, step: int, arrays: dict[str, np.ndarray], best: bool) -> None:
+        import orbax.checkpoint as ocp
+
+        try:
+            with _ORBAX:
+                manager = self._manager = self._manager or self._open(step)
+                if step in manager.all_steps():
+                    return
+                if best:
+                    self._policy.best = step
+                metadata = {"best": best}
+                manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=metadata)
+                manager.wait_until_finished()
+            self._write_manifest(step)
+        except (OSError, ValueError) as error:
+            self._close()
+            raise Failure(
+                f"The checkpoint of step {step} can't be written to {self._directory}"
+                f" ({_reason(error)}); what was saved before it is kept."
+            ) from error
+
+    def _open(self, step: int) -> "CheckpointManager":
+        """Makes the manager, after removing what would mislead it.
+
+        Orbax counts an empty directory as a checkpoint, and saves no step before the latest.
+        """
+        import orbax.checkpoint as ocp
+
+        for other in self.steps():
+            if other > step or self._damage(other):
+                shutil.rmtree(self._directory / str(other))
+        self._directory.mkdir(parents=True, exist_ok=True)
+        manager = ocp.CheckpointManager(
+            self._directory,
+            item_handlers=ocp.StandardCheckpointHandler(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy, cleanup_tmp_directories=True
+            ),
+        )
+        for other in manager.all_steps():
+            if manager.metadata(other).custom_metadata["best"]:
+                self._policy.best = other
+        return manager
+
+    def _close(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            # After a save that failed, closing raises the same error once more.
+            with contextlib.suppress(OSError, ValueError):
+                manager.close()
+
+    def _write_manifest(self, step: int) -> None:
+        lines = "".join(f"{d}  {name}\n" for name, d in sorted(self._digests(step).items()))
+        write_text(self._directory / str(step) / _MANIFEST, lines)
+        synchronize(self._directory)  # The checkpoint's own name, which Orbax gave it.
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a checkpoint, as a clause; None if nothing is."""
+        path = self._directory / str(step) / _MANIFEST
+        try:
+            lines = path.read_text("ascii").splitlines()
+            expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+            found = self._digests(step)
+        except FileNotFoundError:
+            return f"it has no {_MANIFEST}, so it was never finished"
+        except (OSError, ValueError):
+            return f"its {_MANIFEST} can't be read"
+        wrong = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
+        if wrong or not found:
+            return f"{wrong[0]} is not what was saved" if wrong else "it is empty"
+        return None
+
+    def _digests(self, step: int) -> dict[str, str]:
+        """The SHA-256 of every file of a checkpoint but its manifest."""
+        return {
+            path.relative_to(self._directory).as_posix(): hashlib.sha256(
+                path.read_bytes()
+            ).hexdigest()
+            for path in (self._directory / str(step)).rglob("*")
+            if path.is_file() and path.name != _MANIFEST
+        }
+
+
+@dataclass
+class _LatestTwoAndBest:
+    """Orbax's preservation policy."""
+
+    best: int | None = None
+
+    def should_preserve(self, checkpoints: Any, *, context: object) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        return [step in (*steps[-2:], self.best) for step in steps]
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree, in its order, by their place in it."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _kind(arrays: dict[str, Any], name: str) -> str:
+    return f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else "nothing"
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # TensorStore raises ValueError with the system's error number in its text.
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else str(error).splitlines()[0]

@@ -1,0 +1,330 @@
+"""The run directory: a run's configuration, environment, metrics and result as plain files."""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from mnist_jax.data import Dataset
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.files import replacing, write_text
+from mnist_jax.recipe import Recipe
+
+# Of the environment, what may change while a run is interrupted.
+_VARYING = ("packages", "device", "git")
+# Of a result, what others read.
+_RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunDirectory:
+    """The files of one run, of one seed.
+
+    Attributes:
+      path: the directory, with
+        `config.json`, the recipe, enough to run it again;
+        `environment.json`, versions, device, git revision, dataset and its SHA-256, and in
+          `before` those versions, devices and revisions of a run that goes on in others;
+        `metrics.jsonl`, one object per evaluation;
+        `predictions.npy`, the selected evaluation's predicted label of every test image;
+        `result.json`, written once, at the end;
+        `checkpoints/`, the parameters and optimiser state.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and keeps other processes out; a lock dies with its process.
+
+        Raises:
+          Failure: another process trains here, or the directory can't be written.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._writing():
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((self.path / ".lock").open("w"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise Failure(
+                        f"Another process is training in {self.path};"
+                        " wait for its end or give another --workdir."
+                    ) from error
+            yield
+
+    def create(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
+        """Writes what is known before the first step, or makes sure the run here can go on.
+
+        Raises:
+          Failure: `check` raises it, the data is not the same, or the directory can't be written.
+        """
+        self.check(recipe)
+        before = self._before(environment)
+        with self._writing():
+            # A longer recipe continues a finished run, which then has not ended.
+            (self.path / "result.json").unlink(missing_ok=True)
+            write_text(self.path / "config.json", recipe.to_json() + "\n")
+            self._write_environment({**environment, "before": before} if before else environment)
+
+    def check(self, recipe: Recipe) -> None:
+        """Makes sure that the directory has no run of another recipe; more epochs are the same.
+
+        Raises:
+          Failure: it has; the message names the differences.
+        """
+        if not (self.path / "config.json").exists() and not self.checkpoints.exists():
+            return
+        before = dataclasses.asdict(self.recipe())
+        now = json.loads(recipe.to_json() + "\n")
+        if before["epochs"] < now["epochs"]:
+            before["epochs"] = now["epochs"]
+        if different := [
+            f"{name} {before[name]!r}, not {now[name]!r}"
+            for name in now
+            if before[name] != now[name]
+        ]:
+            raise UsageError(
+                f"The run in {self.path} has {', '.join(different)};"
+                " give another --workdir, or --overwrite to start again."
+            )
+
+    def finished(self, recipe: Recipe) -> dict[str, Any] | None:
+        """The result, if the run has ended and was not shorter than `recipe`; otherwise None.
+
+        Raises:
+          Failure: as `check`, or the result is damaged.
+        """
+        self.check(recipe)
+        result = self.result()
+        return result if result and result["epochs"] == recipe.epochs else None
+
+    def clear(self) -> None:
+        """Removes the run.
+
+        Raises:
+          Failure: it can't be removed.
+        """
+        with self._writing():
+            # The result first: without it what remains is an unfinished run.
+            (self.path / "result.json").unlink(missing_ok=True)
+            for name in ("checkpoints", "tensorboard"):
+                if (self.path / name).is_dir():
+                    shutil.rmtree(self.path / name)
+                (self.path / name).unlink(missing_ok=True)
+            for name in ("metrics.jsonl", "predictions.npy", "environment.json", "config.json"):
+                (self.path / name).unlink(missing_ok=True)
+
+    def recipe(self) -> Recipe:
+        """Reads `config.json`.
+
+        Raises:
+          Failure: it is missing, damaged, or of another version.
+        """
+        values = self._read("config.json")
+        try:
+            return Recipe.from_dict(values)
+        except (Failure, TypeError) as error:
+            raise self._damaged("config.json", error) from error
+
+    def environment(self) -> dict[str, Any]:
+        """Reads `environment.json`.
+
+        Raises:
+          Failure: it is missing or damaged.
+        """
+        return self._read("environment.json")
+
+    def result(self) -> dict[str, Any] | None:
+        """Reads `result.json`; None while the run has not ended.
+
+        Raises:
+          Failure: it is damaged.
+        """
+        if not (self.path / "result.json").exists():
+            return None
+        result = self._read("result.json")
+        if wrong := [name for name in _RESULT if not isinstance(result.get(name), int | float)]:
+            raise self._damaged("result.json", f"{wrong[0]} is no number")
+        return result
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Reads `metrics.jsonl`, in order of step.
+
+        Raises:
+          Failure: a line is damaged.
+        """
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+            # A line without its end was being written when the process was killed.
+            rows = [json.loads(line) for line in lines if line.endswith("\n")]
+            if all(isinstance(row["step"], int) for row in rows):
+                return rows
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise self._damaged("metrics.jsonl", error) from error
+        raise self._damaged("metrics.jsonl", "a step is no number")
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Adds a line to `metrics.jsonl`.
+
+        Raises:
+          Failure: it can't be written.
+        """
+        with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drops what the files tell of the time after a step; returns the evaluations before.
+
+        Raises:
+          Failure: a file is damaged, or can't be written.
+        """
+        rows = [row for row in self.metrics() if row["step"] <= step]
+        with self._writing():
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            write_text(self.path / "metrics.jsonl", text)
+            if not step:  # Nothing is left of what ran before.
+                self._write_environment(
+                    {name: v for name, v in self.environment().items() if name != "before"}
+                )
+        return rows
+
+    def write_predictions(self, labels: np.ndarray) -> None:
+        """Replaces `predictions.npy`: uint8 [N].
+
+        Raises:
+          Failure: it can't be written.
+        """
+        with (
+            self._writing(),
+            replacing(self.path / "predictions.npy") as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.save(file, labels.astype(np.uint8))
+
+    def predictions(self) -> np.ndarray:
+        """Reads `predictions.npy`: uint8 [N]."""
+        return np.load(self.path / "predictions.npy")
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Writes `result.json`, whole or not at all.
+
+        Raises:
+          Failure: it can't be written.
+        """
+        with self._writing():
+            write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        try:
+            values = json.loads(path.read_text())
+        except OSError as error:
+            raise Failure(
+                f"{path} can't be read ({error.strerror}); is {self.path} the workdir of a run?"
+            ) from error
+        except ValueError as error:
+            raise self._damaged(name, error) from error
+        if not isinstance(values, dict):
+            raise self._damaged(name, "no object")
+        return values
+
+    def _damaged(self, name: str, why: object) -> Failure:
+        return Failure(
+            f"{self.path / name} is damaged or of another version ({str(why).rstrip('.')});"
+            " give another --workdir, or --overwrite to start again."
+        )
+
+    def _before(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """In what the run here ran so far, where that differs from what it goes on in."""
+        if not (self.path / "environment.json").exists():
+            return []
+        last = {"before": [], **self.environment()}
+        if not isinstance(last["before"], list):
+            raise self._damaged("environment.json", "before is no list")
+        if missing := sorted(environment.keys() - last.keys()):
+            raise self._damaged("environment.json", f"no {missing[0]}")
+        if last["dataset_sha256"] != environment["dataset_sha256"]:
+            raise Failure(
+                f"The run in {self.path} was begun with other images of {last['dataset']};"
+                " give another --workdir, or --overwrite to start again."
+            )
+        now = {name: environment[name] for name in _VARYING}
+        for name in _VARYING:
+            if last[name] != now[name]:
+                logging.warning(
+                    "%s ran with %s and goes on with %s: the last digits may differ.",
+                    self.path,
+                    last[name],
+                    now[name],
+                )
+        before = [*last["before"], {name: last[name] for name in _VARYING}]
+        return [one for i, one in enumerate(before) if one != now and one not in before[:i]]
+
+    def _write_environment(self, environment: Mapping[str, Any]) -> None:
+        write_text(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what the system says into a sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise Failure(
+                f"{error.filename or self.path} can't be written ({error.strerror});"
+                " make room or give another --workdir."
+            ) from error
+
+
+def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's numbers depend on besides its recipe."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": dict(device),
+        "git": _git_revision(),
+        "dataset": dataset.name,
+        "dataset_sha256": dataset.sha256,
+        "dataset_source": dataset.source,
+        "command": sys.argv,
+    }
+
+
+@functools.cache  # The code was loaded once; a later commit does not change what runs.
+def _git_revision() -> dict[str, Any] | None:
+    """Revision of the source, and whether code was changed since; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # Code alone: the records of finished runs are not part of what runs.
+        changed = git("status", "--porcelain", "--", ":/*.py", ":/requirements.txt")
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,73 @@
+"""The network of a run, with what it has learned and without its training."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mnist_jax.inputs import normalize
+from mnist_jax.models import abstract_model
+from mnist_jax.models.layers import Network
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory
+
+
+def blank_network(recipe: Recipe) -> Network:
+    """The recipe's network with zeros, which takes no time to make."""
+    network = abstract_model(recipe.model, **recipe.model_args)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), nnx.state(network))
+    nnx.update(network, zeros)
+    return network
+
+
+def load_network(run: RunDirectory, step: int | None = None) -> tuple[int, Network]:
+    """Reads a network from a run's checkpoint; the dataset is not needed.
+
+    Args:
+      run: that has a checkpoint.
+      step: which one; by default the selected one of a run that has ended, else its latest.
+
+    Returns:
+      The checkpoint's step, and the network, from normalised images [N, 28, 28, 1] to logits
+      [N, 10], in evaluation mode.
+
+    Raises:
+      Failure: there is no such run or checkpoint, or it is damaged.
+    """
+    network, result = blank_network(run.recipe()), run.result()
+    states = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+    blank = {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in states.items()}
+    if step is None and result is not None:
+        step = result["selected_step"]
+    with Checkpoints(run.checkpoints) as checkpoints:
+        step, saved = checkpoints.restore(blank, step)
+    nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in states))
+    evaluation = nnx.view(
+        network, deterministic=True, use_running_average=True, raise_if_not_found=False
+    )
+    return step, evaluation
+
+
+def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10].
+
+    They are the softmax of the logits; after training on squared errors, whose outputs are
+    probabilities already, these scaled to a sum of 1.
+
+    Args:
+      network: in evaluation mode.
+      recipe: that it was trained by.
+    """
+
+    @jax.jit
+    def probabilities(images: jax.Array) -> jax.Array:
+        outputs = network(normalize(images, recipe.mean, recipe.std))
+        if recipe.loss == "cross_entropy":
+            return jax.nn.softmax(outputs)
+        positive = jnp.maximum(outputs, 1e-6)
+        return positive / positive.sum(-1, keepdims=True)
+
+    return lambda images: np.asarray(probabilities(jnp.asarray(images)))

@@ -1,0 +1,274 @@
+"""The train step and article E's evaluation: pure functions of state and data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from mnist_jax.models.layers import Network
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+# Numbers in an array from which on it travels between devices by itself.
+_LARGE = 10_000
+# The axis of a batch's chunks where all of them are computed at once.
+_CHUNKS = "chunks"
+
+
+class Metrics(NamedTuple):
+    """Means over a batch."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Per-image cross-entropy: logits [N, 10] and labels [N] to [N], in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def mean_squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Per-image mean of (output - one-hot)² over the classes: [N, 10] and [N] to [N]."""
+    return jnp.mean((outputs - jax.nn.one_hot(labels, outputs.shape[-1])) ** 2, axis=-1)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "mean_squared_error": mean_squared_error,
+}
+
+
+class TrainState(struct.PyTreeNode):
+    """Everything a step changes, and (static) what it needs to know.
+
+    Attributes:
+      step: steps taken so far.
+      params: the network's parameters.
+      batch_stats: its BatchNorm statistics; empty without BatchNorm.
+      opt_state: the optimiser's moments.
+      key: from it and the step follow the dropout masks.
+      graphdef: the network's structure, in training mode.
+      optimizer: the Optax transformation.
+      loss: per-image loss.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    batch_stats: nnx.State
+    opt_state: optax.OptState
+    key: jax.Array
+    graphdef: nnx.GraphDef[Network] = struct.field(pytree_node=False)
+    optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    loss: Loss = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(
+        cls,
+        model: Network,
+        optimizer: optax.GradientTransformation,
+        loss: Loss = cross_entropy,
+        *,
+        key: jax.Array,
+    ) -> "TrainState":
+        """Starts training from a model's present values.
+
+        Args:
+          model: any network of this package.
+          optimizer: an Optax transformation.
+          loss: per-image loss of outputs [N, 10] and labels [N].
+          key: for the dropout masks.
+        """
+        train_view = nnx.view(
+            model,
+            deterministic=False,
+            use_running_average=False,
+            raise_if_not_found=False,
+        )
+        graphdef, *states = nnx.split(train_view, nnx.Param, nnx.BatchStat)
+        # Copies, so that a donated state leaves the model's own arrays alone.
+        params, batch_stats = jax.tree.map(jnp.copy, nnx.as_pure(states))
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(params),
+            key=key,
+            graphdef=graphdef,
+            optimizer=optimizer,
+            loss=loss,
+        )
+
+    def model(self) -> Network:
+        """The network with the state's values, in evaluation mode."""
+        return nnx.view(
+            nnx.merge(self.graphdef, self.params, self.batch_stats),
+            deterministic=True,
+            use_running_average=True,
+            raise_if_not_found=False,
+        )
+
+
+def train_step(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    axis_name: str | None = None,
+    chunk_size: int | None = None,
+    side_by_side: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """Takes one optimiser step on a batch.
+
+    Args:
+      state: made by `TrainState.create`.
+      images: [N, 28, 28, 1], normalised.
+      labels: [N], integers.
+      axis_name: the mapped axis that the batch is split over, in equal parts: of `jax.pmap`, or
+        of `jax.shard_map` with `check_vma=False`, without which JAX adds the gradients up before
+        the step takes their mean. Means over the axis are the step's only communication.
+      chunk_size: images that are computed at a time, for the sake of a CPU's cache; divides N.
+        Gradients are added up chunk by chunk.
+      side_by_side: instead, chunks go through the network together, and only convolutions take
+        them one after the other: for networks with more parameters than work in a chunk, and
+        always where there is BatchNorm, whose statistics are the whole batch's.
+
+    Returns:
+      The state after the step, and the metrics of the whole batch before it.
+
+    Raises:
+      ValueError: `chunk_size` does not divide N.
+    """
+    size = labels.shape[0]
+    keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
+
+    chunk_size = chunk_size or size
+    if size % chunk_size:
+        raise ValueError(f"chunk_size is {chunk_size}, which does not divide a batch of {size}.")
+    count = size // chunk_size
+    side_by_side = count > 1 and (side_by_side or bool(jax.tree.leaves(state.batch_stats)))
+    axes = tuple(axis for axis in (axis_name, _CHUNKS if side_by_side else None) if axis)
+
+    def mean_loss(
+        params: nnx.State, images: jax.Array, labels: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
+        model = _merge(state, params, state.batch_stats, axes)
+        logits = model(images, keys=keys)
+        batch_stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=logits.dtype)
+        return jnp.mean(state.loss(logits, labels)), (batch_stats, accuracy)
+
+    batch = (images, labels, keys)
+    function = _over_chunks_at_once(mean_loss, count) if side_by_side else mean_loss
+    gradients = jax.value_and_grad(function, has_aux=True)
+    means = _mean_over_chunks(gradients, state.params, batch, 1 if side_by_side else count)
+    (loss, (batch_stats, accuracy)), grads = means
+    grads, metrics = _mean_over_devices((grads, Metrics(loss, accuracy)), axis_name)
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, metrics
+
+
+def _merge(
+    state: TrainState, params: nnx.State, batch_stats: nnx.State, axes: tuple[str, ...]
+) -> Network:
+    """The network in training mode, its BatchNorm taking statistics over the mapped `axes`."""
+    model = nnx.merge(state.graphdef, params, batch_stats)
+    if axes and jax.tree.leaves(batch_stats):
+        return nnx.view(model, axis_name=axes)
+    return model
+
+
+def _image_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
+    """A key for each image of this device's share, by the image's place in the whole batch."""
+    first = lax.axis_index(axis_name) * size if axis_name else 0
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(size))
+
+
+def _mean_over_chunks(
+    function: Callable[..., Any], params: nnx.State, batch: tuple[jax.Array, ...], count: int
+) -> Any:
+    """The mean of function(params, *chunk) over equal chunks of a batch, one after the other."""
+    if count == 1:
+        return function(params, *batch)
+    chunks = _split(batch, count)
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype),
+        jax.eval_shape(function, params, *jax.tree.map(lambda a: a[0], chunks)),
+    )
+
+    def add(total: Any, chunk: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(params, *chunk)), None
+
+    total, _ = lax.scan(add, zeros, chunks)
+    return jax.tree.map(lambda a: a / count, total)
+
+
+def _over_chunks_at_once(mean_loss: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """The mean over equal chunks of a batch that know each other by the axis `_CHUNKS`."""
+    mapped = jax.vmap(mean_loss, (None, 0, 0, 0), (0, (None, 0)), axis_name=_CHUNKS)
+
+    def mean(params: nnx.State, *batch: jax.Array) -> Any:
+        losses, (batch_stats, accuracies) = mapped(params, *_split(batch, count))
+        return jnp.mean(losses), (batch_stats, jnp.mean(accuracies))
+
+    return mean
+
+
+def _split(batch: tuple[jax.Array, ...], count: int) -> tuple[jax.Array, ...]:
+    return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+
+
+def _mean_over_devices(tree: Any, axis_name: str | None) -> Any:
+    """The mean over a mapped axis: large arrays each by itself, all small ones in one exchange.
+
+    An exchange costs more than the bytes of a small array; packing a large one costs a copy.
+    """
+    if axis_name is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    packed, unpack = ravel_pytree([leaf for leaf in leaves if leaf.size < _LARGE])
+    small = iter(unpack(lax.pmean(packed, axis_name)))
+    means = [lax.pmean(a, axis_name) if a.size >= _LARGE else next(small) for a in leaves]
+    return jax.tree.unflatten(structure, means)
+
+
+def training_mode_logits(
+    state: TrainState, batches: jax.Array, *, axis_name: str | None = None
+) -> tuple[TrainState, jax.Array]:
+    """Evaluates without leaving training mode, as article E's program does.
+
+    Dropout stays on, BatchNorm uses each batch's statistics, and they move the running ones.
+
+    Args:
+      state: made by `TrainState.create`.
+      batches: normalised images [batches, N, 28, 28, 1], taken in order.
+      axis_name: as in `train_step`.
+
+    Returns:
+      The state with the moved statistics, and the logits [batches, N, 10].
+    """
+    # Training folds the step itself into the key; its complement is never a step.
+    evaluation_key = jax.random.fold_in(state.key, ~state.step)
+
+    def body(
+        batch_stats: nnx.State, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[nnx.State, jax.Array]:
+        number, images = batch
+        key = jax.random.fold_in(evaluation_key, number)
+        model = _merge(state, state.params, batch_stats, (axis_name,) if axis_name else ())
+        logits = model(images, keys=_image_keys(key, images.shape[0], axis_name))
+        return nnx.as_pure(nnx.state(model, nnx.BatchStat)), logits
+
+    numbered = (jnp.arange(batches.shape[0]), batches)
+    batch_stats, logits = lax.scan(body, state.batch_stats, numbered)
+    return state.replace(batch_stats=batch_stats), logits

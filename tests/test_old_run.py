@@ -1,0 +1,56 @@
+"""A run that was made before modules moved, at revision 12a9a7d, goes on and can be read."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MADE = Path(__file__).parent / "old_run"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return shutil.copytree(MADE, tmp_path / "run")
+
+
+def command(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", f"mnist_jax.{name}", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_is_evaluated(run: Path) -> None:
+    published = json.loads((MADE / "result.json").read_text())["test_accuracy"]
+    assert f"test accuracy {published:.2%}" in command("evaluate", f"--workdir={run}")
+
+
+def test_its_training_goes_on(run: Path) -> None:
+    recipe = json.loads((MADE / "config.json").read_text())
+    text = command(
+        "train",
+        "--model=lenet",
+        "--dataset=digits",
+        f"--model_args={json.dumps(recipe['model_args'])}",
+        "--learning_rate=0.1",
+        "--batch_size=50",
+        "--epochs=3",
+        f"--workdir={run}",
+    )
+    assert "Continuing at step 60" in text
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert lines[:2] == (MADE / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [30, 60, 90]
+
+
+def test_scripts_that_normalise_by_the_module_of_then_work() -> None:
+    from mnist_jax import augment, inputs
+
+    assert augment.normalize is inputs.normalize
