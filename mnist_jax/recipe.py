@@ -1,81 +1,80 @@
 """The recipe: everything that decides a training run's result, as one frozen value."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Self,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from mnist_jax.errors import Failure, UsageError
-
-CHOICES = {
-    "shuffle": ("every_epoch", "once", "never"),
-    "loss": ("cross_entropy", "mean_squared_error"),
-    "optimizer": ("sgd", "adam", "adamw"),
-    "weight_decay_sense": ("torch", "nielsen"),
-    "selection": ("last", "best_validation"),
-    "evaluation": ("exact", "training_mode"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A network, its data, its protocol and its seed.
 
-    Attributes:
-      model: name in the registry of `mnist_jax.models`.
-      model_args: arguments of the network's constructor.
-      dataset: `mnist`, `fashion_mnist` or `digits`.
-      validation: images held out from the end of the training set.
-      mean: subtracted from pixels in [0, 1].
-      std: divides them after that.
-      one_pixel_shifts: train on every image and its four one-pixel shifts.
-      shuffle: `every_epoch`, `once` before training, or `never` (the order of the files).
-      batch_size: images per step; the last batch of an epoch is what remains.
-      epochs: passes over the training set.
-      loss: `cross_entropy` of the logits or `mean_squared_error` against one-hot labels.
-      optimizer: `sgd`, `adam` or `adamw`.
-      learning_rate: constant step size.
-      momentum: of SGD.
-      weight_decay: of `adamw`, decoupled; otherwise in the sense of `weight_decay_sense`.
-      weight_decay_sense: `torch`: added times the parameter to the gradient of every parameter;
-        `nielsen`: the λ of λ/(2·batches per epoch)·Σw² over weights without biases.
-      selection: the epoch that counts: the `last`, or the one of `best_validation` accuracy
-        (of equals the latest).
-      evaluation: `exact`, or article E's `training_mode`: dropout on, batch statistics, which
-        also move the running ones.
-      eval_every: steps between evaluations; 0 for once after every epoch.
-      seed: of initial values, order and dropout masks.
+    A field is one line: what is said of it here is the help of its flag, and a `Literal` lists
+    the values it may have. One with a default may be missing in files that are older than it.
 
     Raises:
       UsageError: a value is out of range, or two contradict each other.
     """
 
-    model: str
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    dataset: str = "mnist"
-    validation: int = 0
-    mean: float = 0.0
-    std: float = 1.0
-    one_pixel_shifts: bool = False
-    shuffle: str = "every_epoch"
-    batch_size: int
-    epochs: int
-    loss: str = "cross_entropy"
-    optimizer: str = "sgd"
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    weight_decay_sense: str = "torch"
-    selection: str = "last"
-    evaluation: str = "exact"
-    eval_every: int = 0
-    seed: int = 0
+    model: Annotated[str, "Name in the registry of `mnist_jax.models`."]
+    model_args: Annotated[Mapping[str, Any], "Arguments of the network's constructor."] = field(
+        default_factory=dict
+    )
+    dataset: Annotated[str, "`mnist`, `fashion_mnist` or `digits`."] = "mnist"
+    validation: Annotated[int, "Images held out from the end of the training set."] = 0
+    mean: Annotated[float, "Subtracted from pixels in [0, 1]."] = 0.0
+    std: Annotated[float, "Divides them after that."] = 1.0
+    one_pixel_shifts: Annotated[bool, "Train on every image and its four one-pixel shifts."] = False
+    shuffle: Annotated[
+        Literal["every_epoch", "once", "never"],
+        "The order of the images: never is that of the files.",
+    ] = "every_epoch"
+    batch_size: Annotated[int, "Images per step; the last batch of an epoch is what remains."]
+    epochs: Annotated[int, "Passes over the training set."]
+    loss: Annotated[
+        Literal["cross_entropy", "mean_squared_error"],
+        "Cross-entropy of the logits, or squared error against one-hot labels.",
+    ] = "cross_entropy"
+    optimizer: Annotated[Literal["sgd", "adam", "adamw"], "Optimiser."] = "sgd"
+    learning_rate: Annotated[float, "Constant step size."]
+    momentum: Annotated[float, "Momentum of SGD."] = 0.0
+    weight_decay: Annotated[float, "Decoupled with adamw, else by --weight_decay_sense."] = 0.0
+    weight_decay_sense: Annotated[
+        Literal["torch", "nielsen"],
+        "torch: added times the parameter to the gradient of every parameter; nielsen: the λ of"
+        " λ/(2·batches per epoch)·Σw² over weights without biases.",
+    ] = "torch"
+    selection: Annotated[
+        Literal["last", "best_validation"],
+        "The epoch that counts: the last, or the latest of best validation accuracy.",
+    ] = "last"
+    evaluation: Annotated[
+        Literal["exact", "training_mode"],
+        "training_mode is article E's: dropout on, batch statistics, which move the running ones.",
+    ] = "exact"
+    eval_every: Annotated[int, "Steps between evaluations; 0: once an epoch."] = 0
+    seed: Annotated[int, "Seed of initial values, order and dropout masks."] = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} is {getattr(self, name)!r}; give {_either(allowed)}.")
+        for option in options():
+            value = getattr(self, option.name)
+            if option.choices and value not in option.choices:
+                raise UsageError(f"{option.name} is {value!r}; give {_either(option.choices)}.")
         for name, lowest in (
             ("batch_size", 1),
             ("epochs", 1),
@@ -106,17 +105,60 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads what `to_json` wrote; a later version's fields have their defaults.
 
         Raises:
-          Failure: a field is missing or unknown.
+          Failure: a field is unknown, or one without a default is missing.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
+        fields = dataclasses.fields(cls)
+        needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+        if unknown := sorted(set(values) - {f.name for f in fields}):
             raise Failure(f"The recipe has unknown fields: {', '.join(unknown)}.")
-        if missing := sorted(known - set(values)):
+        if missing := sorted(needed - set(values)):
             raise Failure(f"The recipe lacks fields: {', '.join(missing)}.")
         return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads a file that has what `to_json` wrote, such as a run's `config.json`.
+
+        Raises:
+          UsageError: it can't be read, or has something else.
+        """
+        try:
+            return cls.from_dict(dict(json.loads(path.read_text())))
+        except OSError as error:
+            raise UsageError(f"{path} can't be read ({error.strerror}).") from error
+        except (Failure, ValueError, TypeError) as error:
+            reason = str(error).rstrip(".")
+            raise UsageError(f"{path} is no recipe of this version ({reason}).") from error
+
+
+class Option(NamedTuple):
+    """A field of `Recipe`, for what lets a person change it.
+
+    Attributes:
+      name: of the field.
+      type: of its values.
+      choices: the values it may have; none where all of its type are allowed.
+      what: it is.
+    """
+
+    name: str
+    type: type
+    choices: tuple[str, ...]
+    what: str
+
+
+@functools.cache
+def options() -> tuple[Option, ...]:
+    """All fields of `Recipe`, in order."""
+    found = []
+    for name, hint in get_type_hints(Recipe, include_extras=True).items():
+        kind, what = get_args(hint)
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        found.append(Option(name, str if choices else get_origin(kind) or kind, choices, what))
+    return tuple(found)
 
 
 def _either(names: tuple[str, ...]) -> str:

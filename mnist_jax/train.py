@@ -10,34 +10,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from rich.console import Console
 
 from mnist_jax import cli
 from mnist_jax.cli import display
+from mnist_jax.cli.recipe_flags import define_recipe_flags
 from mnist_jax.cli.signals import Stop, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import Interrupted, UsageError
 from mnist_jax.files import cache_folder
 from mnist_jax.models import abstract_model, model_entry
-from mnist_jax.recipe import CHOICES, Recipe
+from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory, describe_environment
 from mnist_jax.training import devices
 from mnist_jax.training.loop import Stopped, fit, groups
 from mnist_jax.training.trainer import Trainer
 
-# Flags that replace a value of the article's recipe.
-_OVERRIDES = (
-    flags.DEFINE_integer("epochs", None, "Passes over the training set."),
-    flags.DEFINE_integer("batch_size", None, "Images per step."),
-    flags.DEFINE_enum("optimizer", None, CHOICES["optimizer"], "Optimiser."),
-    flags.DEFINE_float("learning_rate", None, "Constant step size."),
-    flags.DEFINE_float("momentum", None, "Momentum of SGD."),
-    flags.DEFINE_float("weight_decay", None, "Weight decay, in the recipe's sense."),
-    flags.DEFINE_integer("seed", None, "Seed of initial values, order and dropout masks."),
-    flags.DEFINE_integer("eval_every", None, "Steps between evaluations; 0: once an epoch."),
-)
+# They replace values of the article's recipe, or of --config's.
+_OVERRIDES = define_recipe_flags()
 _MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
+_CONFIG = flags.DEFINE_string(
+    "config", None, "A recipe to run instead of an article's, such as a run's config.json."
+)
 _MODEL_ARGS = flags.DEFINE_string(
     "model_args", None, 'Arguments of the network as JSON, such as {"pooling": "max"}.'
 )
@@ -64,9 +59,7 @@ def main(argv: Sequence[str]) -> None:
     if _LIST.value:
         display.list_models(out)
         return
-    if _MODEL.value is None:
-        raise UsageError("No model given; add --model=NAME (--list shows the names).")
-    recipe = _override(model_entry(_MODEL.value).recipe)
+    recipe = _override(_given_recipe())
     devices.configure_process(cache_folder() / "compiled")
     # Refuses wrong arguments of the network before a dataset is looked for.
     abstract_model(recipe.model, **recipe.model_args)
@@ -74,9 +67,7 @@ def main(argv: Sequence[str]) -> None:
         dataset = resolve_dataset(recipe.dataset, _DATA_DIR.value)
     else:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
-    # Nielsen holds out a sixth of MNIST, and so no more of the smaller digits.
-    validation = min(recipe.validation, len(dataset.train) // 6)
-    recipe = dataclasses.replace(recipe, dataset=dataset.name, validation=validation)
+    recipe = _fitted(recipe, dataset)
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
     todo = []
     for one, run in zip(recipes, _run_directories(recipes), strict=True):
@@ -140,6 +131,33 @@ def _train(
 
 def _print_result(out: Console, run: RunDirectory, result: Mapping[str, Any]) -> None:
     out.print(f"test accuracy {result['test_accuracy']:.2%}  in {run.path}")
+
+
+def _given_recipe() -> Recipe:
+    match _MODEL.value, _CONFIG.value:
+        case str(model), None:
+            return model_entry(model).recipe
+        case None, str(config):
+            return Recipe.load(Path(config))
+        case None, None:
+            raise UsageError("No model given; add --model=NAME (--list shows the names).")
+    raise UsageError("Give either --model=NAME or --config=FILE, which names its model.")
+
+
+def _fitted(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe for the dataset that was found, which may be smaller than the article's."""
+    most = len(dataset.train) // 6  # As Nielsen holds out of MNIST.
+    asked_for = any(flag.name == "validation" and flag.present for flag in _OVERRIDES)
+    if recipe.validation > most and not asked_for and dataset.name != recipe.dataset:
+        logging.warning(
+            "Holding out %d images for validation instead of %d: %s has only %d to train on.",
+            most,
+            recipe.validation,
+            dataset.name,
+            len(dataset.train),
+        )
+        recipe = dataclasses.replace(recipe, validation=most)
+    return dataclasses.replace(recipe, dataset=dataset.name)
 
 
 def _override(recipe: Recipe) -> Recipe:

@@ -10,8 +10,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from runs_compared import assert_same_run
 
 from mnist_jax.models import model_names
+from mnist_jax.recipe import options
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,44 @@ def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((home / "shallow" / "config.json").read_text())["validation"] == 250
+    assert "Holding out 250 images for validation instead of 10000" in done.stderr
+
+
+def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> None:
+    protocol = {
+        "validation": 100,
+        "mean": 0.5,
+        "std": 0.25,
+        "one_pixel_shifts": True,
+        "shuffle": "once",
+        "batch_size": 50,
+        "epochs": 1,
+        "loss": "mean_squared_error",
+        "optimizer": "sgd",
+        "learning_rate": 0.5,
+        "momentum": 0.5,
+        "weight_decay": 0.1,
+        "weight_decay_sense": "nielsen",
+        "selection": "best_validation",
+        "evaluation": "training_mode",
+        "eval_every": 60,
+        "seed": 7,
+    }
+    plain = {option.name for option in options()} - {"model", "model_args", "dataset"}
+    assert protocol.keys() == plain
+    flags = [f"--{name}={value}" for name, value in protocol.items()]
+    path = home / "protocol"
+    done = run(
+        home, "mnist_jax.train", "--model=dense", "--dataset=digits", f"--workdir={path}", *flags
+    )
+    assert done.returncode == 0, done.stderr
+    config = json.loads((path / "config.json").read_text())
+    assert {name: config[name] for name in protocol} == protocol
+    again = run(
+        home, "mnist_jax.train", f"--config={path}/config.json", f"--workdir={home / 'again'}"
+    )
+    assert again.returncode == 0, again.stderr
+    assert_same_run(path, home / "again")
 
 
 def test_list_shows_every_network(home: Path) -> None:
@@ -123,6 +163,8 @@ def test_list_shows_every_network(home: Path) -> None:
     ("arguments", "sentence"),
     [
         ([], "add --model=NAME"),
+        (["--model=dense", "--config=config.json"], "either --model=NAME or --config=FILE"),
+        (["--config=nowhere.json"], "nowhere.json can't be read (No such file or directory)"),
         (["--model=dbl_conv_rleu"], "did you mean 'dbl_conv_relu'"),
         (["--model=lenet", "--dataset=cifar"], "dataset"),
         (["--model=lenet", "--epochs=0"], "epochs is 0; give 1 or more"),

@@ -249,11 +249,28 @@ def test_the_environment_tells_of_every_part(copy: Path) -> None:
     assert json.loads(file.read_text()) == now
 
 
-def test_refuses_an_older_schema(copy: Path) -> None:
+def test_a_run_older_than_a_field_has_its_default(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     del config["evaluation"]
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(Failure, match=r"another version \(The recipe lacks fields: evaluation\)"):
+    RunDirectory(copy).check(RECIPE)
+    assert RunDirectory(copy).recipe().evaluation == "exact"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda config: config.pop("batch_size"), "The recipe lacks fields: batch_size"),
+        (lambda config: config.update(warmth=3), "The recipe has unknown fields: warmth"),
+    ],
+)
+def test_refuses_a_recipe_of_another_version(
+    copy: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    change(config)
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Failure, match=rf"another version \({reason}\)"):
         RunDirectory(copy).check(RECIPE)
 
 

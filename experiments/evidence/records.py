@@ -169,11 +169,7 @@ class Record:
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         seed, accuracy = values.pop("seed"), values.pop("test_accuracy")
         last = values.pop("last_test_accuracy")
-        try:
-            # A field that a later version of the recipe adds has its default here.
-            values["recipe"] = Recipe(**values["recipe"])
-        except TypeError as error:
-            raise ValueError(f"its recipe has unknown fields ({error})") from error
+        values["recipe"] = Recipe.from_dict(values["recipe"])
         predictions = _unpack(values["predictions"])
         correct = np.unpackbits(_unpack(values["correct"]), count=len(predictions)).astype(bool)
         record = cls(**values | {"predictions": predictions, "correct": correct})
