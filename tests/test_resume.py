@@ -225,12 +225,38 @@ def test_refuses_other_images(copy: Path) -> None:
 def test_seeds_go_on_together_only_from_the_same_step(whole: Path, tmp_path: Path) -> None:
     runs = [RunDirectory(path) for path in (tmp_path / "new", whole, tmp_path / "newer", whole)]
     assert groups(runs) == [[0, 2], [1, 3]]
-    later = tmp_path / "later" / "checkpoints"
-    (later / "1000").mkdir(parents=True)
-    assert groups([RunDirectory(whole), RunDirectory(later.parent)]) == [[0], [1]]
+    later = RunDirectory(tmp_path / "later")
+    _save(later, Checkpoints(whole / "checkpoints").steps()[0], 1000)
     # Of the latest two checkpoints, one is enough.
-    (later / str(Checkpoints(whole / "checkpoints").steps()[0])).mkdir()
-    assert groups([RunDirectory(whole), RunDirectory(later.parent)]) == [[0, 1]]
+    assert groups([RunDirectory(whole), later]) == [[0, 1]]
+    _save(later, 1001)
+    assert groups([RunDirectory(whole), later]) == [[0], [1]]
+
+
+def test_a_damaged_checkpoint_does_not_make_others_start_again(tmp_path: Path) -> None:
+    one, other = RunDirectory(tmp_path / "one"), RunDirectory(tmp_path / "other")
+    _save(one, 10, 11)
+    _save(other, 11, 12)
+    assert groups([one, other]) == [[0, 1]]
+    next((other.checkpoints / "11" / "default" / "d").iterdir()).write_bytes(b"")
+    assert groups([one, other]) == [[0], [1]]
+
+
+def _save(run: RunDirectory, *steps: int) -> None:
+    with Checkpoints(run.checkpoints) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, {"kernel": np.zeros(3)})
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", None])
+def test_damaged_predictions_are_one_sentence(copy: Path, content: bytes | None) -> None:
+    path = copy / "predictions.npy"
+    if content is None:
+        np.save(path, np.zeros(3, np.float32))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(Failure, match=r"predictions\.npy is damaged"):
+        RunDirectory(copy).predictions()
 
 
 def test_the_environment_tells_of_every_part(copy: Path) -> None:

@@ -226,8 +226,18 @@ class RunDirectory:
             np.save(file, labels.astype(np.uint8))
 
     def predictions(self) -> np.ndarray:
-        """Reads `predictions.npy`: uint8 [N]."""
-        return np.load(self.path / "predictions.npy")
+        """Reads `predictions.npy`: uint8 [N].
+
+        Raises:
+          Failure: it is missing or damaged.
+        """
+        try:
+            labels = np.load(self.path / "predictions.npy")
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged("predictions.npy", error) from error
+        if labels.dtype != np.uint8 or labels.ndim != 1:
+            raise self._damaged("predictions.npy", f"{labels.dtype}{list(labels.shape)}")
+        return labels
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Writes `result.json`, whole or not at all.

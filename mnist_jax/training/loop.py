@@ -120,12 +120,12 @@ def fit(
 def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
     """Splits runs, given by place, into those that `fit` can take together and lose nothing.
 
-    They have a checkpoint of the same step, or none of them has any.
+    They have an intact checkpoint of the same step, or none of them has any.
     """
     found: list[tuple[set[int], list[int]]] = []
     for place, run in enumerate(runs):
         # The latest two: to go on from the best one would lose what follows it.
-        steps = set(Checkpoints(run.checkpoints).steps()[-2:])
+        steps = set(Checkpoints(run.checkpoints).intact()[-2:])
         for common, members in found:
             if common & steps or not (common or steps):
                 common &= steps
