@@ -144,6 +144,19 @@ def test_avg_pool_averages_windows(side: int) -> None:
     np.testing.assert_allclose(ops.avg_pool(jnp.asarray(x)), even.mean((2, 4)), rtol=1e-6)
 
 
+@pytest.mark.parametrize("operation", [ops.avg_pool, ops.flatten])
+def test_an_accelerator_transposes_nothing(
+    operation: Callable[[Array], Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 7, 7, 3))
+    on_cpu = operation(x)
+    # Functions of their own, because JAX remembers what it has traced.
+    assert "transpose" in str(jax.make_jaxpr(lambda x: operation(x))(x))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "transpose" not in str(jax.make_jaxpr(lambda x: operation(x))(x))
+    np.testing.assert_allclose(operation(x), on_cpu, rtol=1e-6)
+
+
 @pytest.mark.parametrize("features", [10, 1000])
 def test_linear_is_a_product(features: int) -> None:
     rng = np.random.default_rng(0)

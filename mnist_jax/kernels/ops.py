@@ -82,11 +82,24 @@ def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
 
 def avg_pool(x: jax.Array) -> jax.Array:
     """Averages every 2×2 window: [N, H, W, C] to [N, H // 2, W // 2, C]."""
+    if not _lower_for_cpu():
+        n, height, width, channels = x.shape
+        x = x[:, : height // 2 * 2, : width // 2 * 2]
+        return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
     x = _to_chwn(x)
     channels, height, width, n = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     windows = x.reshape(channels, height // 2, 2, width // 2, 2, n)
     return _from_chwn(windows.mean((2, 4)))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[N, H, W, C] to [N, H·W·C]."""
+    # Straight from the dataset the images are outermost on a CPU, too.
+    if x.shape[-1] == 1 or not _lower_for_cpu():
+        return x.reshape(x.shape[0], -1)
+    # By way of [H·W·C, N]: the same values, with the images innermost.
+    return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
 
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:

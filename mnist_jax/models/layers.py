@@ -97,10 +97,7 @@ class Linear(nnx.Linear):
 
 def flatten(x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, H·W·C]."""
-    if x.shape[-1] == 1:  # Straight from the dataset, where the images are outermost.
-        return x.reshape(x.shape[0], -1)
-    # By way of [H·W·C, N]: the same values, but a CPU keeps the images innermost, as `ops` does.
-    return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
+    return ops.flatten(x)
 
 
 def avg_pool(x: jax.Array) -> jax.Array:
