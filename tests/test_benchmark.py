@@ -132,6 +132,20 @@ def test_pytorch_is_the_same_network(name: str) -> None:
     assert sorted(leaf.size for leaf in jax.tree.leaves(nnx.state(ours, nnx.Param))) == theirs
 
 
+def test_article_a_s_decay_leaves_pytorch_s_biases_alone() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from experiments.contenders.pytorch import reference
+
+    author = reference(model_entry("expanded_double_fc").recipe, steps_per_epoch=100)
+    optimizer = author.optimizer(author.network().parameters())
+    decays = {
+        p.ndim > 1: group["weight_decay"]
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    assert decays == {True: pytest.approx(0.1 / 100), False: 0}
+
+
 def test_short_last_batches_are_left_out() -> None:
     dataset = load_dataset("digits")
     assert len(dataset.train) % 400

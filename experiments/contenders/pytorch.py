@@ -5,11 +5,12 @@ timed.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 
 from experiments.contenders.job import Job, Work, normalized
 from experiments.references.torch_networks import REFERENCES, THEANO_NETWORKS, Reference
@@ -28,9 +29,22 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Reference:
     return Reference(
         model=recipe.model,
         network=THEANO_NETWORKS[recipe.model],
-        optimizer=partial(optim.SGD, lr=recipe.learning_rate, weight_decay=decay),
+        optimizer=partial(_nielsen_sgd, learning_rate=recipe.learning_rate, decay=decay),
         batch_size=recipe.batch_size,
     )
+
+
+def _nielsen_sgd(
+    parameters: Iterable[nn.Parameter], *, learning_rate: float, decay: float
+) -> optim.Optimizer:
+    """Article A's: only weights decay, biases do not."""
+    every = list(parameters)
+    weights, biases = [p for p in every if p.ndim > 1], [p for p in every if p.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": decay},
+        {"params": biases},
+    ]
+    return optim.SGD(groups, lr=learning_rate)
 
 
 def build(job: Job, dataset: Dataset) -> Work:
