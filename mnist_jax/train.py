@@ -14,8 +14,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from mnist_jax import cli
-from mnist_jax.cli import display
-from mnist_jax.cli.recipe_flags import define_recipe_flags
+from mnist_jax.cli import display, recipe_flags
 from mnist_jax.cli.signals import Stop, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import Interrupted, UsageError
@@ -28,7 +27,8 @@ from mnist_jax.training.loop import Stopped, fit, groups
 from mnist_jax.training.trainer import Trainer
 
 # They replace values of the article's recipe, or of --config's.
-_OVERRIDES = define_recipe_flags()
+_OVERRIDES = recipe_flags.define()
+flags.adopt_module_key_flags(recipe_flags)  # --help shows them.
 _MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
 _CONFIG = flags.DEFINE_string(
     "config", None, "A recipe to run instead of an article's, such as a run's config.json."

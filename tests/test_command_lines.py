@@ -136,6 +136,8 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
     }
     plain = {option.name for option in options()} - {"model", "model_args", "dataset"}
     assert protocol.keys() == plain
+    shown = run(home, "mnist_jax.train", "--help").stdout
+    assert [name for name in plain if f"{name}:" not in shown.replace("]", "")] == []
     flags = [f"--{name}={value}" for name, value in protocol.items()]
     path = home / "protocol"
     done = run(

@@ -10,7 +10,7 @@ from mnist_jax.recipe import options
 _ELSEWHERE = ("model", "model_args", "dataset")
 
 
-def define_recipe_flags() -> list[flags.FlagHolder[Any]]:
+def define() -> list[flags.FlagHolder[Any]]:
     """Defines a flag for every field of a recipe that is a plain value; unset by default."""
     define: dict[type, Any] = {
         int: flags.DEFINE_integer,
