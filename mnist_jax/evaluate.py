@@ -11,8 +11,8 @@ from mnist_jax.cli import display
 from mnist_jax.data import CLASS_NAMES, load_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
-from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.network import restore
 from mnist_jax.training import devices
 from mnist_jax.training.trainer import Trainer
 
@@ -29,15 +29,11 @@ def main(argv: Sequence[str]) -> None:
     if _WORKDIR.value is None:
         raise UsageError("No run given; add --workdir=DIR.")
     run = RunDirectory(Path(_WORKDIR.value))
-    recipe, result = run.recipe(), run.result()
-    step = _STEP.value
-    if step is None and result is not None:
-        step = result["selected_step"]
+    recipe = run.recipe()
     devices.configure_process(cache_folder() / "compiled")
     dataset = load_dataset(recipe.dataset, _DATA_DIR.value)
     trainer = Trainer(recipe, dataset, seeds=[recipe.seed])
-    with Checkpoints(run.checkpoints) as checkpoints:
-        step, saved = checkpoints.restore(trainer.saved()[0], step)
+    step, saved = restore(run, trainer.saved()[0], _STEP.value)
     trainer.restore(step, [saved])
     (predictions,) = trainer.logits(dataset.test.images).argmax(-1)
     labels = dataset.test.labels

@@ -1,11 +1,8 @@
 """Trains a documented network: `python -m mnist_jax.train --model=dbl_conv_relu`."""
 
-import contextlib
 import dataclasses
+import functools
 import hashlib
-import re
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +12,15 @@ from rich.console import Console
 
 from mnist_jax import cli
 from mnist_jax.cli import display, recipe_flags
-from mnist_jax.cli.signals import Stop, stopping
+from mnist_jax.cli.signals import stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
-from mnist_jax.errors import Interrupted, UsageError
+from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.recipe import Recipe
-from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training import devices
-from mnist_jax.training.loop import Stopped, fit, groups
-from mnist_jax.training.trainer import Trainer
+from mnist_jax.training.session import Watch, groups, train
 
 # They replace values of the article's recipe, or of --config's.
 _OVERRIDES = recipe_flags.define()
@@ -62,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     recipe = _override(_given_recipe())
     devices.configure_process(cache_folder() / "compiled")
     # Refuses wrong arguments of the network before a dataset is looked for.
-    abstract_model(recipe.model, **recipe.model_args)
+    network = abstract_model(recipe.model, **recipe.model_args)
     if _DATASET.value == "auto":
         dataset = resolve_dataset(recipe.dataset, _DATA_DIR.value)
     else:
@@ -76,57 +72,28 @@ def main(argv: Sequence[str]) -> None:
             _print_result(out, run, result)
         else:
             todo.append((one, run))
+    if todo:
+        display.layer_table(out, network)
+    watches: list[Watch] = [functools.partial(display.training, out)]
+    if _TENSORBOARD.value:
+        from mnist_jax.cli import tensorboard  # Loading it takes longer than the first step.
+
+        watches.append(tensorboard.writers)
     runs = [run for _, run in todo]
     with stopping() as stop:
         for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
-            _train(out, dataset, stop, *zip(*(todo[place] for place in group), strict=True))
-
-
-def _train(
-    out: Console,
-    dataset: Dataset,
-    stop: Stop,
-    recipes: Sequence[Recipe],
-    runs: Sequence[RunDirectory],
-) -> None:
-    """Trains recipes that differ in their seeds only, each in its run directory."""
-    seeds = [recipe.seed for recipe in recipes]
-    trainer = Trainer(recipes[0], dataset, seeds=seeds, num_devices=_NUM_DEVICES.value)
-    environment = describe_environment(dataset, devices.describe(trainer.mesh))
-    with contextlib.ExitStack() as stack:
-        # All locks first: if one is taken, nothing has been changed.
-        for run in runs:
-            stack.enter_context(run.locked())
-        for run, recipe in zip(runs, recipes, strict=True):
-            if _OVERWRITE.value:
-                run.clear()
-            run.create(recipe, environment)
-        display.layer_table(out, trainer.state(0).model())
-        reports = [stack.enter_context(display.training(out, trainer))]
-        if _TENSORBOARD.value:
-            from mnist_jax.cli import tensorboard  # Loading it takes longer than the first step.
-
-            reports.append(stack.enter_context(tensorboard.writers(runs)))
-        try:
-            results = fit(
-                trainer,
-                runs,
-                lambda event: [report(event) for report in reports],
+            together = [todo[place] for place in group]
+            results = train(
+                together,
+                dataset,
+                watches=watches,
+                num_devices=_NUM_DEVICES.value,
+                overwrite=_OVERWRITE.value,
                 save_every=_SAVE_EVERY.value,
                 stop=stop,
             )
-        except Stopped as stopped:
-            assert stop.received is not None
-            again = re.compile("--?overwrite(=|$)")
-            command = [argument for argument in sys.argv[1:] if not again.match(argument)]
-            raise Interrupted(
-                f"Stopped by {stop.received.name} after step {stopped.step} of"
-                f" {trainer.total_steps}, which is saved; continue with"
-                f" python -m mnist_jax.train {shlex.join(command)}",
-                stop.received,
-            ) from None
-    for run, result in zip(runs, results, strict=True):
-        _print_result(out, run, result)
+            for (_, run), result in zip(together, results, strict=True):
+                _print_result(out, run, result)
 
 
 def _print_result(out: Console, run: RunDirectory, result: Mapping[str, Any]) -> None:

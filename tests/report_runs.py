@@ -14,6 +14,7 @@ from mnist_jax.models import create_model, model_entry
 from mnist_jax.reporting.page import Page, Picture
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.metrics import Evaluation
 
 RECIPE = dataclasses.replace(
     model_entry("lenet").recipe,
@@ -43,8 +44,8 @@ def write_runs(parent: Path) -> None:
                 params = nnx.as_pure(nnx.state(network, nnx.Param))
                 checkpoints.save(STEPS[-1], {"params": params, "batch_stats": {}})
             last = run.metrics()[-1]
-            result = {name: last[name] for name in ("test_accuracy", "seconds")}
-            run.write_result(result | {"selected_step": last["step"], "epochs": recipe.epochs})
+            result = {"test_accuracy": last.test_accuracy, "seconds": last.seconds}
+            run.write_result(result | {"selected_step": last.step, "epochs": recipe.epochs})
 
 
 def pictures(shown: Page) -> dict[str, Figure]:
@@ -52,14 +53,14 @@ def pictures(shown: Page) -> dict[str, Figure]:
     return {block.name: block.figure for block in blocks if isinstance(block, Picture)}
 
 
-def _row(step: int, seed: int) -> dict[str, float]:
-    return {
-        "epoch": step / 10,
-        "step": step,
-        "train_loss": 2.0 / step + seed,
-        "train_accuracy": 1 - 1 / step - seed / 50,
-        "test_loss": 3.0 / step + seed,
-        "test_accuracy": 1 - 2 / step - seed / 100,
-        "images_per_second": 100.0,
-        "seconds": 6.0 * step,
-    }
+def _row(step: int, seed: int) -> Evaluation:
+    return Evaluation(
+        epoch=step / 10,
+        step=step,
+        train_loss=2.0 / step + seed,
+        train_accuracy=1 - 1 / step - seed / 50,
+        test_loss=3.0 / step + seed,
+        test_accuracy=1 - 2 / step - seed / 100,
+        images_per_second=100.0,
+        seconds=6.0 * step,
+    )

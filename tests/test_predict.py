@@ -30,7 +30,7 @@ from mnist_jax.errors import Failure
 from mnist_jax.models import model_entry
 from mnist_jax.runs.directory import RunDirectory, describe_environment
 from mnist_jax.runs.network import classifier, load_network
-from mnist_jax.training.loop import fit
+from mnist_jax.training.session import fit
 from mnist_jax.training.trainer import Trainer
 
 

@@ -59,7 +59,7 @@ def test_curves_against_the_iteration_are_the_metrics(
         (1, "test", "test_accuracy", 100),
     ):
         *seeds, mean = lines(figure, panel, name)
-        expected = [[scale * row[column] for row in run.rows] for run in histories]
+        expected = [[scale * getattr(row, column) for row in run.rows] for run in histories]
         assert [y for _, y in seeds] == [pytest.approx(values) for values in expected]
         assert mean[0] == list(STEPS)
         assert mean[1] == pytest.approx(np.mean(expected, axis=0).tolist())
@@ -69,11 +69,11 @@ def test_curves_per_epoch_hold_whole_epochs(whole_report: Page, histories: list[
     figure = pictures(whole_report)["accuracy-by-epoch"]
     training, test = (lines(figure, 0, name)[0] for name in ("training", "test"))
     rows = histories[0].rows
-    first = 100 * np.average([row["train_accuracy"] for row in rows[:3]], weights=[4, 4, 2])
+    first = 100 * np.average([row.train_accuracy for row in rows[:3]], weights=[4, 4, 2])
     assert training == ([1, 2], [pytest.approx(first), pytest.approx(training[1][1])])
-    assert test[1] == pytest.approx([100 * rows[i]["test_accuracy"] for i in (2, 5)])
+    assert test[1] == pytest.approx([100 * rows[i].test_accuracy for i in (2, 5)])
     loss = pictures(whole_report)["loss-by-epoch"]
-    assert lines(loss, 0, "test")[0][1] == pytest.approx([rows[i]["test_loss"] for i in (2, 5)])
+    assert lines(loss, 0, "test")[0][1] == pytest.approx([rows[i].test_loss for i in (2, 5)])
 
 
 def test_one_run_has_one_line_and_published_values_stand_beside_it() -> None:
@@ -220,7 +220,7 @@ def test_default_images_are_a_sweater_and_a_coat(digits: Dataset) -> None:
 
 
 def test_the_page_says_what_was_run(whole_report: Page, histories: list[History]) -> None:
-    accuracies = [run.rows[-1]["test_accuracy"] for run in histories]
+    accuracies = [run.rows[-1].test_accuracy for run in histories]
     assert f"{np.mean(accuracies):.2%}" in texts(whole_report, "Result")
     head, *rows = table(whole_report, "Result")
     assert [row[head.index("test accuracy")] for row in rows] == [f"{a:.2%}" for a in accuracies]

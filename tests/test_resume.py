@@ -18,7 +18,7 @@ from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory, describe_environment
-from mnist_jax.training.loop import Resumed, Stopped, fit, groups
+from mnist_jax.training.session import Resumed, Stopped, fit, groups
 from mnist_jax.training.trainer import Trainer
 
 # 7 steps an epoch, the last of 4 images; evaluations after 3, 6, 7, 9, 12 and 14 steps.
@@ -73,7 +73,7 @@ def _train(
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step at a time, so that there are many places to stop at."""
-    monkeypatch.setattr("mnist_jax.training.loop._STRETCH", 0.0)
+    monkeypatch.setattr("mnist_jax.training.session._STRETCH", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted, with a checkpoint after every step."""
     path = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnist_jax.training.loop._STRETCH", 0.0)
+        patch.setattr("mnist_jax.training.session._STRETCH", 0.0)
         _train([path], save_every=0.0)
     return path
 
@@ -381,7 +381,7 @@ def test_stops_when_the_loss_is_no_number(tmp_path: Path) -> None:
     trainer = Trainer(recipe, DATASET, seeds=[0], num_devices=1)
     _, saved = store.restore(trainer.saved()[0])
     assert all(np.isfinite(a).all() for layer in saved["params"].values() for a in layer.values())
-    assert all(np.isfinite(row["test_loss"]) for row in RunDirectory(path).metrics())
+    assert all(np.isfinite(row.test_loss) for row in RunDirectory(path).metrics())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from experiments.evidence.analysis import Results
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Comparison, Curve, Ensemble, Row
 from mnist_jax.recipe import Recipe
+from mnist_jax.runs.metrics import Evaluation
 
 RECIPE = Recipe(model="lenet", dataset="digits", batch_size=100, epochs=2, learning_rate=0.5)
 
@@ -55,14 +56,16 @@ def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=
     predictions[seed : seed + wrong] = (LABELS[seed : seed + wrong] + 1) % 10
     accuracy = (100 - wrong) / 100
     rows = [
-        {
-            "step": step,
-            "train_loss": 2.0 / step,
-            "train_accuracy": 0.5,
-            "test_loss": 1.0,
-            "test_accuracy": found,
-            "images_per_second": 1000.0,
-        }
+        Evaluation(
+            epoch=step / 18,
+            step=step,
+            train_loss=2.0 / step,
+            train_accuracy=0.5,
+            test_loss=1.0,
+            test_accuracy=found,
+            images_per_second=1000.0,
+            seconds=1.0 * step,
+        )
         for step, found in ((15, 0.1), (18, 0.5), (33, 0.7), (36, accuracy))
     ]
     return Record.of_run(

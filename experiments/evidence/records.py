@@ -17,6 +17,7 @@ import numpy as np
 from mnist_jax import measures
 from mnist_jax.errors import Failure
 from mnist_jax.recipe import Recipe
+from mnist_jax.runs.metrics import Evaluation
 
 RESULTS = Path(__file__).parents[1] / "results"
 _SCHEMA = 1
@@ -63,14 +64,14 @@ class Record:
     def of_run(
         cls,
         recipe: Recipe,
-        rows: Sequence[Mapping[str, float]],
+        rows: Sequence[Evaluation],
         selected_step: int,
         predictions: np.ndarray,
         labels: np.ndarray,
         environment: Mapping[str, Any],
         **values: Any,
     ) -> Self:
-        """Makes the record of a run from its metrics, as `mnist_jax.training.loop` writes them.
+        """Makes the record of a run from its evaluations.
 
         Args:
           recipe: with its seed.
@@ -85,11 +86,11 @@ class Record:
         return cls(
             recipe=recipe,
             # As many digits as an accuracy on 60,000 images has.
-            curve={name: [_rounded(row[name]) for row in rows] for name in columns},
+            curve={name: [_rounded(getattr(row, name)) for row in rows] for name in columns},
             selected_step=selected_step,
             predictions=predictions.astype(np.uint8),
             correct=predictions == labels,
-            images_per_second=float(np.median([row["images_per_second"] for row in rows])),
+            images_per_second=float(np.median([row.images_per_second for row in rows])),
             environment={k: v for k, v in environment.items() if k not in _LOCAL},
             **values,
         )

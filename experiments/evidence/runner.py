@@ -1,6 +1,5 @@
 """The command line of every article: trains the missing seeds of its rows and records them."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -18,13 +17,11 @@ from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.cli.signals import Stop, stopping
 from mnist_jax.data import Dataset, load_dataset
-from mnist_jax.errors import Interrupted
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory, describe_environment
 from mnist_jax.training import devices
-from mnist_jax.training.loop import Stopped, fit, groups
-from mnist_jax.training.trainer import Trainer
+from mnist_jax.training.session import groups, train
 
 _EXPERIMENT = flags.DEFINE_list(
     "experiment", None, "Which rows; by default all. --list shows them."
@@ -66,7 +63,7 @@ def _main(article: Article, argv: Sequence[str]) -> None:
 
 
 def _run_rows(
-    out: Console, article: Article, rows: Sequence[Row], together: int, train: _Train
+    out: Console, article: Article, rows: Sequence[Row], together: int, train_seeds: _Train
 ) -> None:
     """Trains what is missing of each row, so many seeds at a time, and records it."""
     for row in rows:
@@ -74,7 +71,7 @@ def _run_rows(
         while missing := _missing(article, row):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
             (first, *_) = groups([_run_directory(article, row, r.seed) for r in missing])
-            for record in train(out, article, row, [missing[i] for i in first[:together]]):
+            for record in train_seeds(out, article, row, [missing[i] for i in first[:together]]):
                 records.append(record, Path(_RESULTS.value))
                 out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
 
@@ -96,56 +93,30 @@ def _train(
 ) -> Iterator[Record]:
     """Trains a recipe's seeds together, or goes on with them; yields their records."""
     dataset = _dataset(row.recipe.dataset)
-    with contextlib.ExitStack() as stack:
-        runs = [(recipe, _run_directory(article, row, recipe.seed)) for recipe in recipes]
-        for _, directory in runs:
-            stack.enter_context(directory.locked())
-        # An ended run without a record was stopped between the two.
-        unfinished = [run for run in runs if not run[1].finished(run[0])]
-        if unfinished:
-            _fit(stop, out, row.recipe, dataset, unfinished)
-        for recipe, directory in runs:
-            result, environment = directory.result(), directory.environment()
-            assert result is not None
-            yield Record.of_run(
-                recipe,
-                directory.metrics(),
-                result["selected_step"],
-                directory.predictions(),
-                dataset.test.labels,
-                environment,
-                article=article.name,
-                row=row.id,
-                framework="jax",
-                seconds=result["seconds"],
-            )
+    pairs = [(recipe, _run_directory(article, row, recipe.seed)) for recipe in recipes]
+    # An ended run without a record was stopped between the two.
+    if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
+        watch = partial(display.training, out)
+        train(unfinished, dataset, watches=[watch], stop=stop)
+    for recipe, run in pairs:
+        result, environment = run.result(), run.environment()
+        assert result is not None
+        yield Record.of_run(
+            recipe,
+            run.metrics(),
+            result["selected_step"],
+            run.predictions(),
+            dataset.test.labels,
+            environment,
+            article=article.name,
+            row=row.id,
+            framework="jax",
+            seconds=result["seconds"],
+        )
 
 
 def _run_directory(article: Article, row: Row, seed: int) -> RunDirectory:
     return RunDirectory(Path(_WORKDIR.value) / article.name / row.id / f"seed-{seed}")
-
-
-def _fit(
-    stop: Stop,
-    out: Console,
-    recipe: Recipe,
-    dataset: Dataset,
-    runs: Sequence[tuple[Recipe, RunDirectory]],
-) -> None:
-    trainer = Trainer(recipe, dataset, seeds=[one.seed for one, _ in runs])
-    environment = describe_environment(dataset, devices.describe(trainer.mesh))
-    for one, directory in runs:
-        directory.create(one, environment | {"seeds_together": len(runs)})
-    with display.training(out, trainer) as report:
-        try:
-            fit(trainer, [directory for _, directory in runs], report, stop=stop)
-        except Stopped as stopped:
-            assert stop.received is not None
-            raise Interrupted(
-                f"Stopped by {stop.received.name} after step {stopped.step} of"
-                f" {trainer.total_steps}, which is saved; the same command goes on from there.",
-                stop.received,
-            ) from None
 
 
 def _train_torch(

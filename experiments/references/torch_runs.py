@@ -24,6 +24,8 @@ from experiments.references.torch_networks import (
 from mnist_jax.data import Dataset, Split, hold_out
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.recipe import Recipe
+from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training.schedule import Schedule
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": F.cross_entropy,
@@ -37,13 +39,13 @@ class Run(NamedTuple):
     """A finished run.
 
     Attributes:
-      metrics: a row for each evaluation, with the columns of `mnist_jax.training.loop`'s.
+      metrics: every evaluation.
       selected_step: of the evaluation that counts.
       predictions: [N], that evaluation's label of every test image.
       seconds: how long it took.
     """
 
-    metrics: list[dict[str, Any]]
+    metrics: list[Evaluation]
     selected_step: int
     predictions: np.ndarray
     seconds: float
@@ -75,11 +77,11 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     if recipe.validation:
         split, validation = hold_out(split, recipe.validation)
     images, labels = _tensors(recipe, split)
-    steps_per_epoch = -(-len(labels) // recipe.batch_size)
+    schedule = Schedule.of(recipe, len(labels))
     network = _network(recipe)
-    optimizer = _optimizer(recipe, network, steps_per_epoch)
-    rows: list[dict[str, Any]] = []
-    best: tuple[float, dict[str, Any], np.ndarray] | None = None
+    optimizer = _optimizer(recipe, network, schedule.steps_per_epoch)
+    rows: list[Evaluation] = []
+    best: tuple[float, Evaluation, np.ndarray] | None = None
     started = since = time.perf_counter()
     # Summed here, so that a step waits for nothing: loss, right answers, images.
     totals = torch.zeros(3, dtype=torch.float64)
@@ -93,39 +95,41 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
         right = (outputs.detach().argmax(1) == labels[index]).sum()
         size = len(index)
         totals += torch.stack([loss.detach() * size, right, torch.tensor(size)])
-        of_epoch = step % steps_per_epoch
-        if of_epoch and (not recipe.eval_every or step % recipe.eval_every):
+        if step != schedule.last_evaluation(step):
             continue
         busy, (sum_of_losses, count_right, count) = time.perf_counter() - since, totals.tolist()
         test_loss, predictions = _evaluate(recipe, network, dataset.test)
         if not np.isfinite([sum_of_losses, test_loss]).all():
             raise Failure(f"Training diverged before step {step}: the loss is not a finite number.")
-        row = {
-            "step": step,
-            "train_loss": sum_of_losses / count,
-            "train_accuracy": count_right / count,
-            "test_loss": test_loss,
-            "test_accuracy": float((predictions == dataset.test.labels).mean()),
-            "images_per_second": count / busy,
-        }
-        merit = 0.0
+        validation_accuracy = None
         if validation is not None:
             _, of_validation = _evaluate(recipe, network, validation)
-            row["validation_accuracy"] = float((of_validation == validation.labels).mean())
-            if recipe.selection == "best_validation":
-                merit = row["validation_accuracy"]
+            validation_accuracy = float((of_validation == validation.labels).mean())
+        row = Evaluation(
+            epoch=step / schedule.steps_per_epoch,
+            step=step,
+            train_loss=sum_of_losses / count,
+            train_accuracy=count_right / count,
+            test_loss=test_loss,
+            test_accuracy=float((predictions == dataset.test.labels).mean()),
+            validation_accuracy=validation_accuracy,
+            images_per_second=count / busy,
+            seconds=time.perf_counter() - started,
+        )
+        selecting = recipe.selection == "best_validation"
+        merit = (validation_accuracy or 0.0) if selecting else 0.0
         if best is None or merit >= best[0]:
             best = merit, row, predictions
         rows.append(row)
-        if not of_epoch:
+        if row.epoch.is_integer():
             out.print(
-                f"epoch {step // steps_per_epoch}/{recipe.epochs}  train loss"
-                f" {row['train_loss']:.4f}  test accuracy {row['test_accuracy']:.2%}"
-                f"  {row['images_per_second']:,.0f} images/s"
+                f"epoch {row.epoch:.0f}/{recipe.epochs}  train loss"
+                f" {row.train_loss:.4f}  test accuracy {row.test_accuracy:.2%}"
+                f"  {row.images_per_second:,.0f} images/s"
             )
         totals, since = torch.zeros(3, dtype=torch.float64), time.perf_counter()
     assert best is not None  # The last step is always evaluated.
-    return Run(rows, best[1]["step"], best[2], time.perf_counter() - started)
+    return Run(rows, best[1].step, best[2], time.perf_counter() - started)
 
 
 def _network(recipe: Recipe) -> nn.Module:

@@ -19,7 +19,8 @@ from rich.table import Table
 from mnist_jax.models import abstract_model, model_entry, model_names
 from mnist_jax.models.layers import Network
 from mnist_jax.models.summary import summarize
-from mnist_jax.training.loop import Evaluation, Progress, Report, Resumed
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.training.session import Evaluated, Listener, Progress, Resumed
 from mnist_jax.training.trainer import Trainer
 
 
@@ -73,8 +74,10 @@ def confusion_matrix(out: Console, names: Sequence[str], confusion: np.ndarray) 
 
 
 @contextlib.contextmanager
-def training(out: Console, trainer: Trainer) -> Iterator[Report]:
-    """Shows a live bar on a terminal, and a line after every epoch; yields what to report to."""
+def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> Iterator[Listener]:
+    """Shows a live bar on a terminal, and a line after every epoch."""
+    del runs
+    schedule = trainer.schedule
     bar = Bar(
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
         BarColumn(),
@@ -84,29 +87,29 @@ def training(out: Console, trainer: Trainer) -> Iterator[Report]:
         disable=not out.is_terminal,
         transient=True,
     )
-    epochs = trainer.recipe.epochs
+    epochs = schedule.epochs
     task = bar.add_task(
-        "", total=trainer.total_steps, epoch=1, epochs=epochs, loss=float("nan"), speed=0.0
+        "", total=schedule.total_steps, epoch=1, epochs=epochs, loss=float("nan"), speed=0.0
     )
 
-    def report(event: Progress | Evaluation | Resumed) -> None:
+    def listener(event: Progress | Evaluated | Resumed) -> None:
         if isinstance(event, Progress):
-            epoch = (event.step - 1) // trainer.steps_per_epoch + 1
+            epoch = (event.step - 1) // schedule.steps_per_epoch + 1
             speed = event.images_per_second
             bar.update(task, completed=event.step, epoch=epoch, loss=event.loss, speed=speed)
         elif isinstance(event, Resumed):
-            done = event.step / trainer.steps_per_epoch
+            done = event.step / schedule.steps_per_epoch
             out.print(f"Continuing at step {event.step}, after {done:.2f} of {epochs} epochs.")
-        elif event.rows[0]["step"] % trainer.steps_per_epoch == 0:
+        elif event.rows[0].step % schedule.steps_per_epoch == 0:
             for seed, row in zip(trainer.seeds, event.rows, strict=True):
                 prefix = f"seed {seed}  " if len(trainer.seeds) > 1 else ""
                 out.print(
-                    f"{prefix}epoch {row['epoch']:.0f}/{epochs}"
-                    f"  train loss {row['train_loss']:.4f}"
-                    f"  train accuracy {row['train_accuracy']:.2%}"
-                    f"  test accuracy {row['test_accuracy']:.2%}"
-                    f"  {row['images_per_second']:,.0f} images/s"
+                    f"{prefix}epoch {row.epoch:.0f}/{epochs}"
+                    f"  train loss {row.train_loss:.4f}"
+                    f"  train accuracy {row.train_accuracy:.2%}"
+                    f"  test accuracy {row.test_accuracy:.2%}"
+                    f"  {row.images_per_second:,.0f} images/s"
                 )
 
     with bar:
-        yield report
+        yield listener

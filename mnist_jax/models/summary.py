@@ -57,6 +57,13 @@ def summarize(model: Network) -> list[LayerSummary]:
     ]
 
 
+def multiply_adds_per_parameter(model: Network) -> float:
+    """How often a network uses each of its parameters for one image, on average."""
+    layers = summarize(model)
+    work = sum(layer.multiply_adds for layer in layers)
+    return work / sum(layer.parameters for layer in layers)
+
+
 def _kind(layer: object) -> str:
     return getattr(layer, "__name__", type(layer).__name__)
 

@@ -54,7 +54,7 @@ def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> 
 
 
 def _result(runs: Sequence[History], test_images: int) -> Iterator[Text | Table]:
-    accuracies = [run.counted["test_accuracy"] for run in runs if run.counted is not None]
+    accuracies = [run.counted.test_accuracy for run in runs if run.counted is not None]
     if len(accuracies) > 1:
         mean, sd = np.mean(accuracies), np.std(accuracies, ddof=1)
         yield Text(
@@ -79,7 +79,7 @@ def _result_row(run: History) -> list[str]:
     if run.result is not None:
         state = f"ended after {run.recipe.epochs} epochs"
     elif run.rows:
-        state = f"not ended: at epoch {run.rows[-1]['epoch']:.4g} of {run.recipe.epochs}"
+        state = f"not ended: at epoch {run.rows[-1].epoch:.4g} of {run.recipe.epochs}"
     else:
         state = "not evaluated"
     cells = [run.directory.path.name, str(run.recipe.seed), state]
@@ -87,10 +87,10 @@ def _result_row(run: History) -> list[str]:
         return [*cells, "", "", "", ""]
     return [
         *cells,
-        f"{row['epoch']:.4g}",
-        f"{row['test_accuracy']:.2%}",
-        f"{row['test_loss']:.4f}",
-        f"{run.rows[-1]['seconds'] / 60:.1f}",
+        f"{row.epoch:.4g}",
+        f"{row.test_accuracy:.2%}",
+        f"{row.test_loss:.4f}",
+        f"{run.rows[-1].seconds / 60:.1f}",
     ]
 
 

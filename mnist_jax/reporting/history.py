@@ -14,6 +14,7 @@ from mnist_jax.measures import Course
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.metrics import Evaluation
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class History:
     directory: RunDirectory
     recipe: Recipe
     environment: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Evaluation]
     result: Mapping[str, Any] | None
     has_network: bool
 
@@ -53,27 +54,27 @@ class History:
         )
 
     @property
-    def counted(self) -> Mapping[str, Any] | None:
+    def counted(self) -> Evaluation | None:
         """The evaluation that counts: the selected one, else the latest; None before the first."""
         if self.result is None:
             return self.rows[-1] if self.rows else None
         step = self.result["selected_step"]
-        return next((row for row in self.rows if row["step"] == step), None)
+        return next((row for row in self.rows if row.step == step), None)
 
     def by_step(self, column: str) -> Course:
         """A column of the metrics against the step."""
         return Course(
-            np.asarray([row["step"] for row in self.rows]),
-            np.asarray([row[column] for row in self.rows]),
+            np.asarray([row.step for row in self.rows]),
+            np.asarray([getattr(row, column) for row in self.rows]),
         )
 
     def by_epoch(self, column: str) -> Course:
         """A column of the metrics after every epoch, means of the whole epoch for training."""
         last = self.rows[-1]
         return measures.by_epoch(
-            [row["step"] for row in self.rows],
-            [row[column] for row in self.rows],
-            round(last["step"] / last["epoch"]),
+            [row.step for row in self.rows],
+            [getattr(row, column) for row in self.rows],
+            round(last.step / last.epoch),
             mean=column.startswith("train_"),
         )
 

@@ -22,6 +22,7 @@ from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import replacing, write_text
 from mnist_jax.recipe import Recipe
+from mnist_jax.runs.metrics import Evaluation
 
 # Of the environment, what may change while a run is interrupted.
 _VARYING = ("packages", "device", "git")
@@ -167,7 +168,7 @@ class RunDirectory:
             raise self._damaged("result.json", f"{wrong[0]} is no number")
         return result
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Evaluation]:
         """Reads `metrics.jsonl`, in order of step.
 
         Raises:
@@ -176,35 +177,32 @@ class RunDirectory:
         try:
             lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
             # A line without its end was being written when the process was killed.
-            rows = [json.loads(line) for line in lines if line.endswith("\n")]
-            if all(isinstance(row["step"], int) for row in rows):
-                return rows
+            return [Evaluation.from_json(line) for line in lines if line.endswith("\n")]
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise self._damaged("metrics.jsonl", error) from error
-        raise self._damaged("metrics.jsonl", "a step is no number")
 
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
+    def append_metrics(self, row: Evaluation) -> None:
         """Adds a line to `metrics.jsonl`.
 
         Raises:
           Failure: it can't be written.
         """
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(row.to_json() + "\n")
             file.flush()
             os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
+    def rewind(self, step: int) -> list[Evaluation]:
         """Drops what the files tell of the time after a step; returns the evaluations before.
 
         Raises:
           Failure: a file is damaged, or can't be written.
         """
-        rows = [row for row in self.metrics() if row["step"] <= step]
+        rows = [row for row in self.metrics() if row.step <= step]
         with self._writing():
-            text = "".join(json.dumps(row) + "\n" for row in rows)
+            text = "".join(row.to_json() + "\n" for row in rows)
             write_text(self.path / "metrics.jsonl", text)
             if not step:  # Nothing is left of what ran before.
                 self._write_environment(
@@ -275,7 +273,7 @@ class RunDirectory:
         last = {"before": [], **self.environment()}
         if not isinstance(last["before"], list):
             raise self._damaged("environment.json", "before is no list")
-        if missing := sorted(environment.keys() - last.keys()):
+        if missing := sorted({"dataset", "dataset_sha256", *_VARYING} - last.keys()):
             raise self._damaged("environment.json", f"no {missing[0]}")
         if last["dataset_sha256"] != environment["dataset_sha256"]:
             raise Failure(

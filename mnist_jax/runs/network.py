@@ -1,6 +1,7 @@
 """The network of a run, with what it has learned and without its training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,18 +38,26 @@ def load_network(run: RunDirectory, step: int | None = None) -> tuple[int, Netwo
     Raises:
       Failure: there is no such run or checkpoint, or it is damaged.
     """
-    network, result = blank_network(run.recipe()), run.result()
+    network = blank_network(run.recipe())
     states = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     blank = {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in states.items()}
-    if step is None and result is not None:
-        step = result["selected_step"]
-    with Checkpoints(run.checkpoints) as checkpoints:
-        step, saved = checkpoints.restore(blank, step)
+    step, saved = restore(run, blank, step)
     nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in states))
     evaluation = nnx.view(
         network, deterministic=True, use_running_average=True, raise_if_not_found=False
     )
     return step, evaluation
+
+
+def restore(run: RunDirectory, like: Any, step: int | None = None) -> tuple[int, Any]:
+    """Reads a checkpoint of a run, as `Checkpoints.restore` does.
+
+    By default it is the selected one of a run that has ended, else its latest.
+    """
+    if step is None and (result := run.result()) is not None:
+        step = result["selected_step"]
+    with Checkpoints(run.checkpoints) as checkpoints:
+        return checkpoints.restore(like, step)
 
 
 def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:

@@ -2,13 +2,14 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax import lax
 from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
 from mnist_jax.errors import UsageError
 
@@ -50,19 +51,20 @@ def cores() -> int:
 
 def make_mesh(
     num_seeds: int,
-    batch_sizes: set[int],
+    batch_sizes: Collection[int],
     num_devices: int | None = None,
     *,
-    multiply_adds_per_parameter: float,
+    split_batches: bool = True,
 ) -> Mesh:
     """Lays devices out as ('seed', 'data'): seeds side by side, each one's batches split.
 
     Args:
       num_seeds: how many seeds train together.
-      batch_sizes: the sizes of the batches to come, the short last one included.
-      num_devices: how many devices to use; by default as many as can share the work evenly, and
-        are worth it. Where seeds and batches can take as many, seeds do.
-      multiply_adds_per_parameter: of the network's forward pass over one image.
+      batch_sizes: the sizes of the batches to come, the short last one included; none where
+        batches are padded to whatever divides.
+      num_devices: how many devices to use; by default as many as can share the work evenly.
+        Where seeds and batches can take as many, seeds do.
+      split_batches: whether devices may share a batch.
 
     Raises:
       UsageError: there are fewer devices, or a batch does not divide.
@@ -74,10 +76,7 @@ def make_mesh(
             f"num_devices is {num_devices}, but there are {len(devices)} devices"
             f" ({devices[0].platform}); give 1 to {len(devices)}."
         )
-    parts = math.gcd(*batch_sizes)
-    few = max(batch_sizes) * multiply_adds_per_parameter < _WORTH_SPLITTING
-    if num_devices is None and devices[0].platform == "cpu" and few:
-        parts = 1
+    parts = math.gcd(*batch_sizes) if split_batches else 1
     by_seed, by_data = max(
         (
             (a, b)
@@ -103,7 +102,18 @@ def make_mesh(
 
 
 def _divisors(number: int, most: int) -> list[int]:
-    return [d for d in range(1, min(number, most) + 1) if number % d == 0]
+    return [d for d in range(1, most + 1) if number % d == 0]
+
+
+def worth_splitting(batch_size: int, *, multiply_adds_per_parameter: float) -> bool:
+    """Whether devices save time by sharing a batch.
+
+    Args:
+      batch_size: images in the batch.
+      multiply_adds_per_parameter: of the network's forward pass over one image.
+    """
+    work = batch_size * multiply_adds_per_parameter
+    return jax.default_backend() != "cpu" or work >= _WORTH_SPLITTING
 
 
 def chunk_size(batch_size: int) -> int:
@@ -137,15 +147,43 @@ def side_by_side(chunk_size: int, *, multiply_adds_per_parameter: float) -> bool
     return chunk_size * multiply_adds_per_parameter < _WORTH_ADDING_UP
 
 
-def map_seeds(function: Callable[..., Any], *trees: Any) -> Any:
-    """Applies a function to every seed of a device, along the leading axis of `trees`.
+def compile_over_seeds(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    in_specs: tuple[P, ...],
+    out_specs: P | tuple[P, ...],
+    donate: tuple[int, ...] = (),
+) -> Any:
+    """Compiles a function of one seed's arrays and shared ones into one of all seeds' on a mesh.
 
-    A CPU takes them one after another, which keeps one seed's arrays in its cache; an accelerator
-    takes them together.
+    A CPU takes a device's seeds one after another, which keeps one seed's arrays in its cache; an
+    accelerator takes them together.
+
+    Args:
+      function: its arguments are one seed's where `in_specs` begin with `seed`, which come first.
+      mesh: from `make_mesh`.
+      in_specs: how the arguments lie on the mesh.
+      out_specs: how the results do; all have a leading axis of seeds.
+      donate: arguments whose memory the results may take.
     """
-    if jax.default_backend() == "cpu":
-        return lax.map(lambda args: function(*args), trees)
-    return jax.vmap(function)(*trees)
+    count = sum(spec[:1] == ("seed",) for spec in in_specs)
+
+    def of_all_seeds(*arguments: Any) -> Any:
+        by_seed, shared = arguments[:count], arguments[count:]
+        if jax.default_backend() == "cpu":
+            return lax.map(lambda one: function(*one, *shared), by_seed)
+        return jax.vmap(lambda *one: function(*one, *shared))(*by_seed)
+
+    mapped = jax.shard_map(
+        of_all_seeds, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def data_axis(mesh: Mesh) -> str | None:
+    """The name of the axis that batches are split over; None where they are not."""
+    return "data" if mesh.shape["data"] > 1 else None
 
 
 def describe(mesh: Mesh) -> dict[str, Any]:

@@ -143,15 +143,42 @@ def train_step(
     Raises:
       ValueError: `chunk_size` does not divide N.
     """
-    size = labels.shape[0]
-    keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
+    grads, batch_stats, metrics = gradients(
+        state,
+        images,
+        labels,
+        axis_name=axis_name,
+        chunk_size=chunk_size or labels.shape[0],
+        side_by_side=side_by_side,
+    )
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(
+        step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
+    )
+    return state, metrics
 
-    chunk_size = chunk_size or size
+
+def gradients(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    axis_name: str | None,
+    chunk_size: int,
+    side_by_side: bool,
+) -> tuple[nnx.State, nnx.State, Metrics]:
+    """The mean loss's gradients, the moved BatchNorm statistics, and the batch's metrics.
+
+    The arguments are those of `train_step`.
+    """
+    size = labels.shape[0]
     if size % chunk_size:
         raise ValueError(f"chunk_size is {chunk_size}, which does not divide a batch of {size}.")
     count = size // chunk_size
     side_by_side = count > 1 and (side_by_side or bool(jax.tree.leaves(state.batch_stats)))
     axes = tuple(axis for axis in (axis_name, _CHUNKS if side_by_side else None) if axis)
+    keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
 
     def mean_loss(
         params: nnx.State, images: jax.Array, labels: jax.Array, keys: jax.Array
@@ -162,20 +189,16 @@ def train_step(
         accuracy = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=logits.dtype)
         return jnp.mean(state.loss(logits, labels)), (batch_stats, accuracy)
 
-    batch = (images, labels, keys)
     function = _over_chunks_at_once(mean_loss, count) if side_by_side else mean_loss
-    gradients = jax.value_and_grad(function, has_aux=True)
-    means = _mean_over_chunks(gradients, state.params, batch, 1 if side_by_side else count)
+    means = _mean_over_chunks(
+        jax.value_and_grad(function, has_aux=True),
+        state.params,
+        (images, labels, keys),
+        1 if side_by_side else count,
+    )
     (loss, (batch_stats, accuracy)), grads = means
     grads, metrics = _mean_over_devices((grads, Metrics(loss, accuracy)), axis_name)
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
-    state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-    )
-    return state, metrics
+    return grads, batch_stats, metrics
 
 
 def _merge(

@@ -1,0 +1,107 @@
+"""Logits of a whole split of images, and how good they are."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mnist_jax.inputs import normalize
+from mnist_jax.recipe import Recipe
+from mnist_jax.training import devices
+from mnist_jax.training.step import LOSSES, TrainState, training_mode_logits
+
+# From states with a leading axis of seeds, and every image of a split, uint8 [N, 28, 28], to the
+# states after the evaluation and the logits [seeds, N, 10], every image exactly once.
+Evaluate = Callable[[TrainState, np.ndarray], tuple[TrainState, np.ndarray]]
+
+
+def exact(
+    recipe: Recipe, num_seeds: int, num_devices: int | None, *, multiply_adds_per_parameter: float
+) -> Evaluate:
+    """Evaluates as it should be: dropout off, running statistics; the states stay as they are.
+
+    Args:
+      recipe: what was trained.
+      num_seeds: how many seeds the states have.
+      num_devices: how many devices to use; by default all, since they exchange nothing.
+      multiply_adds_per_parameter: of the network's forward pass over one image.
+    """
+    mesh = devices.make_mesh(num_seeds, (), num_devices)
+    chunk = devices.evaluation_chunk(multiply_adds_per_parameter=multiply_adds_per_parameter)
+
+    def of_seed(state: TrainState, chunks: jax.Array) -> jax.Array:
+        model = state.model()
+        return lax.map(lambda images: model(normalize(images, recipe.mean, recipe.std)), chunks)
+
+    compiled = devices.compile_over_seeds(
+        of_seed, mesh, in_specs=(P("seed"), P("data")), out_specs=P("seed", "data")
+    )
+
+    def evaluate(states: TrainState, images: np.ndarray) -> tuple[TrainState, np.ndarray]:
+        missing = -len(images) % (chunk * mesh.shape["data"])
+        padded = np.pad(images, ((0, missing), (0, 0), (0, 0))) if missing else images
+        chunks = padded.reshape(-1, chunk, *images.shape[1:])
+        logits = compiled(
+            # Moments stay where they are.
+            jax.device_put(states.replace(opt_state=None), NamedSharding(mesh, P("seed"))),
+            jax.device_put(chunks, NamedSharding(mesh, P("data"))),
+        )
+        logits = np.asarray(logits).reshape(num_seeds, len(padded), -1)[:, : len(images)]
+        return states, logits
+
+    return evaluate
+
+
+def in_training_mode(recipe: Recipe, mesh: Mesh) -> Evaluate:
+    """Evaluates as article E's program does, in training's batches; BatchNorm statistics move.
+
+    Args:
+      recipe: what was trained.
+      mesh: that it was trained on.
+    """
+
+    def of_seed(state: TrainState, batches: jax.Array) -> tuple[TrainState, jax.Array]:
+        normalized = normalize(batches, recipe.mean, recipe.std)
+        return training_mode_logits(state, normalized, axis_name=devices.data_axis(mesh))
+
+    compiled = devices.compile_over_seeds(
+        of_seed,
+        mesh,
+        in_specs=(P("seed"), P(None, "data")),
+        out_specs=(P("seed"), P("seed", None, "data")),
+        donate=(0,),
+    )
+
+    def evaluate(states: TrainState, images: np.ndarray) -> tuple[TrainState, np.ndarray]:
+        size = recipe.batch_size
+        split = len(images) // size * size
+        parts = []
+        for some in (images[:split].reshape(-1, size, *images.shape[1:]), images[None, split:]):
+            if some.size:
+                batches = jax.device_put(some, NamedSharding(mesh, P(None, "data")))
+                states, logits = compiled(states, batches)
+                seeds, count, batch, classes = logits.shape
+                parts.append(np.asarray(logits).reshape(seeds, count * batch, classes))
+        return states, np.concatenate(parts, axis=1)
+
+    return evaluate
+
+
+def score(recipe: Recipe, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean loss and the accuracy of each seed.
+
+    Args:
+      recipe: its loss is taken.
+      logits: [seeds, N, 10].
+      labels: [N].
+
+    Returns:
+      Two arrays [seeds].
+    """
+    loss = jax.vmap(LOSSES[recipe.loss], (0, None))
+    losses = np.asarray(loss(jnp.asarray(logits), jnp.asarray(labels)), np.float64)
+    return losses.mean(-1), (logits.argmax(-1) == labels).mean(-1)

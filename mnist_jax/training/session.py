@@ -1,0 +1,349 @@
+"""Trains runs to the end of their recipe, through interruptions, and leaves run directories."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnist_jax.data import Dataset
+from mnist_jax.errors import Failure
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training import devices, evaluation
+from mnist_jax.training.schedule import Schedule
+from mnist_jax.training.trainer import Trainer
+
+# Seconds of training between two events of progress.
+_STRETCH = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training is; told about twice a second.
+
+    Attributes:
+      step: steps taken.
+      loss: mean training loss of the last stretch, over all seeds.
+      images_per_second: over the last stretch, all seeds together.
+    """
+
+    step: int
+    loss: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A new row of `metrics.jsonl` for every seed."""
+
+    rows: Sequence[Evaluation]
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Training goes on from a checkpoint, of so many steps."""
+
+    step: int
+
+
+Listener = Callable[[Progress | Evaluated | Resumed], object]
+# Opens a listener for as long as a trainer writes into these runs.
+Watch = Callable[[Trainer, Sequence[RunDirectory]], AbstractContextManager[Listener]]
+
+
+class Stopped(Exception):
+    """Training ended early, as asked, and goes on from `step` when it is started again."""
+
+    def __init__(self, step: int, total_steps: int):
+        super().__init__(f"stopped after step {step} of {total_steps}")
+        self.step, self.total_steps = step, total_steps
+
+
+def train(
+    pairs: Sequence[tuple[Recipe, RunDirectory]],
+    dataset: Dataset,
+    *,
+    watches: Iterable[Watch] = (),
+    num_devices: int | None = None,
+    overwrite: bool = False,
+    save_every: float = 10.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
+    """Trains recipes that differ in their seed only, each in its run directory, or goes on.
+
+    Args:
+      pairs: what to train, and where its files go: directories that `groups` puts together.
+      dataset: where the images come from.
+      watches: who is told of progress and evaluations.
+      num_devices: how many devices to use; by default all that divide the work.
+      overwrite: whether to start again where there is a run already.
+      save_every: seconds between checkpoints. The evaluations that may be selected and the end of
+        training are saved in any case.
+      stop: asked about twice a second whether to save and end early.
+
+    Returns:
+      The result of each seed, as in its `result.json`.
+
+    Raises:
+      Stopped: `stop` said so; everything so far is saved.
+      UsageError: a recipe does not fit its directory, the dataset or the devices.
+      Failure: another process trains in a directory, it can't be written, or training diverged.
+    """
+    seeds, runs = [recipe.seed for recipe, _ in pairs], [run for _, run in pairs]
+    trainer = Trainer(pairs[0][0], dataset, seeds=seeds, num_devices=num_devices)
+    environment = describe_environment(dataset, devices.describe(trainer.mesh))
+    with contextlib.ExitStack() as stack:
+        # All locks first: if one is taken, nothing has been changed.
+        for run in runs:
+            stack.enter_context(run.locked())
+        for recipe, run in pairs:
+            if overwrite:
+                run.clear()
+            run.create(recipe, environment | {"seeds_together": len(runs)})
+        listeners = [stack.enter_context(watch(trainer, runs)) for watch in watches]
+        return fit(
+            trainer,
+            runs,
+            lambda event: [listener(event) for listener in listeners],
+            save_every=save_every,
+            stop=stop,
+        )
+
+
+def fit(
+    trainer: Trainer,
+    runs: Sequence[RunDirectory],
+    listener: Listener,
+    *,
+    save_every: float = 10.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
+    """Trains to the end of the recipe, from the latest checkpoint if there is one.
+
+    However often it is interrupted and by what, parameters, optimiser state and metrics (but for
+    times) end up the same, bit by bit. As `train`, for a fresh trainer and directories that have
+    been locked and created.
+    """
+    schedule = trainer.schedule
+    with contextlib.ExitStack() as stack:
+        stores = [stack.enter_context(Checkpoints(run.checkpoints)) for run in runs]
+        files = _Files(trainer, runs, stores)
+        files.resume()
+        if trainer.step:
+            listener(Resumed(trainer.step))
+        stopping = False
+        saved = time.perf_counter()
+        stretch = 1
+        while trainer.step < schedule.total_steps and not stopping:
+            before, start = trainer.step, time.perf_counter()
+            log = trainer.advance(min(stretch, schedule.next_evaluation(before) - before))
+            seconds = time.perf_counter() - start
+            _check_finite(trainer, before, log)
+            images = int(schedule.images(before, trainer.step).sum())
+            files.add(log, images, seconds)
+            speed = len(runs) * images / seconds
+            listener(Progress(trainer.step, float(log[..., 0].mean()), speed))
+            # Never so much more that one slow start makes the next stretch endless.
+            stretch = min(4 * stretch, max(1, round(stretch * _STRETCH / seconds)))
+            selected = [False] * len(runs)
+            if trainer.step == schedule.last_evaluation(trainer.step):
+                rows, selected = files.evaluate()
+                listener(Evaluated(rows))
+            stopping = stop()
+            last = stopping or trainer.step == schedule.total_steps
+            to_keep = trainer.recipe.selection == "best_validation" and any(selected)
+            if last or to_keep or time.perf_counter() - saved >= save_every:
+                files.save(selected)
+                saved = time.perf_counter()
+    if trainer.step < schedule.total_steps:
+        raise Stopped(trainer.step, schedule.total_steps)
+    return files.results()
+
+
+def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
+    """Splits runs, given by place, into those that `train` can take together and lose nothing.
+
+    They have an intact checkpoint of the same step, or none of them has any.
+    """
+    found: list[tuple[set[int], list[int]]] = []
+    for place, run in enumerate(runs):
+        # The latest two: to go on from the best one would lose what follows it.
+        steps = set(Checkpoints(run.checkpoints).intact()[-2:])
+        for common, members in found:
+            if common & steps or not (common or steps):
+                common &= steps
+                members.append(place)
+                break
+        else:
+            found.append((steps, [place]))
+    return [members for _, members in found]
+
+
+class _Files:
+    """What training leaves in the seeds' directories, and what it needs of them to go on.
+
+    Attributes:
+      log: [seeds, steps, 2], loss and accuracy of every step since the last evaluation.
+      images: how many were trained on since then.
+      busy: seconds that took.
+      best: the evaluation that is selected so far, of every seed.
+    """
+
+    def __init__(
+        self, trainer: Trainer, runs: Sequence[RunDirectory], stores: Sequence[Checkpoints]
+    ):
+        self._trainer = trainer
+        self._runs = runs
+        self._stores = stores
+        self._started = time.perf_counter()
+        self.log = np.zeros((len(runs), 0, 2), np.float32)
+        self.images, self.busy = 0.0, 0.0
+        self.best: list[Evaluation | None] = [None] * len(runs)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning of the run, without interruptions."""
+        return time.perf_counter() - self._started
+
+    def resume(self) -> None:
+        """Goes to the latest step that all seeds have a checkpoint and the metrics of."""
+        trainer = self._trainer
+        pairs = zip(self._runs, self._stores, strict=True)
+        usable = [_resumable(trainer.schedule, run, store) for run, store in pairs]
+        if step := max(set.intersection(*usable), default=0):
+            like = {"log": self._padded_log()[0], "times": np.zeros(3)}
+            saved = [
+                store.restore(state | like, step)[1]
+                for store, state in zip(self._stores, trainer.saved(), strict=True)
+            ]
+            trainer.restore(step, saved)
+            count = step - trainer.schedule.last_evaluation(step)
+            self.log = np.stack([seed["log"] for seed in saved])[:, :count]
+            self.images, self.busy, seconds = saved[0]["times"].tolist()
+            self._started -= seconds
+        for i, run in enumerate(self._runs):
+            for row in run.rewind(step):
+                if _selected(trainer.recipe, row, self.best[i]):
+                    self.best[i] = row
+
+    def save(self, selected: Sequence[bool]) -> None:
+        """Saves every seed, as the best so far where it was selected."""
+        times = np.asarray([self.images, self.busy, self.seconds])
+        seeds = zip(self._stores, self._trainer.saved(), self._padded_log(), selected, strict=True)
+        for store, state, log, best in seeds:
+            store.save(self._trainer.step, state | {"log": log, "times": times}, best=best)
+
+    def add(self, log: np.ndarray, images: int, seconds: float) -> None:
+        """Takes note of a stretch of steps; `log` is [seeds, steps, 2]."""
+        self.log = np.concatenate([self.log, log], axis=1)
+        self.images, self.busy = self.images + images, self.busy + seconds
+
+    def evaluate(self) -> tuple[list[Evaluation], list[bool]]:
+        """Writes a row for each seed; also says which of them are selected so far."""
+        rows, predictions = self._rows()
+        selected = []
+        for i, (run, row) in enumerate(zip(self._runs, rows, strict=True)):
+            run.append_metrics(row)
+            selected.append(_selected(self._trainer.recipe, row, self.best[i]))
+            if selected[i]:
+                self.best[i] = row
+                run.write_predictions(predictions[i])
+        self.log, self.images, self.busy = self.log[:, :0], 0.0, 0.0
+        return rows, selected
+
+    def results(self) -> list[dict[str, Any]]:
+        """Writes and returns each seed's `result.json`."""
+        results = []
+        for i, (run, selected) in enumerate(zip(self._runs, self.best, strict=True)):
+            assert selected is not None  # The last step is always evaluated.
+            results.append(_result(self._trainer, i, selected, self.seconds))
+            run.write_result(results[-1])
+        return results
+
+    def _rows(self) -> tuple[list[Evaluation], np.ndarray]:
+        """An evaluation of each seed now, and its labels [seeds, N] for the test images."""
+        trainer, schedule = self._trainer, self._trainer.schedule
+        sizes = schedule.images(trainer.step - self.log.shape[1], trainer.step)
+        train = np.average(self.log, axis=1, weights=sizes)
+        logits = trainer.logits(trainer.test.images)
+        losses, accuracies = evaluation.score(trainer.recipe, logits, trainer.test.labels)
+        if not np.isfinite(losses).all():
+            raise _diverged(trainer, f"the test loss after step {trainer.step}")
+        validation: list[float] | None = None
+        if trainer.validation is not None:
+            of_validation = trainer.logits(trainer.validation.images)
+            validation = evaluation.score(trainer.recipe, of_validation, trainer.validation.labels)[
+                1
+            ].tolist()
+        rows = [
+            Evaluation(
+                epoch=trainer.step / schedule.steps_per_epoch,
+                step=trainer.step,
+                train_loss=float(train[i, 0]),
+                train_accuracy=float(train[i, 1]),
+                test_loss=float(losses[i]),
+                test_accuracy=float(accuracies[i]),
+                validation_accuracy=validation[i] if validation else None,
+                images_per_second=self.images / self.busy,
+                seconds=self.seconds,
+            )
+            for i in range(len(self._runs))
+        ]
+        return rows, logits.argmax(-1)
+
+    def _padded_log(self) -> np.ndarray:
+        """[seeds, steps per epoch, 2]: the same shape in every checkpoint."""
+        missing = self._trainer.schedule.steps_per_epoch - self.log.shape[1]
+        return np.pad(self.log, ((0, 0), (0, missing), (0, 0)))
+
+
+def _resumable(schedule: Schedule, run: RunDirectory, store: Checkpoints) -> set[int]:
+    """The steps of a run's intact checkpoints whose evaluations are all in `metrics.jsonl`."""
+    rows = {row.step for row in run.metrics()}
+    return {
+        step
+        for step in store.intact()
+        if step <= schedule.total_steps and schedule.last_evaluation(step) in rows | {0}
+    }
+
+
+def _selected(recipe: Recipe, row: Evaluation, best: Evaluation | None) -> bool:
+    """Whether this evaluation takes the place of the best so far; of equals the latest counts."""
+    if best is None or recipe.selection == "last":
+        return True
+    return (row.validation_accuracy or 0.0) >= (best.validation_accuracy or 0.0)
+
+
+def _result(trainer: Trainer, index: int, row: Evaluation, seconds: float) -> dict[str, Any]:
+    params = trainer.state(index).params
+    return {
+        "model": trainer.recipe.model,
+        "dataset": trainer.recipe.dataset,
+        "seed": trainer.seeds[index],
+        "epochs": trainer.recipe.epochs,
+        "test_accuracy": row.test_accuracy,
+        "selection": trainer.recipe.selection,
+        "selected_step": row.step,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "seconds": seconds,
+    }
+
+
+def _check_finite(trainer: Trainer, before: int, log: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(log[..., 0]).all(axis=0))
+    if bad.size:
+        raise _diverged(trainer, f"the loss of step {before + bad[0] + 1}")
+
+
+def _diverged(trainer: Trainer, what: str) -> Failure:
+    return Failure(
+        f"Training diverged: {what} is not a finite number; try a learning rate below"
+        f" {trainer.recipe.learning_rate} (the last good checkpoint is kept)."
+    )
