@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ flags.adopt_module_key_flags(recipe_flags)  # --help shows them.
 _MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
 _CONFIG = flags.DEFINE_string(
     "config", None, "A recipe to run instead of an article's, such as a run's config.json."
+)
+_EXPERIMENT = flags.DEFINE_string(
+    "experiment", None, "The recipe of a row of the comparison, such as nielsen/dbl_conv_relu."
 )
 _MODEL_ARGS = flags.DEFINE_string(
     "model_args", None, 'Arguments of the network as JSON, such as {"pooling": "max"}.'
@@ -101,14 +105,30 @@ def _print_result(out: Console, run: RunDirectory, result: Mapping[str, Any]) ->
 
 
 def _given_recipe() -> Recipe:
-    match _MODEL.value, _CONFIG.value:
-        case str(model), None:
+    match _MODEL.value, _CONFIG.value, _EXPERIMENT.value:
+        case str(model), None, None:
             return model_entry(model).recipe
-        case None, str(config):
+        case None, str(config), None:
             return Recipe.load(Path(config))
-        case None, None:
+        case None, None, str(experiment):
+            return _recipe_of_row(experiment)
+        case None, None, None:
             raise UsageError("No model given; add --model=NAME (--list shows the names).")
-    raise UsageError("Give either --model=NAME or --config=FILE, which names its model.")
+    raise UsageError(
+        "Give either --model=NAME, --config=FILE or --experiment=ARTICLE/ROW; the latter two name"
+        " their model."
+    )
+
+
+def _recipe_of_row(name: str) -> Recipe:
+    try:
+        # By name, because the package stands without the experiments that are built on it.
+        rows = importlib.import_module("experiments.evidence.rows")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "--experiment needs the experiments; give it in the repository's folder."
+        ) from error
+    return rows.find(name).recipe
 
 
 def _fitted(recipe: Recipe, dataset: Dataset) -> Recipe:

@@ -1,5 +1,6 @@
 """The commands as a person types them: what they print, write and exit with."""
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from runs_compared import assert_same_run
 
+from experiments.evidence import rows
 from mnist_jax.models import model_names
-from mnist_jax.recipe import options
+from mnist_jax.recipe import Recipe, options
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,15 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
     assert_same_run(path, home / "again")
 
 
+def test_a_row_of_the_comparison_is_a_recipe(home: Path) -> None:
+    name, path = "nested_software/dbl_conv_relu", home / "row"
+    flags = (f"--experiment={name}", "--dataset=digits", "--epochs=1", f"--workdir={path}")
+    done = run(home, "mnist_jax.train", *flags)
+    assert done.returncode == 0, done.stderr
+    expected = dataclasses.replace(rows.find(name).recipe, dataset="digits", epochs=1)
+    assert Recipe.load(path / "config.json") == expected
+
+
 def test_list_shows_every_network(home: Path) -> None:
     done = run(home, "mnist_jax.train", "--list")
     assert done.returncode == 0, done.stderr
@@ -165,7 +176,9 @@ def test_list_shows_every_network(home: Path) -> None:
     ("arguments", "sentence"),
     [
         ([], "add --model=NAME"),
-        (["--model=dense", "--config=config.json"], "either --model=NAME or --config=FILE"),
+        (["--model=dense", "--config=config.json"], "either --model=NAME, --config=FILE or"),
+        (["--experiment=nielsen/dense"], "nielsen has no row 'dense'; its rows are"),
+        (["--experiment=nielson/dbl_conv"], "There is no article 'nielson'; give ARTICLE/ROW"),
         (["--config=nowhere.json"], "nowhere.json can't be read (No such file or directory)"),
         (["--model=dbl_conv_rleu"], "did you mean 'dbl_conv_relu'"),
         (["--model=lenet", "--dataset=cifar"], "dataset"),

@@ -144,6 +144,21 @@ def changed(recipe: Recipe, **values: object) -> Recipe:
     return dataclasses.replace(recipe, **values)  # type: ignore[arg-type]
 
 
+def find(name: str) -> Row:
+    """The row called `article/row`.
+
+    Raises:
+      UsageError: there is none.
+    """
+    articles = {article.name: article for article in all_articles()}
+    article, _, row = name.partition("/")
+    if article not in articles:
+        raise UsageError(
+            f"There is no article {article!r}; give ARTICLE/ROW, of one of {', '.join(articles)}."
+        )
+    return articles[article].row(row)
+
+
 def all_articles() -> list[Article]:
     """Every article, by letter."""
     scripts = sorted(Path(__file__).parents[1].glob("*.py"))
