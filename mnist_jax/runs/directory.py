@@ -43,6 +43,10 @@ class RunDirectory:
         `predictions.npy`, the selected evaluation's predicted label of every test image;
         `result.json`, written once, at the end;
         `checkpoints/`, the parameters and optimiser state.
+
+    Raises:
+      Failure: from every method that reads or writes, a file is missing, damaged, or can't be
+        written.
     """
 
     def __init__(self, path: Path):
@@ -58,7 +62,7 @@ class RunDirectory:
         """Makes the directory and keeps other processes out; a lock dies with its process.
 
         Raises:
-          Failure: another process trains here, or the directory can't be written.
+          Failure: another process trains here.
         """
         with contextlib.ExitStack() as stack:
             with self._writing():
@@ -77,7 +81,8 @@ class RunDirectory:
         """Writes what is known before the first step, or makes sure the run here can go on.
 
         Raises:
-          Failure: `check` raises it, the data is not the same, or the directory can't be written.
+          UsageError: as `check`.
+          Failure: the data is not the same.
         """
         self.check(recipe)
         before = self._before(environment)
@@ -91,7 +96,7 @@ class RunDirectory:
         """Makes sure that the directory has no run of another recipe; more epochs are the same.
 
         Raises:
-          Failure: it has; the message names the differences.
+          UsageError: it has; the message names the differences.
         """
         if not (self.path / "config.json").exists() and not self.checkpoints.exists():
             return
@@ -110,21 +115,13 @@ class RunDirectory:
             )
 
     def finished(self, recipe: Recipe) -> dict[str, Any] | None:
-        """The result, if the run has ended and was not shorter than `recipe`; otherwise None.
-
-        Raises:
-          Failure: as `check`, or the result is damaged.
-        """
+        """The result, if the run has ended and was not shorter than `recipe`; otherwise None."""
         self.check(recipe)
         result = self.result()
         return result if result and result["epochs"] == recipe.epochs else None
 
     def clear(self) -> None:
-        """Removes the run.
-
-        Raises:
-          Failure: it can't be removed.
-        """
+        """Removes the run."""
         with self._writing():
             # The result first: without it what remains is an unfinished run.
             (self.path / "result.json").unlink(missing_ok=True)
@@ -136,11 +133,7 @@ class RunDirectory:
                 (self.path / name).unlink(missing_ok=True)
 
     def recipe(self) -> Recipe:
-        """Reads `config.json`.
-
-        Raises:
-          Failure: it is missing, damaged, or of another version.
-        """
+        """Reads `config.json`."""
         values = self._read("config.json")
         try:
             return Recipe.from_dict(values)
@@ -148,19 +141,11 @@ class RunDirectory:
             raise self._damaged("config.json", error) from error
 
     def environment(self) -> dict[str, Any]:
-        """Reads `environment.json`.
-
-        Raises:
-          Failure: it is missing or damaged.
-        """
+        """Reads `environment.json`."""
         return self._read("environment.json")
 
     def result(self) -> dict[str, Any] | None:
-        """Reads `result.json`; None while the run has not ended.
-
-        Raises:
-          Failure: it is damaged.
-        """
+        """Reads `result.json`; None while the run has not ended."""
         if not (self.path / "result.json").exists():
             return None
         result = self._read("result.json")
@@ -169,11 +154,7 @@ class RunDirectory:
         return result
 
     def metrics(self) -> list[Evaluation]:
-        """Reads `metrics.jsonl`, in order of step.
-
-        Raises:
-          Failure: a line is damaged.
-        """
+        """Reads `metrics.jsonl`, in order of step."""
         try:
             lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
             # A line without its end was being written when the process was killed.
@@ -184,22 +165,14 @@ class RunDirectory:
             raise self._damaged("metrics.jsonl", error) from error
 
     def append_metrics(self, row: Evaluation) -> None:
-        """Adds a line to `metrics.jsonl`.
-
-        Raises:
-          Failure: it can't be written.
-        """
+        """Adds a line to `metrics.jsonl`."""
         with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
             file.write(row.to_json() + "\n")
             file.flush()
             os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
 
     def rewind(self, step: int) -> list[Evaluation]:
-        """Drops what the files tell of the time after a step; returns the evaluations before.
-
-        Raises:
-          Failure: a file is damaged, or can't be written.
-        """
+        """Drops what the files tell of the time after a step; returns the evaluations before."""
         rows = [row for row in self.metrics() if row.step <= step]
         with self._writing():
             text = "".join(row.to_json() + "\n" for row in rows)
@@ -211,11 +184,7 @@ class RunDirectory:
         return rows
 
     def write_predictions(self, labels: np.ndarray) -> None:
-        """Replaces `predictions.npy`: uint8 [N].
-
-        Raises:
-          Failure: it can't be written.
-        """
+        """Replaces `predictions.npy`: uint8 [N]."""
         with (
             self._writing(),
             replacing(self.path / "predictions.npy") as temporary,
@@ -224,11 +193,7 @@ class RunDirectory:
             np.save(file, labels.astype(np.uint8))
 
     def predictions(self) -> np.ndarray:
-        """Reads `predictions.npy`: uint8 [N].
-
-        Raises:
-          Failure: it is missing or damaged.
-        """
+        """Reads `predictions.npy`: uint8 [N]."""
         try:
             labels = np.load(self.path / "predictions.npy")
         except (OSError, ValueError, EOFError) as error:
@@ -238,11 +203,7 @@ class RunDirectory:
         return labels
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Writes `result.json`, whole or not at all.
-
-        Raises:
-          Failure: it can't be written.
-        """
+        """Writes `result.json`, whole or not at all."""
         with self._writing():
             write_text(self.path / "result.json", json.dumps(result, indent=2) + "\n")
 

@@ -1,4 +1,7 @@
-"""Which devices a run uses and how: the one place that knows backends apart from `ops`."""
+"""Which devices a run uses and how: the one place that knows backends apart from `kernels`.
+
+`multiply_adds_per_parameter` is always that of a network's forward pass over one image.
+"""
 
 import math
 import os
@@ -106,12 +109,7 @@ def _divisors(number: int, most: int) -> list[int]:
 
 
 def worth_splitting(batch_size: int, *, multiply_adds_per_parameter: float) -> bool:
-    """Whether devices save time by sharing a batch.
-
-    Args:
-      batch_size: images in the batch.
-      multiply_adds_per_parameter: of the network's forward pass over one image.
-    """
+    """Whether devices save time by sharing a batch."""
     work = batch_size * multiply_adds_per_parameter
     return jax.default_backend() != "cpu" or work >= _WORTH_SPLITTING
 
@@ -127,23 +125,14 @@ def chunk_size(batch_size: int) -> int:
 
 
 def evaluation_chunk(*, multiply_adds_per_parameter: float) -> int:
-    """How many images a device evaluates at a time.
-
-    Args:
-      multiply_adds_per_parameter: of the network's forward pass over one image.
-    """
+    """How many images a device evaluates at a time."""
     dense = multiply_adds_per_parameter <= 1  # None is used at two places of an image.
     cached = jax.default_backend() == "cpu" and not dense
     return _CPU_EVALUATION_CHUNK if cached else _EVALUATION_CHUNK
 
 
 def side_by_side(chunk_size: int, *, multiply_adds_per_parameter: float) -> bool:
-    """Whether chunks go through a network side by side, see `train_step`.
-
-    Args:
-      chunk_size: images in a chunk.
-      multiply_adds_per_parameter: of the network's forward pass over one image.
-    """
+    """Whether chunks of so many images go through a network side by side, see `train_step`."""
     return chunk_size * multiply_adds_per_parameter < _WORTH_ADDING_UP
 
 

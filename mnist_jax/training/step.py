@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from mnist_jax.models.layers import Network
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Variables = nnx.State[Any, Any]
 
 # Numbers in an array from which on it travels between devices by itself.
 _LARGE = 10_000
@@ -58,8 +59,8 @@ class TrainState(struct.PyTreeNode):
     """
 
     step: jax.Array
-    params: nnx.State
-    batch_stats: nnx.State
+    params: Variables
+    batch_stats: Variables
     opt_state: optax.OptState
     key: jax.Array
     graphdef: nnx.GraphDef[Network] = struct.field(pytree_node=False)
@@ -167,7 +168,7 @@ def gradients(
     axis_name: str | None,
     chunk_size: int,
     side_by_side: bool,
-) -> tuple[nnx.State, nnx.State, Metrics]:
+) -> tuple[Variables, Variables, Metrics]:
     """The mean loss's gradients, the moved BatchNorm statistics, and the batch's metrics.
 
     The arguments are those of `train_step`.
@@ -181,8 +182,8 @@ def gradients(
     keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
 
     def mean_loss(
-        params: nnx.State, images: jax.Array, labels: jax.Array, keys: jax.Array
-    ) -> tuple[jax.Array, tuple[nnx.State, jax.Array]]:
+        params: Variables, images: jax.Array, labels: jax.Array, keys: jax.Array
+    ) -> tuple[jax.Array, tuple[Variables, jax.Array]]:
         model = _merge(state, params, state.batch_stats, axes)
         logits = model(images, keys=keys)
         batch_stats = nnx.as_pure(nnx.state(model, nnx.BatchStat))
@@ -202,7 +203,7 @@ def gradients(
 
 
 def _merge(
-    state: TrainState, params: nnx.State, batch_stats: nnx.State, axes: tuple[str, ...]
+    state: TrainState, params: Variables, batch_stats: Variables, axes: tuple[str, ...]
 ) -> Network:
     """The network in training mode, its BatchNorm taking statistics over the mapped `axes`."""
     model = nnx.merge(state.graphdef, params, batch_stats)
@@ -218,7 +219,7 @@ def _image_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
 
 
 def _mean_over_chunks(
-    function: Callable[..., Any], params: nnx.State, batch: tuple[jax.Array, ...], count: int
+    function: Callable[..., Any], params: Variables, batch: tuple[jax.Array, ...], count: int
 ) -> Any:
     """The mean of function(params, *chunk) over equal chunks of a batch, one after the other."""
     if count == 1:
@@ -240,7 +241,7 @@ def _over_chunks_at_once(mean_loss: Callable[..., Any], count: int) -> Callable[
     """The mean over equal chunks of a batch that know each other by the axis `_CHUNKS`."""
     mapped = jax.vmap(mean_loss, (None, 0, 0, 0), (0, (None, 0)), axis_name=_CHUNKS)
 
-    def mean(params: nnx.State, *batch: jax.Array) -> Any:
+    def mean(params: Variables, *batch: jax.Array) -> Any:
         losses, (batch_stats, accuracies) = mapped(params, *_split(batch, count))
         return jnp.mean(losses), (batch_stats, jnp.mean(accuracies))
 
@@ -284,8 +285,8 @@ def training_mode_logits(
     evaluation_key = jax.random.fold_in(state.key, ~state.step)
 
     def body(
-        batch_stats: nnx.State, batch: tuple[jax.Array, jax.Array]
-    ) -> tuple[nnx.State, jax.Array]:
+        batch_stats: Variables, batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[Variables, jax.Array]:
         number, images = batch
         key = jax.random.fold_in(evaluation_key, number)
         model = _merge(state, state.params, batch_stats, (axis_name,) if axis_name else ())
