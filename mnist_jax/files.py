@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
       OSError: it can't be written; then `path` is as it was.
     """
     # A name of its own, since several processes may write the same file.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         synchronize(temporary)

@@ -311,7 +311,10 @@ def test_overwriting_leaves_nothing_but_the_user_s_own(whole: Path, copy: Path) 
     (copy / "config.json").write_text("{")
     RunDirectory(copy).clear()
     assert sorted(p.name for p in copy.iterdir()) == [".lock", "notes.txt"]
+    killed = copy / ".config.json.0123.tmp"
+    killed.write_text("{")  # As a process leaves that was killed while writing.
     assert _train([copy]) == 0
+    assert not killed.exists()
     (copy / "notes.txt").unlink()
     assert_same_run(copy, whole)
 

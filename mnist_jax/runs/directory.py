@@ -87,6 +87,8 @@ class RunDirectory:
         self.check(recipe)
         before = self._before(environment)
         with self._writing():
+            for left in self.path.glob(".*.tmp"):  # By a process that was killed.
+                left.unlink()
             # A longer recipe continues a finished run, which then has not ended.
             (self.path / "result.json").unlink(missing_ok=True)
             write_text(self.path / "config.json", recipe.to_json() + "\n")
