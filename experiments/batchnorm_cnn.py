@@ -7,7 +7,7 @@ leaves training mode, so dropout and the batches' own statistics are on when it 
 `as_published` does the same, the other one measures properly.
 Expected: "99% (approx)" after 10 epochs.
 Duration: a seed sees 600,000 training images and 120 times the test set;
-`experiments/README.md` has the measured time.
+`experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.batchnorm_cnn --num_seeds=5`
 """
 

@@ -4,7 +4,7 @@ Source: the article's text, and its program `NR_CNN_PT.py` (https://github.com/h
 Protocol: 60,000 images in the order of the files every epoch, batches of 100, Adam at 0.001, 10
 epochs; test accuracy after the last. Seeds therefore differ in their initial values alone.
 Expected: 98.86%, a single run.
-Duration: a seed sees 600,000 training images; `experiments/README.md` has the measured time.
+Duration: a seed sees 600,000 training images; `experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.cmu_cnn --num_seeds=5`
 """
 

@@ -25,7 +25,7 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     """
     results = Results.load(all_articles(), directory)
     return {
-        directory.parent / "README.md": rendering.markdown(results),
+        directory.parent / "RESULTS.md": rendering.markdown(results),
         directory / "table.csv": rendering.csv_table(results),
         directory / "table.tex": rendering.latex(results),
     }

@@ -6,7 +6,7 @@ Protocol: 60,000 images, reshuffled every epoch, Adam at 0.001; batches of 32 an
 the sibling network batches of 100 and 5 epochs; the last epoch counts.
 Expected: no test figure was published; the notebooks' mean training loss of each epoch is
 compared.
-Duration: a seed sees 900,000 training images, of the sibling 300,000; `experiments/README.md` has
+Duration: a seed sees 900,000 training images, of the sibling 300,000; `experiments/RESULTS.md` has
 the measured times.
 Command: `python -m experiments.dropout_cnn --experiment=simple_cnn --num_seeds=5`
 """

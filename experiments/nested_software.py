@@ -7,7 +7,7 @@ values; test accuracy after the last epoch. The article's pixels are in [0, 1]; 
 are normalised with mean 0.1305 and deviation 0.3081. Expanded data: five times as many images.
 Expected: the figures below, each a single run, but for double_fc_dropout at 0.03.
 Duration: a seed sees 3.6 million training images (dense: 1.8), with expanded data 18 million
-(double_fc_dropout: 12); `experiments/README.md` has the measured times.
+(double_fc_dropout: 12); `experiments/RESULTS.md` has the measured times.
 Command: `python -m experiments.nested_software --experiment=dbl_conv_relu --num_seeds=5`
 """
 

@@ -7,7 +7,7 @@ N(0, 1/n_out) weights, classic dropout; the test accuracy that counts is that of
 best accuracy on the 10,000 validation images. Expanded data: shuffled once, before training.
 Expected: the figures below, each a single run in the book.
 Duration: a seed sees 3 million training images in the first four rows, 15 million in the expanded
-ones and 10 million in double_fc_dropout, whose steps are larger; `experiments/README.md` has the
+ones and 10 million in double_fc_dropout, whose steps are larger; `experiments/RESULTS.md` has the
 measured times.
 Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
 """

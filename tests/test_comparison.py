@@ -120,5 +120,5 @@ def test_files_follow_from_the_records_alone(tmp_path):
     tables = shutil.ignore_patterns("table.*")
     copy = shutil.copytree(records.RESULTS, tmp_path / "results", ignore=tables)
     there, here = compare.files(copy), compare.files()
-    assert [path.name for path in there] == ["README.md", "table.csv", "table.tex"]
+    assert [path.name for path in there] == ["RESULTS.md", "table.csv", "table.tex"]
     assert list(there.values()) == list(here.values())

@@ -16,82 +16,23 @@ _INTRODUCTION = """\
 
 Every number that the articles report, and what this code reaches under the same protocol. This
 file is written by `python -m experiments.compare` from the records in `results/` alone; the same
-table is there as `table.csv` and `table.tex`.
-
-## How to read the tables
-
-- **Published** is the figure as the article prints it, with the framework it was measured in and
-  how the article chose the epoch that it reports. Our runs choose the same way.
-- **Ours** is the test accuracy in percent: mean ± standard deviation over *n* runs of one recipe
-  that differ in their seed, then the smallest and the largest. Each record names the revision of
-  the code and the devices, which may differ too.
-- **95% of runs** is the prediction interval of our protocol: where one more run falls with 95%
-  probability, if runs are normally distributed: mean ± t · SD · √(1 + 1/n). An article's figure is
-  one run without a spread, so this is what it can be compared with. Rows with fewer than {enough}
-  runs are *provisional*: their spread is not known well enough for an interval.
-- **The article's figure is** *inside* that interval, *above* or *below* it, up to the rounding it
-  was printed with. *not a claim*: the article gives no test accuracy. Inside does not mean
-  reproduced exactly, and of twenty figures from the very same protocol one falls outside by chance.
-- An accuracy on 10,000 images has a standard error of 0.10 points at 99% and 0.07 at 99.5%, besides
-  the spread between seeds: single runs that differ by less than 0.2 points say nothing.
-- **Speed** is training images per second of all seeds that ran together, and **a seed takes** its
-  share of the time, evaluations included, on a machine that was doing other things too. With ≈ it
-  is an estimate: the images to train on, at the median speed of the same network's other runs.
-"""
-
-_OUTRO = """\
-## How to run a row, and how to add an article
-
-    python -m experiments.NAME --list
-    python -m experiments.NAME --experiment=ROW --num_seeds=5 --first_seed=0
-    python -m experiments.compare
-
-The first command shows an article's rows and the seeds that are recorded. The second one trains
-what is missing, as many seeds together as there are devices, and appends a line for each to
-`results/NAME.jsonl`; a recorded seed is never run again, and an interrupted one is resumed by the
-same command from its run directory under `runs/experiments`. With `--framework=torch` the author's
-PyTorch network runs under the same recipe. To run a recorded seed again, remove its line and its
-run directory. Records that another machine made (with `--results=FOLDER`) are appended as they are.
-The last command writes these files again; with `--check` it only says whether they are up to date,
-and with `--report` it draws them: a page of pictures, `report/report.html`.
-
-An article is one file in this folder that defines `ARTICLE`, as `lenet_fashion_mnist.py` does: its
-rows with their published figures, each with a recipe that starts from the network's own and states
-what the row changes. A record holds the whole recipe, the accuracy and loss of every evaluation,
-the predicted label of every test image, versions, device, revision of the code, and the SHA-256 of
-the data; it is checked whenever it is read.
-"""
-
-_ELSEWHERE = """\
-## Published elsewhere
-
-Figures under protocols that are not among the rows, for orientation.
-
-| what | test accuracy on MNIST | source |
-| --- | --- | --- |
-| Flax's MNIST example, 10 epochs | 99.17% | its README |
-| residual network, augmented images, 11 epochs | 99.738%, mean of 10 | ttdoucet/mnist |
-| the same, ten voting | 99.82% | ttdoucet/mnist |
-| single networks, 1,500 of them | 99.641 ± 0.047% | cdeotte/MNIST-CNN-99.75 |
-| the same, fifteen voting | 99.745 ± 0.020% | cdeotte/MNIST-CNN-99.75 |
-| ensembles of M3, M5 and M7, epochs chosen on the test set | up to 99.91% | arXiv 2008.10400 |
+table is there as `table.csv` and `table.tex`. [README.md](README.md) says how to read the tables
+and how to run a row.
 """
 
 _LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"})
 
 
 def markdown(results: Results) -> str:
-    """The whole comparison, for `experiments/README.md`."""
+    """The whole comparison, for `experiments/RESULTS.md`."""
     parts = [
-        _INTRODUCTION.format(enough=analysis.ENOUGH_SEEDS),
+        _INTRODUCTION,
         f"## Results\n\n{headline(results)}\n",
         *(_article(results, article) for article in results.articles),
         _section("## PyTorch, measured here", _CROSS_TEXT, _cross_framework(results)),
         _variants(results),
         _curves(results),
-        _ELSEWHERE,
         _not_run(results),
-        _OUTRO,
     ]
     return "\n".join(part for part in parts if part)
 
