@@ -11,7 +11,7 @@ Duration: a seed sees 600,000 training images and 120 times the test set;
 Command: `python -m experiments.batchnorm_cnn --num_seeds=5`
 """
 
-from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
+from experiments.evidence.rows import Ablation, Article, Curve, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("batchnorm_cnn").recipe
@@ -41,8 +41,8 @@ ARTICLE = Article(
             note="Measured in training mode, as the article's program does.",
         ),
     ),
-    comparisons=(
-        Comparison(
+    ablations=(
+        Ablation(
             question="What does evaluation mode change?",
             first="batchnorm_cnn/batchnorm_cnn",
             second="batchnorm_cnn/as_published",

@@ -57,14 +57,14 @@ _SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of a turn.", 0.01)
 _JSON = flags.DEFINE_string("json", None, "Write the results to this file.")
 
 
-class Entry(NamedTuple):
+class Entrant(NamedTuple):
     """A contender: a variant with so many networks trained together."""
 
     variant: str
     seeds: int
 
 
-_PEAK = Entry(MATMUL, 1)
+_PEAK = Entrant(MATMUL, 1)
 
 _HEAD = (
     *("network", "batch", "seeds", "ours, images/s", "of peak"),
@@ -122,26 +122,26 @@ def training_flops(model: Network) -> int:
     return 3 * sum(forward) - forward[0]
 
 
-def results(readings: Mapping[Entry, Sequence[Reading]], flops: int | None) -> list[Result]:
+def results(readings: Mapping[Entrant, Sequence[Reading]], flops: int | None) -> list[Result]:
     """Compares one network's contenders at one batch size.
 
     Args:
       readings: one per round, of every contender and of the matrix product.
       flops: operations per image; None where they are not counted.
     """
-    rates = {entry: [one.rate for one in rounds] for entry, rounds in readings.items()}
+    rates = {entrant: [one.rate for one in rounds] for entrant, rounds in readings.items()}
     peak = rates.pop(_PEAK)
     found = []
-    for entry, own in rates.items():
-        ours = rates.get(Entry("ours", entry.seeds))
+    for entrant, own in rates.items():
+        ours = rates.get(Entrant("ours", entrant.seeds))
         found.append(
             Result(
-                variant=entry.variant,
-                seeds=entry.seeds,
+                variant=entrant.variant,
+                seeds=entrant.seeds,
                 speed=Spread.of(own),
                 ratio=Spread.of_ratios(ours, own) if ours else None,
                 peak_fraction=flops * Spread.of_ratios(own, peak).median if flops else None,
-                memory=readings[entry][-1].memory,
+                memory=readings[entrant][-1].memory,
             )
         )
     return found
@@ -246,11 +246,11 @@ def _recipes() -> Iterator[Recipe]:
             yield replace(recipe, batch_size=size)
 
 
-def _entries() -> list[Entry]:
+def _entrants() -> list[Entrant]:
     if unknown := sorted(set(_VARIANTS.value) - set(VARIANTS)):
         raise UsageError(f"No variant is {unknown[0]!r}; choose from {', '.join(VARIANTS)}.")
     return [
-        Entry(variant, seeds)
+        Entrant(variant, seeds)
         for seeds in _integers("seeds", _SEEDS.value)
         for variant in _VARIANTS.value
         # Stock Flax is there to be compared with one seed, and only in training.
@@ -258,18 +258,21 @@ def _entries() -> list[Entry]:
     ]
 
 
-def _readings(recipe: Recipe) -> dict[Entry, list[Reading]]:
+def _readings(recipe: Recipe) -> dict[Entrant, list[Reading]]:
     """Starts every contender, and takes the rounds."""
     with ExitStack() as stack:
         contenders = {}
-        for entry in [_PEAK, *_entries()]:
-            contenders[entry] = stack.enter_context(closing(_contender(recipe, *entry)))
-            contenders[entry].measure(_SECONDS.value)  # Alone while it compiles; not counted.
+        for entrant in [_PEAK, *_entrants()]:
+            contenders[entrant] = stack.enter_context(closing(_contender(recipe, *entrant)))
+            contenders[entrant].measure(_SECONDS.value)  # Alone while it compiles; not counted.
         rounds = [
-            {entry: contender.measure(_SECONDS.value) for entry, contender in contenders.items()}
+            {
+                entrant: contender.measure(_SECONDS.value)
+                for entrant, contender in contenders.items()
+            }
             for _ in range(_ROUNDS.value)
         ]
-    return {entry: [turn[entry] for turn in rounds] for entry in contenders}
+    return {entrant: [turn[entrant] for turn in rounds] for entrant in contenders}
 
 
 def _contender(recipe: Recipe, variant: str, seeds: int) -> Contender:

@@ -8,7 +8,7 @@ Duration: a seed sees 600,000 training images; `experiments/RESULTS.md` has the 
 Command: `python -m experiments.cmu_cnn --num_seeds=5`
 """
 
-from experiments.evidence.rows import Article, Comparison, Row, changed
+from experiments.evidence.rows import Ablation, Article, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("cmu_cnn").recipe
@@ -35,8 +35,8 @@ ARTICLE = Article(
             " the program.",
         ),
     ),
-    comparisons=(
-        Comparison(
+    ablations=(
+        Ablation(
             question="Does ReLU after the convolutions help?",
             first="cmu_cnn/cmu_cnn",
             second="cmu_cnn/cmu_cnn_text",

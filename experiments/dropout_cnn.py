@@ -11,7 +11,7 @@ the measured times.
 Command: `python -m experiments.dropout_cnn --experiment=simple_cnn --num_seeds=5`
 """
 
-from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
+from experiments.evidence.rows import Ablation, Article, Curve, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("dropout_cnn").recipe
@@ -61,8 +61,8 @@ ARTICLE = Article(
             ),
         ),
     ),
-    comparisons=(
-        Comparison(
+    ablations=(
+        Ablation(
             question="Do dropout and the ReLU help, that the notebook leaves out?",
             first="dropout_cnn/dropout_cnn",
             second="dropout_cnn/dropout_cnn_notebook",

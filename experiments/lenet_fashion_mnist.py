@@ -9,7 +9,7 @@ Duration: a seed sees 300,000 training images; `experiments/RESULTS.md` has the 
 Command: `python -m experiments.lenet_fashion_mnist --num_seeds=5`
 """
 
-from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
+from experiments.evidence.rows import Ablation, Article, Curve, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("lenet").recipe
@@ -66,8 +66,8 @@ ARTICLE = Article(
             source="Practice, 1",
         ),
     ),
-    comparisons=(
-        Comparison(
+    ablations=(
+        Ablation(
             question="Does max-pooling help?",
             first="lenet_fashion_mnist/lenet_max_pooling",
             second="lenet_fashion_mnist/lenet",

@@ -11,7 +11,7 @@ Duration: a seed sees 3.6 million training images (dense: 1.8), with expanded da
 Command: `python -m experiments.nested_software --experiment=dbl_conv_relu --num_seeds=5`
 """
 
-from experiments.evidence.rows import Article, Comparison, Curve, Row, changed
+from experiments.evidence.rows import Ablation, Article, Curve, Row, changed
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 
@@ -107,28 +107,28 @@ ARTICLE = Article(
         _normalized("dbl_conv_relu_expanded", _EXPANDED, 99.43),
         _normalized("double_fc_dropout", _DROPOUT, 99.64),
     ),
-    comparisons=(
-        Comparison(
+    ablations=(
+        Ablation(
             question="Does ReLU help, with its learning rate and weight decay?",
             first="nested_software/dbl_conv_relu",
             second="nested_software/dbl_conv",
         ),
-        Comparison(
+        Ablation(
             question="Do one-pixel shifts of the training images help?",
             first="nested_software/dbl_conv_relu_expanded",
             second="nested_software/dbl_conv_relu",
         ),
-        Comparison(
+        Ablation(
             question="Do two large dense layers with dropout help?",
             first="nested_software/double_fc_dropout",
             second="nested_software/dbl_conv_relu_expanded",
         ),
-        Comparison(
+        Ablation(
             question="Does normalising the input help?",
             first="nested_software/dbl_conv_relu_normalized",
             second="nested_software/dbl_conv_relu",
         ),
-        Comparison(
+        Ablation(
             question="Is Nielsen's λ = 0.1 a weight decay of 0.1?",
             first="nielsen/dbl_conv_relu",
             second="nested_software/dbl_conv_relu_wd_0.1",

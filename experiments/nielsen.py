@@ -12,7 +12,7 @@ measured times.
 Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
 """
 
-from experiments.evidence.rows import Article, Comparison, Ensemble, Row, changed
+from experiments.evidence.rows import Ablation, Article, Ensemble, Row, changed
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 
@@ -99,23 +99,23 @@ ARTICLE = Article(
             source="Using an ensemble of networks; `ensemble`",
         ),
     ),
-    comparisons=(
-        Comparison(
+    ablations=(
+        Ablation(
             question="Does a second convolution help?",
             first="nielsen/dbl_conv",
             second="nielsen/basic_conv",
         ),
-        Comparison(
+        Ablation(
             question="Does ReLU help, with its learning rate and λ = 0.1?",
             first="nielsen/dbl_conv_relu",
             second="nielsen/dbl_conv",
         ),
-        Comparison(
+        Ablation(
             question="Do one-pixel shifts of the training images help?",
             first="nielsen/expanded_data_n100",
             second="nielsen/dbl_conv_relu",
         ),
-        Comparison(
+        Ablation(
             question="Does dropout help, instead of λ = 0.1?",
             first="nielsen/double_fc_dropout",
             second="nielsen/expanded_data_double_fc_n1000",

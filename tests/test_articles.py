@@ -116,11 +116,11 @@ def test_every_row_is_compared_with_what_is_printed():
     assert listed == [(article.letter, row.id) for article, row in ROWS]
 
 
-def test_comparisons_and_ensembles_name_rows():
+def test_ablations_and_ensembles_name_rows():
     names = {f"{article.name}/{row.id}" for article, row in ROWS}
     for article in ARTICLES:
-        for comparison in article.comparisons:
-            assert {comparison.first, comparison.second} <= names
+        for ablation in article.ablations:
+            assert {ablation.first, ablation.second} <= names
         for members in article.ensembles:
             article.row(members.members)
 

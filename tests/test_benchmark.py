@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from experiments import benchmark
-from experiments.benchmark import Entry, Spread
+from experiments.benchmark import Entrant, Spread
 from experiments.contenders.job import MATMUL, Job, whole_batches
 from experiments.contenders.stock_flax import stock
 from experiments.contenders.worker import Contender, Reading
@@ -51,13 +51,13 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 def test_results_compare_like_with_like() -> None:
     rates = {
-        Entry(MATMUL, 1): [1e6, 2e6],
-        Entry("ours", 1): [30.0, 10.0],
-        Entry("torch-eager", 1): [10.0, 5.0],
-        Entry("torch-compile", 1): [9.0, 7.0],
-        Entry("ours", 2): [60.0, 120.0],
-        Entry("torch-eager", 2): [20.0, 30.0],
-        Entry("torch-compile", 3): [20.0, 30.0],
+        Entrant(MATMUL, 1): [1e6, 2e6],
+        Entrant("ours", 1): [30.0, 10.0],
+        Entrant("torch-eager", 1): [10.0, 5.0],
+        Entrant("torch-compile", 1): [9.0, 7.0],
+        Entrant("ours", 2): [60.0, 120.0],
+        Entrant("torch-eager", 2): [20.0, 30.0],
+        Entrant("torch-compile", 3): [20.0, 30.0],
     }
     readings = {
         entry: [Reading(rate, memory=i) for i, rate in enumerate(rounds)]

@@ -60,7 +60,7 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
     variant = [
         record(seed, wrong, "variant", VARIANT) for seed, wrong in ((0, 6), (1, 7), (2, 7), (6, 50))
     ]
-    found = analysis.variants(results_of(tmp_path, *plain, *variant), ARTICLE.comparisons[0])
+    found = analysis.variants(results_of(tmp_path, *plain, *variant), ARTICLE.ablations[0])
     assert (found.first, found.second) == ([94.0, 93.0, 93.0], [90.0, 88.0, 91.0])
     assert found.difference is not None
     assert found.difference.mean == pytest.approx(11 / 3)

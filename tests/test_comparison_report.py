@@ -13,7 +13,7 @@ from toy_records import ARTICLE, LABELS, record, results_of
 
 from experiments.evidence import charts, pages, statistics
 from experiments.evidence.analysis import Results
-from experiments.evidence.charts import Comparison
+from experiments.evidence.charts import ForestRow
 from mnist_jax.data import Dataset, DatasetNotFound, Split
 from mnist_jax.reporting.page import Page, Picture, Table, Text
 from mnist_jax.reporting.style import COLORS
@@ -48,7 +48,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
 def test_accuracies_are_placed_by_their_error():
     many = statistics.summarize([98.9, 99.0, 99.1], (0.0, 100.0))
     few = statistics.summarize([97.0], (0.0, 100.0))
-    comparisons = [Comparison("one", 99.2, 0.005, many), Comparison("two", 98.0, 0.5, few)]
+    comparisons = [ForestRow("one", 99.2, 0.005, many), ForestRow("two", 98.0, 0.5, few)]
     drawn = charts.published_and_ours(comparisons)
     axes: Any = drawn.axes[0]
     interval, mean, single = lines(axes, "test")

@@ -23,10 +23,12 @@ def test_updates_follow_the_slope_of_the_cost(name: str) -> None:
     network = theano_numpy.create(name, rng, units=12)
     network.layers[-1].w = rng.normal(0, 0.3, network.layers[-1].w.shape)
     images, labels = rng.uniform(size=(3, 1, 28, 28)), np.array([1, 5, 9])
-    dense_layers = [layer for layer in network.layers if isinstance(layer, theano_numpy.Dense)]
+    dense_layers = [
+        layer for layer in network.layers if isinstance(layer, theano_numpy.FullyConnectedLayer)
+    ]
     masks = [rng.integers(0, 2, (3, len(layer.w))) * 1.0 for layer in dense_layers if layer.p]
 
-    def step(network: theano_numpy.Network, eta: float) -> float:
+    def step(network: theano_numpy.Network3, eta: float) -> float:
         return network.step(images, labels, eta=eta, lmbda=0.1, batches=2, masks=masks)
 
     updated = copy.deepcopy(network)
@@ -60,6 +62,6 @@ def test_an_epoch_goes_through_whole_batches_in_file_order() -> None:
 
 def test_dropout_scales_inputs_outside_training() -> None:
     rng = np.random.default_rng(0)
-    layer = theano_numpy.Dense.initial(rng, 8, 4, theano_numpy.RELU, p=0.5)
+    layer = theano_numpy.FullyConnectedLayer.initial(rng, 8, 4, theano_numpy.RELU, p=0.5)
     x = rng.uniform(size=(2, 8))
     assert np.allclose(layer.forward(x, None)[0], layer.forward(x / 2, np.ones((2, 8)))[0])

@@ -14,7 +14,7 @@ torch = pytest.importorskip(
 from experiments.references import compare_torch  # noqa: E402
 from experiments.references.distributions import standard_errors_apart  # noqa: E402
 from experiments.references.ours import training_images  # noqa: E402
-from experiments.references.torch_networks import REFERENCES, VARIANTS, Reference  # noqa: E402
+from experiments.references.torch_networks import REFERENCES, VARIANTS, Original  # noqa: E402
 from mnist_jax.models import model_entry  # noqa: E402
 
 EVERY = {**REFERENCES, **VARIANTS}
@@ -31,19 +31,19 @@ def _one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _batch(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+def _batch(reference: Original) -> tuple[np.ndarray, np.ndarray]:
     return training_images(model_entry(reference.model).recipe, 8)
 
 
 @every
-def test_logits(reference: Reference) -> None:
+def test_logits(reference: Original) -> None:
     images, _ = _batch(reference)
     assert compare_torch.logits(reference, images) < 1e-12
     assert compare_torch.logits(reference, images, np.float32) < 1e-5
 
 
 @every
-def test_gradients(reference: Reference) -> None:
+def test_gradients(reference: Original) -> None:
     assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < 1e-12
 
 
@@ -54,7 +54,7 @@ def test_gradients_when_the_same_units_are_dropped(name: str) -> None:
 
 
 @article
-def test_fifty_steps_of_training(reference: Reference) -> None:
+def test_fifty_steps_of_training(reference: Original) -> None:
     differences = compare_torch.training(reference, steps=50)
     assert differences.losses < 1e-10
     assert differences.values < 1e-10
@@ -62,7 +62,7 @@ def test_fifty_steps_of_training(reference: Reference) -> None:
 
 
 @article
-def test_initial_values(reference: Reference) -> None:
+def test_initial_values(reference: Original) -> None:
     ours, theirs = compare_torch.initial_values(reference, seeds=20)
     assert ours.keys() == theirs.keys()
     for name, moments in ours.items():

@@ -7,7 +7,7 @@ import numpy as np
 from experiments.evidence import records
 from experiments.evidence.analysis import Results
 from experiments.evidence.records import Record
-from experiments.evidence.rows import Article, Comparison, Curve, Ensemble, Row
+from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Row
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -44,7 +44,7 @@ ARTICLE = Article(
             source="nowhere",
         ),
     ),
-    comparisons=(Comparison(question="Better?", first="toy/variant", second="toy/plain"),),
+    ablations=(Ablation(question="Better?", first="toy/variant", second="toy/plain"),),
 )
 
 LABELS = np.arange(100) % 10

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from experiments.contenders.job import Job, Work, normalized
-from experiments.references.torch_networks import REFERENCES, THEANO_NETWORKS, Reference
+from experiments.references.torch_networks import REFERENCES, THEANO_NETWORKS, Original
 from mnist_jax.data import Dataset, Split
 from mnist_jax.recipe import Recipe
 
@@ -21,12 +21,12 @@ from mnist_jax.recipe import Recipe
 _STEPS_BEFORE_CAPTURE = 3
 
 
-def reference(recipe: Recipe, steps_per_epoch: int) -> Reference:
+def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
     """The network, optimiser and loss of a recipe; article A's networks have no author's step."""
     if recipe.model in REFERENCES:
         return REFERENCES[recipe.model]
     decay = recipe.weight_decay / steps_per_epoch
-    return Reference(
+    return Original(
         model=recipe.model,
         network=THEANO_NETWORKS[recipe.model],
         optimizer=partial(_nielsen_sgd, learning_rate=recipe.learning_rate, decay=decay),

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.evidence import records, statistics
 from experiments.evidence.records import Record
-from experiments.evidence.rows import Article, Comparison, Curve, Ensemble, Row
+from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Row
 from experiments.evidence.statistics import Difference, Summary
 from mnist_jax.errors import Failure
 from mnist_jax.models import abstract_model
@@ -183,9 +183,9 @@ def points(results: Results, article: Article, row: Row, curve: Curve) -> list[P
     return found
 
 
-def variants(results: Results, comparison: Comparison) -> Variants:
+def variants(results: Results, ablation: Ablation) -> Variants:
     """Compares two rows on the seeds they share."""
-    first, second = (_runs_by_seed(results, name) for name in (comparison.first, comparison.second))
+    first, second = (_runs_by_seed(results, name) for name in (ablation.first, ablation.second))
     shared = sorted(first.keys() & second.keys())
     ours, others = [first[s].accuracy for s in shared], [second[s].accuracy for s in shared]
     difference = statistics.paired(ours, others) if len(shared) > 1 else None

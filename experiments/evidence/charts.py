@@ -25,8 +25,8 @@ _ROW = 0.3  # Inches.
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A published figure and ours.
+class ForestRow:
+    """A line of the forest plot: a published figure and ours.
 
     Attributes:
       label: whose.
@@ -41,7 +41,7 @@ class Comparison:
     ours: Summary
 
 
-def published_and_ours(comparisons: Sequence[Comparison]) -> Figure:
+def published_and_ours(comparisons: Sequence[ForestRow]) -> Figure:
     """Draws our means with their prediction intervals, and the published figures.
 
     Accuracies are spaced by the logarithm of the error: otherwise 98 and 99.6% would be one dot.
@@ -97,7 +97,7 @@ def accuracy_by_epoch(
     return figure
 
 
-def _draw(axes: Any, row: int, comparison: Comparison) -> None:
+def _draw(axes: Any, row: int, comparison: ForestRow) -> None:
     ours = comparison.ours
     enough = ours.n >= ENOUGH_SEEDS
     color = COLORS["test"]
@@ -129,7 +129,7 @@ def _draw(axes: Any, row: int, comparison: Comparison) -> None:
         )
 
 
-def _limits(comparisons: Sequence[Comparison]) -> tuple[float, float]:
+def _limits(comparisons: Sequence[ForestRow]) -> tuple[float, float]:
     """The largest and the smallest error to show; an interval may reach below the latter."""
     errors = [100 - comparison.ours.mean for comparison in comparisons]
     errors += [100 - comparison.published for comparison in comparisons]

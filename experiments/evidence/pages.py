@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.evidence import analysis, charts, rendering, statistics
 from experiments.evidence.analysis import Results
-from experiments.evidence.charts import Comparison
+from experiments.evidence.charts import ForestRow
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Ensemble, Row
 from mnist_jax.data import DatasetNotFound, load_dataset
@@ -48,12 +48,12 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
             summary = analysis.outcome(results, article, row).summary
             if summary is not None and row.figure is not None:
                 label = f"{article.letter} {row.id}"
-                comparisons.append(Comparison(label, row.figure, row.rounding, summary))
+                comparisons.append(ForestRow(label, row.figure, row.rounding, summary))
         for members in article.ensembles:
             if (reached := analysis.ensemble(results, article, members)) is not None:
                 summary = analysis.percentages([reached])
                 label = f"{article.letter} {members.id}"
-                comparisons.append(Comparison(label, members.figure, 0.005, summary))
+                comparisons.append(ForestRow(label, members.figure, 0.005, summary))
     if comparisons:
         yield Picture(
             "published-and-ours",

@@ -234,24 +234,24 @@ def _variants(results: Results) -> str:
             *("difference, points [95%]", "p", "only first / second right", "McNemar p"),
         ]
     ]
-    comparisons = [c for article in results.articles for c in article.comparisons]
-    for comparison in comparisons:
-        found = analysis.variants(results, comparison)
+    ablations = [a for article in results.articles for a in article.ablations]
+    for ablation in ablations:
+        found = analysis.variants(results, ablation)
         count = len(found.first)
         means = [f" {sum(v) / count:.2f}" if count else "" for v in (found.first, found.second)]
         mark = " *provisional*" if count < analysis.ENOUGH_SEEDS else ""
         right = "{} / {}".format(*found.only_right) if found.only_right else ""
         table.append(
             [
-                comparison.question,
-                f"`{comparison.first}`{means[0]}",
-                f"`{comparison.second}`{means[1]}",
+                ablation.question,
+                f"`{ablation.first}`{means[0]}",
+                f"`{ablation.second}`{means[1]}",
                 f"{count}{mark}" if count else "not run",
                 *_difference(found.difference),
                 *(right, _p(found.p)),
             ]
         )
-    notes = [f"- {c.question} {c.note}" for c in comparisons if c.note]
+    notes = [f"- {a.question} {a.note}" for a in ablations if a.note]
     return _section("## Our variants compared", _VARIANTS_TEXT, table) + "\n".join(["", *notes, ""])
 
 

@@ -86,7 +86,7 @@ class Ensemble:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Ablation:
     """Two of our own variants, to be compared on the seeds they share.
 
     Attributes:
@@ -112,7 +112,7 @@ class Article:
       title: with its author.
       rows: its figures.
       ensembles: its figures of votes.
-      comparisons: of its variants.
+      ablations: of its variants, compared.
       notes: what it shows that can't be compared in numbers.
     """
 
@@ -121,7 +121,7 @@ class Article:
     title: str
     rows: Sequence[Row]
     ensembles: Sequence[Ensemble] = ()
-    comparisons: Sequence[Comparison] = ()
+    ablations: Sequence[Ablation] = ()
     notes: Sequence[str] = ()
 
     def row(self, identifier: str) -> Row:

@@ -57,7 +57,7 @@ _BATCHES = 5000
 
 
 @dataclasses.dataclass(frozen=True)
-class Differences:
+class TheanoDifferences:
     """The largest absolute differences: between the losses of any step, and at the end."""
 
     losses: float
@@ -65,7 +65,7 @@ class Differences:
     logits: float
 
 
-def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Differences:
+def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> TheanoDifferences:
     """Trains both from the same initial values on the first images, in file order.
 
     Args:
@@ -85,7 +85,7 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Differ
         theirs = theano_numpy.create(case.model, np.random.default_rng(0), case.units)
         for layer, arrays in zip(theirs.layers, _arrays(ours, state.params), strict=True):
             layer.w, layer.b = arrays
-            if isinstance(layer, theano_numpy.ConvPool):
+            if isinstance(layer, theano_numpy.ConvPoolLayer):
                 layer.all_maxima = all_maxima
         images, labels = training_images(recipe, 10 * steps)
         losses = []
@@ -110,7 +110,7 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Differ
         ]
         logits = np.asarray(predict(state, images[:10]))
         of_logits = np.abs(theirs.logits(_channels_first(images[:10])) - logits).max()
-        return Differences(max(losses), float(max(values)), float(of_logits))
+        return TheanoDifferences(max(losses), float(max(values)), float(of_logits))
 
 
 def initial_values(case: Case, seeds: int) -> tuple[dict[str, Moments], dict[str, Moments]]:

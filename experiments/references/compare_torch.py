@@ -29,7 +29,7 @@ from experiments.references.ours import (
     training_keys,
     without_dropout,
 )
-from experiments.references.torch_networks import Reference
+from experiments.references.torch_networks import Original
 from mnist_jax.data import Split
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
@@ -41,7 +41,7 @@ Tensors = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Differences:
+class TorchDifferences:
     """The largest differences after training.
 
     Attributes:
@@ -73,7 +73,7 @@ class Pair:
       dtype: of both sides; float64 needs `jax.enable_x64(True)`.
     """
 
-    def __init__(self, reference: Reference, dtype: type = np.float64):
+    def __init__(self, reference: Original, dtype: type = np.float64):
         self.reference = reference
         self.recipe = model_entry(reference.model).recipe
         self.ours = make_network(reference.model, dtype, **reference.model_args)
@@ -101,7 +101,7 @@ class Pair:
         return self
 
 
-def logits(reference: Reference, images: np.ndarray, dtype: type = np.float64) -> float:
+def logits(reference: Original, images: np.ndarray, dtype: type = np.float64) -> float:
     """Compares the outputs for images [N, 28, 28, 1] in evaluation mode."""
     with jax.enable_x64(dtype is np.float64):
         pair = Pair(reference, dtype)
@@ -113,7 +113,7 @@ def logits(reference: Reference, images: np.ndarray, dtype: type = np.float64) -
 
 
 def gradients(
-    reference: Reference, images: np.ndarray, labels: np.ndarray, *, dropout: bool
+    reference: Original, images: np.ndarray, labels: np.ndarray, *, dropout: bool
 ) -> float:
     """Compares the gradients of the article's loss for one batch.
 
@@ -140,7 +140,7 @@ def gradients(
         return _largest(_relative, ours, gradients_of(pair.theirs))
 
 
-def training(reference: Reference, steps: int = 50) -> Differences:
+def training(reference: Original, steps: int = 50) -> TorchDifferences:
     """Compares training by the article's protocol, without dropout, two epochs long.
 
     The last batch of each epoch holds half as many images as the others.
@@ -165,7 +165,7 @@ def training(reference: Reference, steps: int = 50) -> Differences:
             for _, ours in optax.tree.get_all_with_path(state.opt_state, ours_name):
                 theirs = {n: _numpy(optimizer.state[p][theirs_name]) for n, p in parameters.items()}
                 of_moments.append(_largest(_relative, pair.tensors(ours), theirs))
-        return Differences(
+        return TorchDifferences(
             losses=max(abs(float(a) - float(b)) for a, b in losses),
             values=_largest(
                 _absolute,
@@ -177,7 +177,7 @@ def training(reference: Reference, steps: int = 50) -> Differences:
 
 
 def evaluation(
-    reference: Reference, count: int = 1000
+    reference: Original, count: int = 1000
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Evaluates the first test images in float32: loss and accuracy, ours and theirs."""
     pair = Pair(reference, np.float32)
@@ -198,7 +198,7 @@ def evaluation(
     return (float(loss), float(accuracy)), (float(theirs[0]), float(theirs[1]))
 
 
-def training_mode_evaluation(reference: Reference, batches: int = 3) -> tuple[float, float]:
+def training_mode_evaluation(reference: Original, batches: int = 3) -> tuple[float, float]:
     """Compares evaluation without leaving training mode.
 
     Returns:
@@ -224,7 +224,7 @@ def training_mode_evaluation(reference: Reference, batches: int = 3) -> tuple[fl
 
 
 def initial_values(
-    reference: Reference, seeds: int
+    reference: Original, seeds: int
 ) -> tuple[dict[str, Moments], dict[str, Moments]]:
     """Measures our initial values and the author's over many seeds, by PyTorch's names."""
     pair = Pair(reference, np.float32)

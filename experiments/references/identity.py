@@ -9,7 +9,7 @@ import torch
 
 from experiments.references import compare_theano, compare_torch
 from experiments.references.ours import training_images
-from experiments.references.torch_networks import REFERENCES, VARIANTS, Reference
+from experiments.references.torch_networks import REFERENCES, VARIANTS, Original
 from mnist_jax.models import model_entry
 
 PATH = Path(__file__).parents[2] / "docs" / "identity.md"
@@ -96,7 +96,7 @@ def main() -> None:
     PATH.write_text(text)
 
 
-def _torch_row(name: str, reference: Reference) -> list[str]:
+def _torch_row(name: str, reference: Original) -> list[str]:
     images, labels = training_images(model_entry(reference.model).recipe, 8)
     drops = any(isinstance(layer, torch.nn.Dropout) for layer in reference.network().modules())
     drops = drops and name in REFERENCES

@@ -32,7 +32,7 @@ RELU = Activation(lambda z: np.maximum(0.0, z), lambda z: (z > 0).astype(z.dtype
 
 
 @dataclasses.dataclass
-class ConvPool:
+class ConvPoolLayer:
     """A 5×5 convolution, 2×2 max-pool, bias, activation: w is [filters, channels, 5, 5].
 
     Theano passes the gradient of a maximum to every element that attains it (`all_maxima`), others
@@ -47,7 +47,7 @@ class ConvPool:
     @classmethod
     def initial(
         cls, rng: np.random.Generator, channels: int, filters: int, activation: Activation
-    ) -> "ConvPool":
+    ) -> "ConvPoolLayer":
         """Weights of variance 1/(filters·25/4) and biases of variance 1."""
         deviation = np.sqrt(1 / (filters * 5 * 5 / (2 * 2)))
         w = rng.normal(0, deviation, (filters, channels, 5, 5))
@@ -91,7 +91,7 @@ class ConvPool:
 
 
 @dataclasses.dataclass
-class Dense:
+class FullyConnectedLayer:
     """A dense layer with dropout p on its inputs; without an activation, the softmax layer."""
 
     w: Array
@@ -107,7 +107,7 @@ class Dense:
         n_out: int,
         activation: Activation | None,
         p: float = 0.0,
-    ) -> "Dense":
+    ) -> "FullyConnectedLayer":
         """Weights of variance 1/n_out and biases of variance 1; the softmax layer starts at 0."""
         if activation is None:
             return cls(np.zeros((n_in, n_out)), np.zeros(n_out), None, p)
@@ -115,7 +115,7 @@ class Dense:
         return cls(w, rng.normal(0, 1, n_out), activation, p)
 
     def forward(self, x: Array, keep: Array | None) -> tuple[Array, WayBack]:
-        """[N, ...] to [N, out], and the way back, as `ConvPool.forward`.
+        """[N, ...] to [N, out], and the way back, as `ConvPoolLayer.forward`.
 
         Args:
           x: the inputs, flattened here in the order channel, row, column.
@@ -134,15 +134,15 @@ class Dense:
 
 
 @dataclasses.dataclass
-class Network:
-    """Convolutional layers, then dense layers, the last of them the softmax layer."""
+class Network3:
+    """network3's network: convolutional layers, then dense ones, the last the softmax layer."""
 
-    layers: list[ConvPool | Dense]
+    layers: list[ConvPoolLayer | FullyConnectedLayer]
 
     def _forward(self, images: Array, masks: Iterator[Array] | None) -> tuple[Array, list[WayBack]]:
         x, ways_back = images, list[WayBack]()
         for layer in self.layers:
-            if isinstance(layer, ConvPool):
+            if isinstance(layer, ConvPoolLayer):
                 x, backward = layer.forward(x)
             else:
                 x, backward = layer.forward(x, next(masks) if masks and layer.p else None)
@@ -208,7 +208,7 @@ class Network:
         ]
 
 
-def create(name: str, rng: np.random.Generator, units: int = 100) -> Network:
+def create(name: str, rng: np.random.Generator, units: int = 100) -> Network3:
     """A network of article A's table with its initial distributions.
 
     Args:
@@ -228,14 +228,14 @@ def create(name: str, rng: np.random.Generator, units: int = 100) -> Network:
         "expanded_double_fc": ((20, 40), 2, RELU, 0.0),
         "double_fc_dropout": ((20, 40), 2, RELU, 0.5),
     }[name]
-    layers: list[ConvPool | Dense] = []
+    layers: list[ConvPoolLayer | FullyConnectedLayer] = []
     channels, size = 1, 28
     for count in filters:
-        layers.append(ConvPool.initial(rng, channels, count, activation))
+        layers.append(ConvPoolLayer.initial(rng, channels, count, activation))
         channels, size = count, (size - 4) // 2
     n_in = channels * size * size
     for _ in range(dense_layers):
-        layers.append(Dense.initial(rng, n_in, units, activation, p))
+        layers.append(FullyConnectedLayer.initial(rng, n_in, units, activation, p))
         n_in = units
-    layers.append(Dense.initial(rng, n_in, 10, None, p))
-    return Network(layers)
+    layers.append(FullyConnectedLayer.initial(rng, n_in, 10, None, p))
+    return Network3(layers)

@@ -15,7 +15,7 @@ from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
 
-class Dense(nn.Module):
+class TorchDense(nn.Module):
     """Article B's dense network: a sigmoid on both layers, so the outputs lie in (0, 1)."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Dense(nn.Module):
         return torch.sigmoid(self.output_layer(x))
 
 
-class Shallow(nn.Module):
+class TorchShallow(nn.Module):
     """Article A's dense network with article B's names; its output is logits."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Shallow(nn.Module):
         return self.out(torch.sigmoid(self.fc1(x.flatten(1))))
 
 
-class BasicConv(nn.Module):
+class TorchBasicConv(nn.Module):
     """Article B's ConvNetSimple: one convolution, activated and then pooled."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class BasicConv(nn.Module):
         return self.out(torch.sigmoid(self.fc1(x.flatten(1))))
 
 
-class DblConv(nn.Module):
+class TorchDblConv(nn.Module):
     """Article B's ConvNetTwoConvLayers, with the sigmoid or with ReLU."""
 
     def __init__(self, activation: Callable[[Tensor], Tensor] = torch.sigmoid) -> None:
@@ -75,7 +75,7 @@ class DblConv(nn.Module):
         return self.out(self.activation(self.fc1(x.flatten(1))))
 
 
-class DoubleFc(nn.Module):
+class TorchDoubleFc(nn.Module):
     """Article B's last network: dropout before each of two dense layers and the output.
 
     Without dropout it is article A's network with two dense layers.
@@ -101,7 +101,7 @@ class DoubleFc(nn.Module):
         return self.out(self.dropout3(x))
 
 
-class CmuCnn(nn.Module):
+class TorchCmuCnn(nn.Module):
     """Article C's network; its text names no ReLU after the convolutions, its program has one."""
 
     def __init__(self, conv_activation: Callable[[Tensor], Tensor] = torch.relu) -> None:
@@ -158,7 +158,7 @@ def lenet(
     return network
 
 
-class BatchNormCnn(nn.Module):
+class TorchBatchNormCnn(nn.Module):
     """Article E's network: BatchNorm after ReLU, and after the pool where there is one."""
 
     def __init__(self, dropout: float = 0.5) -> None:
@@ -192,7 +192,7 @@ class BatchNormCnn(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-class DropoutCnn(nn.Module):
+class TorchDropoutCnn(nn.Module):
     """Article F's network, with its text's forward pass or with its notebook's.
 
     `layer4` holds `fc1` itself, so the tensor has two names in `state_dict`. The notebook's
@@ -227,7 +227,7 @@ class DropoutCnn(nn.Module):
         return self.fc2(x)
 
 
-class SimpleCnn(nn.Module):
+class TorchSimpleCnn(nn.Module):
     """The network of article F's sibling notebook."""
 
     def __init__(self) -> None:
@@ -248,7 +248,7 @@ def one_hot_mse(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reference:
+class Original:
     """One article's network and the optimiser, loss and batch size its author trains it with.
 
     Attributes:
@@ -287,26 +287,30 @@ def _adam(lr: float, weight_decay: float = 0.0) -> Callable[..., optim.Optimizer
 
 
 _ARTICLES = [
-    Reference(model="dense", network=Dense, optimizer=_sgd(3.0), batch_size=10, loss=one_hot_mse),
-    Reference(model="basic_conv", network=BasicConv, optimizer=_sgd(0.1), batch_size=10),
-    Reference(model="dbl_conv", network=DblConv, optimizer=_sgd(0.1), batch_size=10),
-    Reference(
+    Original(
+        model="dense", network=TorchDense, optimizer=_sgd(3.0), batch_size=10, loss=one_hot_mse
+    ),
+    Original(model="basic_conv", network=TorchBasicConv, optimizer=_sgd(0.1), batch_size=10),
+    Original(model="dbl_conv", network=TorchDblConv, optimizer=_sgd(0.1), batch_size=10),
+    Original(
         model="dbl_conv_relu",
-        network=partial(DblConv, torch.relu),
+        network=partial(TorchDblConv, torch.relu),
         optimizer=_sgd(0.03, 5e-5),
         batch_size=10,
     ),
-    Reference(model="double_fc_dropout", network=DoubleFc, optimizer=_sgd(0.005), batch_size=10),
-    Reference(model="cmu_cnn", network=CmuCnn, optimizer=_adam(1e-3), batch_size=100),
-    Reference(model="lenet", network=lenet, optimizer=_sgd(0.9), batch_size=256),
-    Reference(
+    Original(
+        model="double_fc_dropout", network=TorchDoubleFc, optimizer=_sgd(0.005), batch_size=10
+    ),
+    Original(model="cmu_cnn", network=TorchCmuCnn, optimizer=_adam(1e-3), batch_size=100),
+    Original(model="lenet", network=lenet, optimizer=_sgd(0.9), batch_size=256),
+    Original(
         model="batchnorm_cnn",
-        network=BatchNormCnn,
+        network=TorchBatchNormCnn,
         optimizer=_adam(3e-4, 1e-3),
         batch_size=100,
     ),
-    Reference(model="dropout_cnn", network=DropoutCnn, optimizer=_adam(1e-3), batch_size=32),
-    Reference(model="simple_cnn", network=SimpleCnn, optimizer=_adam(1e-3), batch_size=100),
+    Original(model="dropout_cnn", network=TorchDropoutCnn, optimizer=_adam(1e-3), batch_size=32),
+    Original(model="simple_cnn", network=TorchSimpleCnn, optimizer=_adam(1e-3), batch_size=100),
 ]
 REFERENCES = {reference.model: reference for reference in _ARTICLES}
 
@@ -315,7 +319,7 @@ VARIANTS = {
     "cmu_cnn, as its text reads": dataclasses.replace(
         REFERENCES["cmu_cnn"],
         model_args={"conv_relu": False},
-        network=partial(CmuCnn, nn.Identity()),
+        network=partial(TorchCmuCnn, nn.Identity()),
     ),
     "lenet with max-pooling": dataclasses.replace(
         REFERENCES["lenet"], model_args={"pooling": "max"}, network=partial(lenet, nn.MaxPool2d)
@@ -328,12 +332,12 @@ VARIANTS = {
     "dropout_cnn, as its notebook computes": dataclasses.replace(
         REFERENCES["dropout_cnn"],
         model_args={"forward": "notebook"},
-        network=partial(DropoutCnn, dropout=0.0, notebook=True),
+        network=partial(TorchDropoutCnn, dropout=0.0, notebook=True),
     ),
 }
 
 # Article A's networks that article B leaves out, under article B's names.
 THEANO_NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "shallow": Shallow,
-    "expanded_double_fc": partial(DoubleFc, units=100, dropout=0.0),
+    "shallow": TorchShallow,
+    "expanded_double_fc": partial(TorchDoubleFc, units=100, dropout=0.0),
 }

@@ -22,7 +22,7 @@ _CELL = 15  # Pixels of a mosaic, at least, for each of its pictures.
 
 
 @dataclass(frozen=True, eq=False)
-class Activation:
+class LayerOutput:
     """What a layer makes of one image.
 
     Attributes:
@@ -83,7 +83,7 @@ def filters(kernel: np.ndarray) -> Figure:
 def activations(
     image: np.ndarray,
     heading: str,
-    layers: Sequence[Activation],
+    layers: Sequence[LayerOutput],
     probability: np.ndarray,
     names: Sequence[str],
 ) -> Figure:
@@ -138,7 +138,7 @@ def _mosaic(maps: np.ndarray, columns: int) -> np.ndarray:
     return measures.mosaic(maps.repeat(times, axis=1).repeat(times, axis=2), columns)
 
 
-def _describe(layer: Activation) -> str:
+def _describe(layer: LayerOutput) -> str:
     if layer.output.ndim == 3:
         height, width, channels = layer.output.shape
         size = f"{channels} channels of {height}×{width}"

@@ -9,7 +9,7 @@ from flax import nnx
 from mnist_jax.inputs import normalize
 from mnist_jax.models.layers import Network
 from mnist_jax.recipe import Recipe
-from mnist_jax.reporting.images import Activation
+from mnist_jax.reporting.images import LayerOutput
 from mnist_jax.runs.network import classifier
 
 # Images that are computed at a time.
@@ -33,17 +33,19 @@ def kernels(network: Network) -> dict[str, np.ndarray]:
     }
 
 
-def activations(network: Network, recipe: Recipe, images: np.ndarray) -> Sequence[list[Activation]]:
+def activations(
+    network: Network, recipe: Recipe, images: np.ndarray
+) -> Sequence[list[LayerOutput]]:
     """What every layer makes of each of the images uint8 [N, 28, 28].
 
     Layers that leave the numbers as they are, such as a flattening, are left out.
     """
     before = normalize(jnp.asarray(images), recipe.mean, recipe.std)
-    found: list[list[Activation]] = [[] for _ in images]
+    found: list[list[LayerOutput]] = [[] for _ in images]
     for name, output in network.layer_outputs(before):
         if output.size != before.size or not jnp.array_equal(output.ravel(), before.ravel()):
             limit = float(jnp.abs(output).max())
             for layers, one in zip(found, np.asarray(output), strict=True):
-                layers.append(Activation(name, one, limit))
+                layers.append(LayerOutput(name, one, limit))
         before = output
     return found
