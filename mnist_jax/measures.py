@@ -12,12 +12,7 @@ _Z = 1.959964
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """How one number of a run went.
-
-    Attributes:
-      x: [T], steps or epochs, rising.
-      y: [T].
-    """
+    """How one number of a run went: values `y` [T] at rising steps or epochs `x` [T]."""
 
     x: np.ndarray
     y: np.ndarray
@@ -25,14 +20,7 @@ class Course:
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """Courses of runs that differ in their seed, together.
-
-    Attributes:
-      x: [T], where all of them have a value.
-      mean: [T].
-      low: [T], the smallest.
-      high: [T], the largest.
-    """
+    """Runs that differ in their seed, together: mean and extremes [T] where all have a value."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -42,12 +30,9 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Shares of right answers, with Wilson's 95% intervals.
+    """Shares of right answers with Wilson's 95% intervals, [K] each.
 
-    Attributes:
-      rate: [K], from 0 to 1; NaN where there was nothing to answer, as are the others.
-      low: [K].
-      high: [K].
+    From 0 to 1; NaN where there was nothing to answer.
     """
 
     rate: np.ndarray

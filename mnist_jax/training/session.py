@@ -26,12 +26,9 @@ _STRETCH = 0.5
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is; told about twice a second.
+    """How far training is, about twice a second.
 
-    Attributes:
-      step: steps taken.
-      loss: mean training loss of the last stretch, over all seeds.
-      images_per_second: over the last stretch, all seeds together.
+    Loss (a mean over the seeds) and speed (of all seeds together) are of the time since the last.
     """
 
     step: int
@@ -187,14 +184,7 @@ def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
 
 
 class _Files:
-    """What training leaves in the seeds' directories, and what it needs of them to go on.
-
-    Attributes:
-      log: [seeds, steps, 2], loss and accuracy of every step since the last evaluation.
-      images: how many were trained on since then.
-      busy: seconds that took.
-      best: the evaluation that is selected so far, of every seed.
-    """
+    """What training leaves in the seeds' directories, and what it needs of them to go on."""
 
     def __init__(
         self, trainer: Trainer, runs: Sequence[RunDirectory], stores: Sequence[Checkpoints]
@@ -203,14 +193,12 @@ class _Files:
         self._runs = runs
         self._stores = stores
         self._started = time.perf_counter()
-        self.log = np.zeros((len(runs), 0, 2), np.float32)
-        self.images, self.busy = 0.0, 0.0
-        self.best: list[Evaluation | None] = [None] * len(runs)
-
-    @property
-    def seconds(self) -> float:
-        """Since the beginning of the run, without interruptions."""
-        return time.perf_counter() - self._started
+        # Since the last evaluation: loss and accuracy of every step [seeds, steps, 2], how many
+        # images were trained on, and the seconds that took.
+        self._log = np.zeros((len(runs), 0, 2), np.float32)
+        self._images, self._busy = 0.0, 0.0
+        # The evaluation that is selected so far, of every seed.
+        self._best: list[Evaluation | None] = [None] * len(runs)
 
     def resume(self) -> None:
         """Goes to the latest step that all seeds have a checkpoint and the metrics of."""
@@ -225,25 +213,25 @@ class _Files:
             ]
             trainer.restore(step, saved)
             count = step - trainer.schedule.last_evaluation(step)
-            self.log = np.stack([seed["log"] for seed in saved])[:, :count]
-            self.images, self.busy, seconds = saved[0]["times"].tolist()
+            self._log = np.stack([seed["log"] for seed in saved])[:, :count]
+            self._images, self._busy, seconds = saved[0]["times"].tolist()
             self._started -= seconds
         for i, run in enumerate(self._runs):
             for row in run.rewind(step):
-                if _selected(trainer.recipe, row, self.best[i]):
-                    self.best[i] = row
+                if _selected(trainer.recipe, row, self._best[i]):
+                    self._best[i] = row
 
     def save(self, selected: Sequence[bool]) -> None:
         """Saves every seed, as the best so far where it was selected."""
-        times = np.asarray([self.images, self.busy, self.seconds])
+        times = np.asarray([self._images, self._busy, self._seconds()])
         seeds = zip(self._stores, self._trainer.saved(), self._padded_log(), selected, strict=True)
         for store, state, log, best in seeds:
             store.save(self._trainer.step, state | {"log": log, "times": times}, best=best)
 
     def add(self, log: np.ndarray, images: int, seconds: float) -> None:
         """Takes note of a stretch of steps; `log` is [seeds, steps, 2]."""
-        self.log = np.concatenate([self.log, log], axis=1)
-        self.images, self.busy = self.images + images, self.busy + seconds
+        self._log = np.concatenate([self._log, log], axis=1)
+        self._images, self._busy = self._images + images, self._busy + seconds
 
     def evaluate(self) -> tuple[list[Evaluation], list[bool]]:
         """Writes a row for each seed; also says which of them are selected so far."""
@@ -251,27 +239,27 @@ class _Files:
         selected = []
         for i, (run, row) in enumerate(zip(self._runs, rows, strict=True)):
             run.append_metrics(row)
-            selected.append(_selected(self._trainer.recipe, row, self.best[i]))
+            selected.append(_selected(self._trainer.recipe, row, self._best[i]))
             if selected[i]:
-                self.best[i] = row
+                self._best[i] = row
                 run.write_predictions(predictions[i])
-        self.log, self.images, self.busy = self.log[:, :0], 0.0, 0.0
+        self._log, self._images, self._busy = self._log[:, :0], 0.0, 0.0
         return rows, selected
 
     def results(self) -> list[dict[str, Any]]:
         """Writes and returns each seed's `result.json`."""
         results = []
-        for i, (run, selected) in enumerate(zip(self._runs, self.best, strict=True)):
+        for i, (run, selected) in enumerate(zip(self._runs, self._best, strict=True)):
             assert selected is not None  # The last step is always evaluated.
-            results.append(_result(self._trainer, i, selected, self.seconds))
+            results.append(_result(self._trainer, i, selected, self._seconds()))
             run.write_result(results[-1])
         return results
 
     def _rows(self) -> tuple[list[Evaluation], np.ndarray]:
         """An evaluation of each seed now, and its labels [seeds, N] for the test images."""
         trainer, schedule = self._trainer, self._trainer.schedule
-        sizes = schedule.images(trainer.step - self.log.shape[1], trainer.step)
-        train = np.average(self.log, axis=1, weights=sizes)
+        sizes = schedule.images(trainer.step - self._log.shape[1], trainer.step)
+        train = np.average(self._log, axis=1, weights=sizes)
         logits = trainer.logits(trainer.test.images)
         losses, accuracies = evaluation.score(trainer.recipe, logits, trainer.test.labels)
         if not np.isfinite(losses).all():
@@ -291,17 +279,21 @@ class _Files:
                 test_loss=float(losses[i]),
                 test_accuracy=float(accuracies[i]),
                 validation_accuracy=validation[i] if validation else None,
-                images_per_second=self.images / self.busy,
-                seconds=self.seconds,
+                images_per_second=self._images / self._busy,
+                seconds=self._seconds(),
             )
             for i in range(len(self._runs))
         ]
         return rows, logits.argmax(-1)
 
+    def _seconds(self) -> float:
+        """Since the beginning of the run, without interruptions."""
+        return time.perf_counter() - self._started
+
     def _padded_log(self) -> np.ndarray:
         """[seeds, steps per epoch, 2]: the same shape in every checkpoint."""
-        missing = self._trainer.schedule.steps_per_epoch - self.log.shape[1]
-        return np.pad(self.log, ((0, 0), (0, missing), (0, 0)))
+        missing = self._trainer.schedule.steps_per_epoch - self._log.shape[1]
+        return np.pad(self._log, ((0, 0), (0, missing), (0, 0)))
 
 
 def _resumable(schedule: Schedule, run: RunDirectory, store: Checkpoints) -> set[int]:
