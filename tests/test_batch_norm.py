@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mnist_jax.kernels.batch_norm import batch_norm
 
@@ -43,3 +44,28 @@ def test_statistics_are_the_batch_s_and_constant() -> None:
     for which in (1, 2):
         grad = jax.grad(lambda x, i=which: batch_norm(x, ones, zeros, epsilon=EPSILON)[i].sum())(x)
         assert not grad.any()
+
+
+def test_an_accelerator_transposes_nothing_and_gets_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = 3 + 2 * jax.random.normal(keys[0], (6, 5, 4, 3))
+    scale, bias = jax.random.normal(keys[1], (2, 3))
+    grad = jax.random.normal(keys[2], x.shape)
+
+    def step(*args: jax.Array) -> tuple[jax.Array, ...]:
+        y, pullback = jax.vjp(ours, *args)
+        return y, *pullback(grad)
+
+    on_cpu = step(x, scale, bias)
+    # Functions of their own, because JAX remembers what it has traced.
+    traced = str(jax.make_jaxpr(lambda *args: step(*args))(x, scale, bias))
+    assert "transpose" in traced
+    assert "optimization_barrier" in traced
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    traced = str(jax.make_jaxpr(lambda *args: step(*args))(x, scale, bias))
+    assert "transpose" not in traced
+    assert "optimization_barrier" not in traced
+    for a, e in zip(step(x, scale, bias), on_cpu, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5)

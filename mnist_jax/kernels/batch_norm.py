@@ -1,14 +1,15 @@
 """Batch normalisation as a pure function, with gradients that pass over the images once.
 
-Autodiff of mean and variance passes over the activations more often than needed, and XLA's CPU
-backend adds up long rows one element at a time.
+Autodiff of mean and variance passes over the activations more often than needed. On a CPU they are
+[C, H, W·N] here, since XLA's backend for it adds up long rows one element at a time; accelerators
+get [N, H, W, C] as it is.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mnist_jax.kernels.xla_cpu import channel_sums
+from mnist_jax.kernels.xla_cpu import channel_sums, lower_for_cpu
 
 
 def batch_norm(
@@ -32,11 +33,13 @@ def batch_norm(
       [N, H, W, C], and the mean and the biased variance [C] of the whole batch, as constants.
     """
     n, height, width, channels = x.shape
-    images = x.transpose(3, 1, 2, 0).reshape(channels, height, -1)
-    mean = _mean_over_axes(channel_sums(images) / images[0].size, axis_name)
-    var = _mean_over_axes(_variance(images, mean), axis_name)
-    y = _affine(images, mean, scale * lax.rsqrt(var + epsilon), bias)
-    y = y.reshape(channels, height, width, n).transpose(3, 1, 2, 0)
+    if cpu := lower_for_cpu():
+        x = x.transpose(3, 1, 2, 0).reshape(channels, height, -1)
+    mean = _mean_over_axes(_sums(x) / (n * height * width), axis_name)
+    var = _mean_over_axes(_variance(x, mean), axis_name)
+    y = _affine(x, mean, scale * lax.rsqrt(var + epsilon), bias)
+    if cpu:
+        y = y.reshape(channels, height, width, n).transpose(3, 1, 2, 0)
     return y, lax.stop_gradient(mean), lax.stop_gradient(var)
 
 
@@ -44,24 +47,30 @@ def _mean_over_axes(values: jax.Array, axis_name: tuple[str, ...] | None) -> jax
     return lax.pmean(values, axis_name) if axis_name else values
 
 
+def _sums(x: jax.Array) -> jax.Array:
+    """Adds up all but the channels."""
+    return channel_sums(x) if lower_for_cpu() else x.sum((0, 1, 2))
+
+
 def _of_channels(values: jax.Array) -> jax.Array:
-    return values[:, None, None]
+    """[C], to be broadcast against the activations."""
+    return values[:, None, None] if lower_for_cpu() else values[None, None, None]
 
 
 @jax.custom_vjp
 def _variance(x: jax.Array, mean: jax.Array) -> jax.Array:
-    """The mean square distance of each of [C, H, W·N] from `mean` [C], that of the whole batch."""
+    """The mean square distance of every channel from `mean` [C], that of the whole batch."""
     return _variance_forward(x, mean)[0]
 
 
-def _variance_forward(x, mean):
+def _variance_forward(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
     centred = x - _of_channels(mean)
-    return channel_sums(centred * centred) / x[0].size, centred
+    return _sums(centred * centred) / (x.size // mean.size), centred
 
 
-def _variance_backward(centred, grad):
+def _variance_backward(centred: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     # Distances from the mean add up to zero over the whole batch, so no gradient goes to it.
-    return centred * _of_channels(2 / centred[0].size * grad), jnp.zeros_like(grad)
+    return centred * _of_channels(2 * grad.size / centred.size * grad), jnp.zeros_like(grad)
 
 
 _variance.defvjp(_variance_forward, _variance_backward)
@@ -69,19 +78,23 @@ _variance.defvjp(_variance_forward, _variance_backward)
 
 @jax.custom_vjp
 def _affine(x: jax.Array, mean: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x - mean) · scale + bias, for [C, H, W·N]."""
+    """(x - mean) · scale + bias, channel by channel."""
     return _affine_forward(x, mean, scale, bias)[0]
 
 
-def _affine_forward(x, mean, scale, bias):
+def _affine_forward(
+    x: jax.Array, mean: jax.Array, scale: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     centred = x - _of_channels(mean)
     return centred * _of_channels(scale) + _of_channels(bias), (centred, scale)
 
 
-def _affine_backward(residuals, grad):
+def _affine_backward(
+    residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     centred, scale = residuals
-    sums = channel_sums(grad)
-    return grad * _of_channels(scale), -scale * sums, channel_sums(grad * centred), sums
+    sums = _sums(grad)
+    return grad * _of_channels(scale), -scale * sums, _sums(grad * centred), sums
 
 
 _affine.defvjp(_affine_forward, _affine_backward)

@@ -16,7 +16,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 from mnist_jax.kernels import im2col, winograd
-from mnist_jax.kernels.xla_cpu import channel_sums, materialize, unfused
+from mnist_jax.kernels.xla_cpu import channel_sums, lower_for_cpu, materialize, unfused
 
 # Numbers in a dense layer's kernel from which on `linear` takes its other route, as measured.
 _LARGE_KERNEL = 500_000
@@ -33,7 +33,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
     Returns:
       [N, H + 2 padding - kh + 1, W + 2 padding - kw + 1, O].
     """
-    if _lower_for_cpu():
+    if lower_for_cpu():
         return _from_chwn(_conv_cpu(_pad_images(_to_chwn(x), padding), kernel))
     return _conv_xla(x, kernel, padding)
 
@@ -52,7 +52,7 @@ def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.A
     Returns:
       [N, (H + 2 padding - kh + 1) // 2, (W + 2 padding - kw + 1) // 2, O].
     """
-    if not _lower_for_cpu():
+    if not lower_for_cpu():
         return max_pool(_conv_xla(x, kernel, padding))
     x = _pad_images(_to_chwn(x), padding)
     height, width = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
@@ -74,7 +74,7 @@ def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
     Returns:
       [N, (H + 2 padding) // 2, (W + 2 padding) // 2, C].
     """
-    if _lower_for_cpu():
+    if lower_for_cpu():
         return _from_chwn(_max_pool_cpu(_pad_images(_to_chwn(x), padding, -jnp.inf)))
     pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), pads)
@@ -82,7 +82,7 @@ def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
 
 def avg_pool(x: jax.Array) -> jax.Array:
     """Averages every 2×2 window: [N, H, W, C] to [N, H // 2, W // 2, C]."""
-    if not _lower_for_cpu():
+    if not lower_for_cpu():
         n, height, width, channels = x.shape
         x = x[:, : height // 2 * 2, : width // 2 * 2]
         return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
@@ -96,7 +96,7 @@ def avg_pool(x: jax.Array) -> jax.Array:
 def flatten(x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, H·W·C]."""
     # Straight from the dataset the images are outermost on a CPU, too.
-    if x.shape[-1] == 1 or not _lower_for_cpu():
+    if x.shape[-1] == 1 or not lower_for_cpu():
         return x.reshape(x.shape[0], -1)
     # By way of [H·W·C, N]: the same values, with the images innermost.
     return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
@@ -104,14 +104,14 @@ def flatten(x: jax.Array) -> jax.Array:
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias [C] to every pixel of [N, H, W, C]."""
-    if _lower_for_cpu():
+    if lower_for_cpu():
         return _from_chwn(_add_bias_cpu(_to_chwn(x), bias))
     return x + bias.reshape(1, 1, 1, -1)
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies [N, I] with [I, O] to [N, O]."""
-    if _lower_for_cpu() and kernel.size >= _LARGE_KERNEL:
+    if lower_for_cpu() and kernel.size >= _LARGE_KERNEL:
         # The gradient of `x` then is (kernel @ gradient.T).T, which XLA computes faster than
         # gradient @ kernel.T.
         x = materialize(x.T).T
@@ -120,14 +120,10 @@ def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def transpose(x: jax.Array) -> jax.Array:
     """[N, M] to [M, N], floating point."""
-    if not _lower_for_cpu():
+    if not lower_for_cpu():
         return x.T
     # XLA would fuse a transposition into every reader, which then gathers single numbers.
     return lax.dot_general(x, jnp.eye(len(x), dtype=x.dtype), (((0,), (0,)), ((), ())))
-
-
-def _lower_for_cpu() -> bool:
-    return jax.default_backend() == "cpu"
 
 
 def _conv_xla(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
@@ -144,8 +140,7 @@ def _to_chwn(x: jax.Array) -> jax.Array:
     return x.transpose(3, 1, 2, 0)
 
 
-def _from_chwn(x: jax.Array) -> jax.Array:
-    return x.transpose(3, 1, 2, 0)
+_from_chwn = _to_chwn  # Exchanging the outer axes twice changes nothing.
 
 
 def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:

@@ -11,6 +11,11 @@ from jax import lax
 materialize = lax.optimization_barrier
 
 
+def lower_for_cpu() -> bool:
+    """Whether what is traced now is for a CPU."""
+    return jax.default_backend() == "cpu"
+
+
 def channel_sums(x: jax.Array) -> jax.Array:
     """Adds up all but the first axis: [C, H, ...] to [C]."""
     # In two steps, because XLA adds up the last axis one number at a time, and others a vector
