@@ -103,6 +103,11 @@ class Recipe:
         """Writes the recipe as indented JSON with every field."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
+    def canonical(self) -> str:
+        """The same text for equal recipes, in whichever order `model_args` were given."""
+        arguments = json.loads(json.dumps(self.model_args, sort_keys=True))
+        return dataclasses.replace(self, model_args=arguments).to_json()
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote; a later version's fields have their defaults.

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -162,3 +163,20 @@ def test_a_dropout_rate_of_zero_keeps_every_unit() -> None:
 def test_dropout_of_every_unit_is_refused() -> None:
     with pytest.raises(UsageError, match="less than 1, not 1"):
         Dropout(1)
+
+
+def test_the_canonical_text_of_a_recipe_is_independent_of_the_order_of_arguments() -> None:
+    recipe = model_entry("lenet").recipe
+    one, other = (
+        replace(recipe, model_args=dict(arguments))
+        for arguments in ([("a", {"x": 1, "y": 2}), ("b", 2)], [("b", 2), ("a", {"y": 2, "x": 1})])
+    )
+    assert one == other
+    assert one.canonical() == other.canonical()
+    assert one.canonical() != replace(one, epochs=99).canonical()
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_canonical_text_names_the_runs_of_articles_as_before(name: str) -> None:
+    recipe = model_entry(name).recipe
+    assert recipe.canonical() == recipe.to_json()
