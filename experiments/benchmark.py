@@ -11,7 +11,7 @@ import statistics
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -91,27 +91,6 @@ class Spread(NamedTuple):
         return cls.of(a / b for a, b in zip(ours, other, strict=True))
 
 
-@dataclass(frozen=True)
-class Result:
-    """One contender's rounds beside the others'.
-
-    Attributes:
-      variant: which it is.
-      seeds: networks trained together.
-      speed: images per second.
-      ratio: our speed over its speed; None where we did not take part.
-      peak_fraction: of the matrix-multiply peak; None for an evaluation.
-      memory: peak memory in MiB, of all its processes together.
-    """
-
-    variant: str
-    seeds: int
-    speed: Spread
-    ratio: Spread | None
-    peak_fraction: float | None
-    memory: float
-
-
 def training_flops(model: Network) -> int:
     """Floating-point operations per image of a training step, in convolutions and dense layers.
 
@@ -122,64 +101,45 @@ def training_flops(model: Network) -> int:
     return 3 * sum(forward) - forward[0]
 
 
-def results(readings: Mapping[Entrant, Sequence[Reading]], flops: int | None) -> list[Result]:
-    """Compares one network's contenders at one batch size.
+def results(
+    task: str, recipe: Recipe, readings: Mapping[Entrant, Sequence[Reading]], flops: int | None
+) -> list[dict[str, Any]]:
+    """Compares a recipe's contenders and the matrix product: the objects of the JSON file.
 
-    Args:
-      readings: one per round, of every contender and of the matrix product.
-      flops: operations per image; None where they are not counted.
+    `flops` are operations per image; None where they are not counted.
     """
     rates = {entrant: [one.rate for one in rounds] for entrant, rounds in readings.items()}
     peak = rates.pop(_PEAK)
+    speeds = {entrant: Spread.of(own) for entrant, own in rates.items()}
+    torch = [entrant for entrant in rates if entrant.variant in TORCH]
+    # The fastest by its median, which is the one that counts.
+    best = {e.seeds: e for e in sorted(torch, key=lambda e: speeds[e].median)}
     found = []
     for entrant, own in rates.items():
+        speed = speeds[entrant]
         ours = rates.get(Entrant("ours", entrant.seeds))
+        ratio = Spread.of_ratios(ours, own) if ours else None
         found.append(
-            Result(
-                variant=entrant.variant,
-                seeds=entrant.seeds,
-                speed=Spread.of(own),
-                ratio=Spread.of_ratios(ours, own) if ours else None,
-                peak_fraction=flops * Spread.of_ratios(own, peak).median if flops else None,
-                memory=readings[entrant][-1].memory,
-            )
+            {
+                "task": task,
+                "model": recipe.model,
+                "batch_size": recipe.batch_size,
+                "variant": entrant.variant,
+                "seeds": entrant.seeds,
+                "images_per_second": speed.median,
+                "images_per_second_range": [speed.low, speed.high],
+                "ours_over_this": ratio and ratio.median,
+                "ours_over_this_range": ratio and [ratio.low, ratio.high],
+                "best_of_pytorch": best.get(entrant.seeds) == entrant,
+                "fraction_of_matmul_peak": flops and flops * Spread.of_ratios(own, peak).median,
+                "peak_memory_mib": readings[entrant][-1].memory,
+            }
         )
     return found
 
 
-def best_torch(found: Sequence[Result], seeds: int) -> str | None:
-    """The fastest PyTorch variant by its median, which is the one that counts."""
-    torch = [result for result in found if result.variant in TORCH and result.seeds == seeds]
-    return max(torch, key=lambda result: result.speed).variant if torch else None
-
-
-def as_json(task: str, recipe: Recipe, found: Sequence[Result]) -> list[dict[str, Any]]:
-    """The objects of the JSON file for one network at one batch size."""
-    return [
-        {
-            "task": task,
-            "model": recipe.model,
-            "batch_size": recipe.batch_size,
-            "variant": result.variant,
-            "seeds": result.seeds,
-            "images_per_second": result.speed.median,
-            "images_per_second_range": [result.speed.low, result.speed.high],
-            "ours_over_this": result.ratio and result.ratio.median,
-            "ours_over_this_range": result.ratio and [result.ratio.low, result.ratio.high],
-            "best_of_pytorch": result.variant == best_torch(found, result.seeds),
-            "fraction_of_matmul_peak": result.peak_fraction,
-            "peak_memory_mib": result.memory,
-        }
-        for result in found
-    ]
-
-
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table with a line for every measurement of ours, without empty columns.
-
-    Args:
-      rows: objects of the JSON file, of training or evaluation.
-    """
+    """A Markdown table with a line for every measurement of ours, without empty columns."""
     lines = [_HEAD, ("---",) * len(_HEAD)]
     for ours in rows:
         if ours["variant"] != "ours":
@@ -225,13 +185,12 @@ def main(argv: Sequence[str]) -> None:
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
     """Measures one network at one batch size after the other."""
     for recipe in _recipes():
-        found = results(_readings(recipe), _flops(recipe) if _TASK.value == "train" else None)
+        flops = None
+        if _TASK.value == "train":
+            flops = training_flops(abstract_model(recipe.model, **recipe.model_args))
+        found = results(_TASK.value, recipe, _readings(recipe), flops)
         _print(out, recipe, found)
-        yield as_json(_TASK.value, recipe, found)
-
-
-def _flops(recipe: Recipe) -> int:
-    return training_flops(abstract_model(recipe.model, **recipe.model_args))
+        yield found
 
 
 def _recipes() -> Iterator[Recipe]:
@@ -283,21 +242,21 @@ def _contender(recipe: Recipe, variant: str, seeds: int) -> Contender:
     return Contender(job, processes)
 
 
-def _print(out: Console, recipe: Recipe, found: Sequence[Result]) -> None:
+def _print(out: Console, recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> None:
     table = Table(
         "variant", "seeds", "images/s", "range", "ours is", "range", "of peak", "MiB", box=None
     )
-    for result in found:
-        mark = "*" if result.variant == best_torch(found, result.seeds) else ""
-        speed, ratio, fraction = result.speed, result.ratio, result.peak_fraction
+    for row in found:
+        ratio, fraction = row["ours_over_this"], row["fraction_of_matmul_peak"]
         table.add_row(
-            result.variant + mark,
-            str(result.seeds),
-            f"{speed.median:,.0f}",
-            f"{speed.low:,.0f} to {speed.high:,.0f}",
-            *((f"{ratio.median:.2f}×", f"{ratio.low:.2f} to {ratio.high:.2f}") if ratio else "  "),
+            row["variant"] + "*" * row["best_of_pytorch"],
+            str(row["seeds"]),
+            f"{row['images_per_second']:,.0f}",
+            "{:,.0f} to {:,.0f}".format(*row["images_per_second_range"]),
+            f"{ratio:.2f}×" if ratio else "",
+            "{:.2f} to {:.2f}".format(*row["ours_over_this_range"]) if ratio else "",
             f"{fraction:.0%}" if fraction else "",
-            f"{result.memory:,.0f}",
+            f"{row['peak_memory_mib']:,.0f}",
         )
     out.print(f"\n{recipe.model}, batch {recipe.batch_size}, {recipe.dataset}: {_TASK.value}")
     out.print(table)

@@ -60,14 +60,13 @@ def test_results_compare_like_with_like() -> None:
         Entrant("torch-compile", 3): [20.0, 30.0],
     }
     readings = {
-        entry: [Reading(rate, memory=i) for i, rate in enumerate(rounds)]
-        for entry, rounds in rates.items()
+        entrant: [Reading(rate, memory=i) for i, rate in enumerate(rounds)]
+        for entrant, rounds in rates.items()
     }
-    found = benchmark.results(readings, flops=1000)
-    rows = json.loads(json.dumps(benchmark.as_json("train", RECIPE, found)))
-    by_entry = {(row["variant"], row["seeds"]): row for row in rows}
-    assert len(by_entry) == len(rates) - 1
-    eager = by_entry["torch-eager", 1]
+    rows = json.loads(json.dumps(benchmark.results("train", RECIPE, readings, flops=1000)))
+    by_entrant = {(row["variant"], row["seeds"]): row for row in rows}
+    assert len(by_entrant) == len(rates) - 1
+    eager = by_entrant["torch-eager", 1]
     assert {key: eager[key] for key in ("model", "batch_size", "task")} == {
         "model": "dense",
         "batch_size": 100,
@@ -78,9 +77,9 @@ def test_results_compare_like_with_like() -> None:
     assert (eager["ours_over_this"], eager["ours_over_this_range"]) == (2.5, [2.0, 3.0])
     assert eager["fraction_of_matmul_peak"] == pytest.approx((0.01 + 0.0025) / 2)
     assert eager["peak_memory_mib"] == 1
-    assert by_entry["torch-eager", 2]["ours_over_this"] == 3.5
-    assert by_entry["torch-compile", 3]["ours_over_this"] is None
-    best = {entry for entry, row in by_entry.items() if row["best_of_pytorch"]}
+    assert by_entrant["torch-eager", 2]["ours_over_this"] == 3.5
+    assert by_entrant["torch-compile", 3]["ours_over_this"] is None
+    best = {entrant for entrant, row in by_entrant.items() if row["best_of_pytorch"]}
     assert best == {("torch-compile", 1), ("torch-eager", 2), ("torch-compile", 3)}
     assert benchmark.summary(rows).splitlines() == [
         "| network | batch | seeds | ours, images/s | of peak | ÷ best PyTorch |",
@@ -123,7 +122,7 @@ def test_stock_flax_is_the_same_network() -> None:
 @pytest.mark.parametrize("name", model_names())
 def test_pytorch_is_the_same_network(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    from experiments.contenders.pytorch import reference
+    from experiments.references.torch_runs import reference
 
     recipe = model_entry(name).recipe
     network = reference(recipe, steps_per_epoch=100).network()
@@ -134,7 +133,7 @@ def test_pytorch_is_the_same_network(name: str) -> None:
 
 def test_article_a_s_decay_leaves_pytorch_s_biases_alone() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
-    from experiments.contenders.pytorch import reference
+    from experiments.references.torch_runs import reference
 
     author = reference(model_entry("expanded_double_fc").recipe, steps_per_epoch=100)
     optimizer = author.optimizer(author.network().parameters())

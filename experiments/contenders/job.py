@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Self
 
-import numpy as np
-
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import UsageError
 from mnist_jax.recipe import Recipe
@@ -64,11 +62,6 @@ def whole_batches(dataset: Dataset, batch_size: int) -> Dataset:
     if not count:
         raise UsageError(f"{dataset.name} has {len(train)} images; give smaller batch_sizes.")
     return dataclasses.replace(dataset, train=Split(train.images[:count], train.labels[:count]))
-
-
-def normalized(recipe: Recipe, split: Split) -> np.ndarray:
-    """A split's images as its recipe wants them: float32 [N, 28, 28]."""
-    return (split.images.astype(np.float32) / 255 - np.float32(recipe.mean)) / recipe.std
 
 
 def share_gpu() -> None:

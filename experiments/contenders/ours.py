@@ -20,12 +20,7 @@ _SIDE = 1024
 
 
 def build(job: Job, dataset: Dataset) -> Work:
-    """Makes the work of a variant of ours, or the ceiling's.
-
-    Args:
-      job: what to do.
-      dataset: with whole batches only.
-    """
+    """Makes the work of a variant of ours, or the ceiling's; the dataset has whole batches only."""
     share_gpu()
     devices.configure_process(cache_folder() / "compiled")
     return _matmul() if job.variant == MATMUL else _ours(job, dataset)

@@ -5,55 +5,22 @@ timed.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
+from torch import Tensor
 
-from experiments.contenders.job import Job, Work, normalized
-from experiments.references.torch_networks import REFERENCES, THEANO_NETWORKS, Original
-from mnist_jax.data import Dataset, Split
-from mnist_jax.recipe import Recipe
+from experiments.contenders.job import Job, Work
+from experiments.references.torch_runs import reference, tensors
+from mnist_jax.data import Dataset
 
 # What CUDA graphs ask for before a capture, besides a stream of its own.
 _STEPS_BEFORE_CAPTURE = 3
 
 
-def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
-    """The network, optimiser and loss of a recipe; article A's networks have no author's step."""
-    if recipe.model in REFERENCES:
-        return REFERENCES[recipe.model]
-    decay = recipe.weight_decay / steps_per_epoch
-    return Original(
-        model=recipe.model,
-        network=THEANO_NETWORKS[recipe.model],
-        optimizer=partial(_nielsen_sgd, learning_rate=recipe.learning_rate, decay=decay),
-        batch_size=recipe.batch_size,
-    )
-
-
-def _nielsen_sgd(
-    parameters: Iterable[nn.Parameter], *, learning_rate: float, decay: float
-) -> optim.Optimizer:
-    """Article A's: only weights decay, biases do not."""
-    every = list(parameters)
-    weights, biases = [p for p in every if p.ndim > 1], [p for p in every if p.ndim == 1]
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": decay},
-        {"params": biases},
-    ]
-    return optim.SGD(groups, lr=learning_rate)
-
-
 def build(job: Job, dataset: Dataset) -> Work:
-    """Makes the work of a PyTorch variant.
-
-    Args:
-      job: what to do.
-      dataset: with whole batches only.
-    """
+    """Makes the work of a PyTorch variant; the dataset has whole batches only."""
     torch.set_num_threads(job.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = job.recipe.batch_size
@@ -67,7 +34,7 @@ def build(job: Job, dataset: Dataset) -> Work:
 
     if job.task == "evaluate":
         network.eval()
-        batches = _tensors(job.recipe, dataset.test, device)[0].split(size)
+        batches = tensors(job.recipe, dataset.test)[0].to(device).split(size)
 
         def evaluate(steps: int) -> float:
             with torch.inference_mode():
@@ -78,7 +45,7 @@ def build(job: Job, dataset: Dataset) -> Work:
         return evaluate
 
     optimizer = author.optimizer(network.parameters())
-    images, labels = _tensors(job.recipe, dataset.train, device)
+    images, labels = (part.to(device) for part in tensors(job.recipe, dataset.train))
     step: Callable[[Tensor, Tensor], Tensor] = partial(author.step, network, optimizer)
     if job.variant == "torch-cuda-graphs":
         for group in optimizer.param_groups:
@@ -93,12 +60,6 @@ def build(job: Job, dataset: Dataset) -> Work:
         return steps * size
 
     return train
-
-
-def _tensors(recipe: Recipe, split: Split, device: str) -> tuple[Tensor, Tensor]:
-    """Images [N, 1, 28, 28] and labels [N]."""
-    images = torch.from_numpy(normalized(recipe, split))[:, None]
-    return images.to(device), torch.from_numpy(split.labels.copy()).long().to(device)
 
 
 def _captured(

@@ -18,10 +18,7 @@ _FIRST_LOSS = re.compile(rb"loss \d")
 def seconds_to_first_step(model: str, dataset: str, cache: Path) -> float:
     """Starts the training command on a terminal of its own and stops it after its first step.
 
-    Args:
-      model: which network to train.
-      dataset: on which dataset.
-      cache: the folder for datasets and compiled programs; empty for a cold start.
+    The cache is the folder for datasets and compiled programs; an empty one is a cold start.
 
     Raises:
       Failure: the command ended before its first step.

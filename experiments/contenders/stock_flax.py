@@ -5,12 +5,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax import lax
 
-from experiments.contenders.job import Job, Work, normalized, share_gpu
+from experiments.contenders.job import Job, Work, share_gpu
 from mnist_jax.data import Dataset
+from mnist_jax.inputs import normalize
 from mnist_jax.models import create_model
 from mnist_jax.models.layers import BatchNorm, Conv, Layer, Linear, MaxPool, Network, avg_pool
 from mnist_jax.training.optimizers import make_optimizer
@@ -25,11 +28,7 @@ _SCANNED = 512
 def build(job: Job, dataset: Dataset) -> Work:
     """Jitted steps in a Python loop as in Flax's MNIST example, or the same step in a scan.
 
-    On JAX's defaults: one device, all threads.
-
-    Args:
-      job: what to do.
-      dataset: with whole batches only.
+    On JAX's defaults: one device, all threads. The dataset has whole batches only.
     """
     share_gpu()
     recipe = job.recipe
@@ -37,7 +36,8 @@ def build(job: Job, dataset: Dataset) -> Work:
     optimizer = make_optimizer(recipe, len(dataset.train) // recipe.batch_size)
     graphdef, *states = nnx.split(model, nnx.Param, ...)
     params, rest = nnx.as_pure(states)
-    images = normalized(recipe, dataset.train).reshape(-1, recipe.batch_size, 28, 28, 1)
+    images = np.asarray(normalize(jnp.asarray(dataset.train.images), recipe.mean, recipe.std))
+    images = images.reshape(-1, recipe.batch_size, 28, 28, 1)
     labels = dataset.train.labels.reshape(-1, recipe.batch_size)
 
     def step(carry: Any, batch: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:

@@ -63,14 +63,15 @@ class Results:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a recipe's runs reached.
+    """What a recipe's runs, or a vote, reached.
 
     Attributes:
-      summary: of the test accuracies in percent; None without runs.
+      summary: of the test accuracies in percent; None without runs. A vote counts as one run.
       verdict: `inside`, `above` or `below` our prediction interval is where the published figure
         lies; `not a claim` where none was published; `provisional` with too few runs to say; empty
         without runs.
-      images_per_second: training images of all seeds that ran together, median; None without runs.
+      images_per_second: training images of all seeds that ran together, median; None without runs
+        and for a vote.
       seconds: one seed's share of a run's time, median; estimated where there are no runs but
         some of the same network; None without those.
       estimated: whether `seconds` is.
@@ -122,8 +123,16 @@ class Variants:
     p: float
 
 
-def outcome(results: Results, article: Article, row: Row, framework: str = "jax") -> Outcome:
-    """Compares a row's runs with its published figure."""
+def outcome(
+    results: Results, article: Article, row: Row | Ensemble, framework: str = "jax"
+) -> Outcome:
+    """Compares a row's runs, or an ensemble's vote, with its published figure."""
+    if isinstance(row, Ensemble):
+        reached = ensemble(results, article, row) if framework == "jax" else None
+        if reached is None:
+            return Outcome(None, "", None, None, False, "")
+        vote = percentages([reached])
+        return Outcome(vote, verdict(vote, row.figure, row.rounding), None, None, False, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
         estimate = _estimate(results, row) if framework == "jax" else None

@@ -44,16 +44,11 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
     yield Text(rendering.headline(results))
     comparisons = []
     for article in results.articles:
-        for row in article.rows:
+        for row in article.figures:
             summary = analysis.outcome(results, article, row).summary
             if summary is not None and row.figure is not None:
                 label = f"{article.letter} {row.id}"
                 comparisons.append(ForestRow(label, row.figure, row.rounding, summary))
-        for members in article.ensembles:
-            if (reached := analysis.ensemble(results, article, members)) is not None:
-                summary = analysis.percentages([reached])
-                label = f"{article.letter} {members.id}"
-                comparisons.append(ForestRow(label, members.figure, 0.005, summary))
     if comparisons:
         yield Picture(
             "published-and-ours",

@@ -48,29 +48,22 @@ def csv_table(results: Results) -> str:
             *("verdict", "images_per_second", "seconds_per_seed", "device"),
         ]
     )
-    for article, row in _rows(results):
+    for article, row in _figures(results):
         for framework in ("jax", "torch"):
             outcome = analysis.outcome(results, article, row, framework)
             if (summary := outcome.summary) is None:
                 continue
             numbers = (summary.mean, summary.sd, summary.low, summary.high, *summary.interval)
+            speed, seconds = outcome.images_per_second, outcome.seconds
             writer.writerow(
                 [
                     *(article.name, row.id, row.published, row.figure, row.framework),
                     *(row.selection, framework, summary.n),
                     *("" if math.isnan(number) else f"{number:.4f}" for number in numbers),
                     outcome.verdict,
-                    *(f"{outcome.images_per_second:.0f}", f"{outcome.seconds:.1f}", outcome.device),
-                ]
-            )
-    for article, members in _ensembles(results):
-        if (reached := analysis.ensemble(results, article, members)) is not None:
-            writer.writerow(
-                [
-                    *(article.name, members.id, members.published, members.figure),
-                    *(members.framework, _votes(members), "jax", 1, f"{reached:.4f}"),
-                    *([""] * 5),
-                    *("provisional", "", "", ""),
+                    "" if speed is None else f"{speed:.0f}",
+                    "" if seconds is None else f"{seconds:.1f}",
+                    outcome.device,
                 ]
             )
     return text.getvalue()
@@ -84,16 +77,11 @@ def latex(results: Results) -> str:
         r" & row & published & $n$ & ours (\%) & 95\% of runs & figure is \\",
     ]
     for article in results.articles:
-        outcomes = [(row, analysis.outcome(results, article, row)) for row in article.rows]
-        done: list[tuple[Row | Ensemble, list[str]]] = [
+        outcomes = [(row, analysis.outcome(results, article, row)) for row in article.figures]
+        done = [
             (row, [str(summary.n), _mean(summary), _interval(summary), outcome.verdict])
             for row, outcome in outcomes
             if (summary := outcome.summary)
-        ]
-        done += [
-            (members, ["1", f"{reached:.2f}", "", "provisional"])
-            for members in article.ensembles
-            if (reached := analysis.ensemble(results, article, members)) is not None
         ]
         if done:
             lines.append(r"\midrule")
@@ -105,10 +93,8 @@ def latex(results: Results) -> str:
 
 def headline(results: Results) -> str:
     """How many rows there are, ensembles with them, and where their figures lie."""
-    outcomes = [analysis.outcome(results, article, row) for article, row in _rows(results)]
-    votes = [analysis.ensemble(results, *one) for one in _ensembles(results)]
+    outcomes = [analysis.outcome(results, *one) for one in _figures(results)]
     verdicts = Counter(outcome.verdict or "not run" for outcome in outcomes)
-    verdicts.update("not run" if reached is None else "provisional" for reached in votes)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     return f"Of {verdicts.total()} rows: {counts}."
 
@@ -121,20 +107,10 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
             *("speed, images/s", "a seed takes", "device"),
         ]
     ]
-    for row in article.rows:
+    for row in article.figures:
+        published = f"{row.published}, {row.framework}; {row.selection}"
         outcome = analysis.outcome(results, article, row)
-        table.append(
-            [
-                f"`{row.id}`",
-                f"{row.published}, {row.framework}; {row.selection}",
-                *_cells(outcome),
-            ]
-        )
-    for members in article.ensembles:
-        reached = analysis.ensemble(results, article, members)
-        published = f"{members.published}, {members.framework}; {_votes(members)}"
-        ours = ["not run", ""] if reached is None else [f"{reached:.2f} (n = 1)", "provisional"]
-        table.append([f"`{members.id}`", published, ours[0], "", "", ours[1], "", "", ""])
+        table.append([f"`{row.id}`", published, *_cells(outcome)])
     return table
 
 
@@ -157,7 +133,7 @@ def _cells(outcome: Outcome) -> list[str]:
         f"{summary.low:.2f}–{summary.high:.2f}",
         _interval(summary),
         outcome.verdict,
-        f"{outcome.images_per_second:,.0f}",
+        "" if outcome.images_per_second is None else f"{outcome.images_per_second:,.0f}",
         time,
         outcome.device,
     ]
@@ -288,14 +264,8 @@ def _point(curve: Curve, point: Point) -> list[str]:
 def _not_run(results: Results) -> str:
     lines = []
     for article in results.articles:
-        missing = [
-            f"`{row.id}`" for row in article.rows if not results.runs[article.name, row.id, "jax"]
-        ]
-        missing += [
-            f"`{members.id}`"
-            for members in article.ensembles
-            if analysis.ensemble(results, article, members) is None
-        ]
+        outcomes = {row.id: analysis.outcome(results, article, row) for row in article.figures}
+        missing = [f"`{name}`" for name, outcome in outcomes.items() if outcome.summary is None]
         if missing:
             lines.append(f"- {article.letter}, `{article.name}`: {', '.join(missing)}")
     return "\n".join(["## Not run", "", *lines, ""]) if lines else ""
@@ -305,12 +275,10 @@ def _rows(results: Results) -> Iterator[tuple[Article, Row]]:
     return ((article, row) for article in results.articles for row in article.rows)
 
 
-def _ensembles(results: Results) -> Iterator[tuple[Article, Ensemble]]:
-    return ((article, members) for article in results.articles for members in article.ensembles)
-
-
-def _votes(members: Ensemble) -> str:
-    return f"majority of {members.size} `{members.members}`"
+def _figures(results: Results) -> Iterator[tuple[Article, Row | Ensemble]]:
+    """Rows, then ensembles."""
+    yield from _rows(results)
+    yield from ((article, one) for article in results.articles for one in article.ensembles)
 
 
 def _section(title: str, text: str, table: list[list[str]]) -> str:

@@ -72,6 +72,7 @@ class Ensemble:
       size: how many vote: the seeds from 0 on.
       published: the figure as printed.
       figure: the same as a test accuracy in percent.
+      rounding: half a unit of its last digit.
       framework: what it was measured with.
       source: where in the article it stands.
     """
@@ -81,8 +82,14 @@ class Ensemble:
     size: int
     published: str
     figure: float
+    rounding: float = 0.005
     framework: str
     source: str
+
+    @property
+    def selection(self) -> str:
+        """How its figure came about, as of `Row`."""
+        return f"majority of {self.size} `{self.members}`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +130,11 @@ class Article:
     ensembles: Sequence[Ensemble] = ()
     ablations: Sequence[Ablation] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def figures(self) -> list[Row | Ensemble]:
+        """Rows and ensembles."""
+        return [*self.rows, *self.ensembles]
 
     def row(self, identifier: str) -> Row:
         """The row of that name.

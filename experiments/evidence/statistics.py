@@ -79,11 +79,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test of two runs on the same test images.
-
-    Args:
-      first: bool [N], whether the first is right.
-      second: the same of the second.
+    """McNemar's exact test of two runs: whether each is right on the same test images, bool [N].
 
     Returns:
       Images that only the first, and only the second has right, and the two-sided p.

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from experiments.references import theano_numpy
-from experiments.references.distributions import Moments, moments
+from experiments.references.distributions import pooled
 from experiments.references.ours import (
     dropout_masks,
     initial_states,
@@ -113,8 +113,8 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Theano
         return TheanoDifferences(max(losses), float(max(values)), float(of_logits))
 
 
-def initial_values(case: Case, seeds: int) -> tuple[dict[str, Moments], dict[str, Moments]]:
-    """Measures our initial values and network3's over many seeds, by layer and array."""
+def initial_values(case: Case, seeds: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Our initial values and network3's over many seeds, by layer and array."""
     network = make_network(case.model, np.float32, **case.model_args)
 
     def named(arrays: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -128,7 +128,7 @@ def initial_values(case: Case, seeds: int) -> tuple[dict[str, Moments], dict[str
     )
     rng = np.random.default_rng(0)
     theirs = (theano_numpy.create(case.model, rng, case.units).layers for _ in range(seeds))
-    return moments(ours), moments(named([(layer.w, layer.b) for layer in n]) for n in theirs)
+    return pooled(ours), pooled(named([(layer.w, layer.b) for layer in n]) for n in theirs)
 
 
 def _arrays(network: Network, params: nnx.State) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -15,7 +15,7 @@ import torch
 from flax import nnx
 from torch import nn
 
-from experiments.references.distributions import Moments, moments
+from experiments.references.distributions import pooled
 from experiments.references.ours import (
     ARRAYS,
     dataset_at_hand,
@@ -115,13 +115,9 @@ def logits(reference: Original, images: np.ndarray, dtype: type = np.float64) ->
 def gradients(
     reference: Original, images: np.ndarray, labels: np.ndarray, *, dropout: bool
 ) -> float:
-    """Compares the gradients of the article's loss for one batch.
+    """Compares the gradients of the article's loss for one batch of normalised images.
 
-    Args:
-      reference: the network.
-      images: [N, 28, 28, 1], normalised.
-      labels: [N].
-      dropout: whether units are dropped, the same ones on both sides.
+    With `dropout` units are dropped, the same ones on both sides.
     """
     with jax.enable_x64(True):
         pair = Pair(reference)
@@ -225,8 +221,8 @@ def training_mode_evaluation(reference: Original, batches: int = 3) -> tuple[flo
 
 def initial_values(
     reference: Original, seeds: int
-) -> tuple[dict[str, Moments], dict[str, Moments]]:
-    """Measures our initial values and the author's over many seeds, by PyTorch's names."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Our initial values and the author's over many seeds, by PyTorch's names."""
     pair = Pair(reference, np.float32)
     states = initial_states(reference.model, seeds, **reference.model_args)
     ours = (pair.tensors(state) for state in states)
@@ -234,7 +230,7 @@ def initial_values(
     for seed in range(seeds):
         torch.manual_seed(seed)
         theirs.append(values_of(reference.network()))
-    return moments(ours), moments(theirs)
+    return pooled(ours), pooled(theirs)
 
 
 def values_of(network: nn.Module) -> dict[str, np.ndarray]:

@@ -105,11 +105,6 @@ def _image_keys(key: jax.Array, size: int) -> jax.Array:
 def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> list[jax.Array]:
     """What the network in training mode multiplies the input of each dropout layer by.
 
-    Args:
-      state: of a network with dropout.
-      images: [N, 28, 28, 1].
-      keys: one per image.
-
     Returns:
       For each dropout layer, in the other programs' order of axes, [N, C, H, W], or [N, C·H·W]
       after flattening.

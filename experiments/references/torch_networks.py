@@ -24,7 +24,6 @@ class TorchDense(nn.Module):
         self.output_layer = nn.Linear(100, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         x = torch.sigmoid(self.hidden_layer(x.flatten(1)))
         return torch.sigmoid(self.output_layer(x))
 
@@ -38,7 +37,6 @@ class TorchShallow(nn.Module):
         self.out = nn.Linear(100, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         return self.out(torch.sigmoid(self.fc1(x.flatten(1))))
 
 
@@ -52,7 +50,6 @@ class TorchBasicConv(nn.Module):
         self.out = nn.Linear(100, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         x = F.max_pool2d(torch.sigmoid(self.conv1(x)), 2)
         return self.out(torch.sigmoid(self.fc1(x.flatten(1))))
 
@@ -69,7 +66,6 @@ class TorchDblConv(nn.Module):
         self.out = nn.Linear(100, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         x = F.max_pool2d(self.activation(self.conv1(x)), 2)
         x = F.max_pool2d(self.activation(self.conv2(x)), 2)
         return self.out(self.activation(self.fc1(x.flatten(1))))
@@ -93,7 +89,6 @@ class TorchDoubleFc(nn.Module):
         self.out = nn.Linear(units, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         x = F.max_pool2d(torch.relu(self.conv1(x)), 2)
         x = F.max_pool2d(torch.relu(self.conv2(x)), 2)
         x = torch.relu(self.fc1(self.dropout1(x.flatten(1))))
@@ -114,7 +109,6 @@ class TorchCmuCnn(nn.Module):
         self.fc3 = nn.Linear(168, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         x = F.max_pool2d(self.conv_activation(self.conv1(x)), 2)
         x = F.max_pool2d(self.conv_activation(self.conv2(x)), 2)
         x = torch.relu(self.fc1(x.flatten(1)))
@@ -188,7 +182,6 @@ class TorchBatchNormCnn(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         return self.classifier(self.features(x).flatten(1))
 
 
@@ -221,7 +214,6 @@ class TorchDropoutCnn(nn.Module):
         self.notebook = notebook
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         x = self.layer3(self.layer2(self.layer1(x))).flatten(1)
         x = self.fc1(x) if self.notebook else self.layer4(x)
         return self.fc2(x)
@@ -238,7 +230,6 @@ class TorchSimpleCnn(nn.Module):
         nn.init.xavier_uniform_(self.fc.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, 1, 28, 28] to [N, 10]."""
         return self.fc(self.layer2(self.layer1(x)).flatten(1))
 
 

@@ -5,7 +5,8 @@ ours. An interrupted run starts again.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from experiments.references.torch_networks import (
     REFERENCES,
     THEANO_NETWORKS,
     VARIANTS,
+    Original,
     one_hot_mse,
 )
 from mnist_jax.data import Dataset, Split, hold_out
@@ -58,13 +60,30 @@ def environment() -> dict[str, Any]:
     return {"packages": packages, "device": device, "seeds_together": 1}
 
 
-def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
-    """Trains the reference network of a recipe with its seed, on the CPU.
+def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
+    """The author's network under a recipe, which may be another than the author's.
 
-    Args:
-      out: is told of every epoch.
-      recipe: what to train.
-      dataset: where its images come from.
+    Raises:
+      UsageError: there is no such network; raised when it is made.
+    """
+    return Original(
+        model=recipe.model,
+        network=partial(_network, recipe),
+        optimizer=partial(_optimizer, recipe, steps_per_epoch),
+        batch_size=recipe.batch_size,
+        loss=_LOSSES[recipe.loss],
+    )
+
+
+def tensors(recipe: Recipe, split: Split) -> tuple[Tensor, Tensor]:
+    """Normalised images [N, 1, 28, 28] and labels [N]."""
+    images = torch.from_numpy(split.images.astype(np.float32))[:, None]
+    labels = torch.from_numpy(split.labels.astype(np.int64))
+    return (images / 255 - recipe.mean) / recipe.std, labels
+
+
+def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
+    """Trains the reference network of a recipe with its seed, on the CPU; prints every epoch.
 
     Raises:
       UsageError: there is no such network, or the recipe shifts its images.
@@ -76,10 +95,11 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     split, validation = dataset.train, None
     if recipe.validation:
         split, validation = hold_out(split, recipe.validation)
-    images, labels = _tensors(recipe, split)
+    images, labels = tensors(recipe, split)
     schedule = Schedule.of(recipe, len(labels))
-    network = _network(recipe)
-    optimizer = _optimizer(recipe, network, schedule.steps_per_epoch)
+    author = reference(recipe, schedule.steps_per_epoch)
+    network = author.network()
+    optimizer = author.optimizer(network.parameters())
     rows: list[Evaluation] = []
     best: tuple[float, Evaluation, np.ndarray] | None = None
     started = since = time.perf_counter()
@@ -88,7 +108,7 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     for step, index in enumerate(_batches(recipe, len(labels)), start=1):
         network.train()
         outputs = network(images[index])
-        loss = _LOSSES[recipe.loss](outputs, labels[index])
+        loss = author.loss(outputs, labels[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -164,9 +184,11 @@ def _initialize_like_nielsen(network: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-def _optimizer(recipe: Recipe, network: nn.Module, steps_per_epoch: int) -> optim.Optimizer:
-    parameters = list(network.parameters())
-    groups = [{"params": parameters, "weight_decay": recipe.weight_decay}]
+def _optimizer(
+    recipe: Recipe, steps_per_epoch: int, every: Iterable[nn.Parameter]
+) -> optim.Optimizer:
+    parameters = list(every)
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": recipe.weight_decay}]
     if recipe.weight_decay_sense == "nielsen":
         weights = [p for p in parameters if p.ndim > 1]
         biases = [p for p in parameters if p.ndim == 1]
@@ -195,13 +217,6 @@ def _evaluate(recipe: Recipe, network: nn.Module, split: Split) -> tuple[float, 
         size = recipe.batch_size
     else:
         network.eval()
-    images, labels = _tensors(recipe, split)
+    images, labels = tensors(recipe, split)
     outputs = torch.cat([network(part) for part in images.split(size)])
     return _LOSSES[recipe.loss](outputs, labels).item(), outputs.argmax(1).numpy()
-
-
-def _tensors(recipe: Recipe, split: Split) -> tuple[Tensor, Tensor]:
-    """Normalised images [N, 1, 28, 28] and labels [N]."""
-    images = torch.from_numpy(split.images.astype(np.float32))[:, None]
-    labels = torch.from_numpy(split.labels.astype(np.int64))
-    return (images / 255 - recipe.mean) / recipe.std, labels

@@ -58,11 +58,7 @@ class FileSet:
             )
 
     def assemble(self, contents: Mapping[str, Content], source: str) -> Dataset:
-        """Makes a dataset of the four files, verifying all of them.
-
-        Args:
-            contents: What was found for each of `FILES`.
-            source: Where the four came from, for the record.
+        """Makes a dataset of what was found for each of `FILES`, verifying all of them.
 
         Raises:
             Failure: If a file is not valid IDX, images and labels differ in number, or a digest

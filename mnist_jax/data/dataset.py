@@ -49,10 +49,6 @@ def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     With MNIST and `count=10_000` these are the 50,000 and 10,000 images of Nielsen's "Neural
     Networks and Deep Learning", chapter 1.
 
-    Args:
-        train: The split to divide.
-        count: How many examples to hold out.
-
     Returns:
         The remaining training split and the validation split; both are views.
 

@@ -36,13 +36,9 @@ class _MirrorError(Exception):
 
 
 def fetch(files: FileSet, names: Iterable[str]) -> Iterator[tuple[str, Content]]:
-    """Fetches files from the mirrors of `files` and verifies each.
+    """Fetches the named ones of `files` from its mirrors and verifies each.
 
     A mirror that fails once is not asked again, so that each can cost one wait only.
-
-    Args:
-        files: The dataset.
-        names: Which of its files to fetch.
 
     Yields:
         The name and the uncompressed content of each file, verified.

@@ -28,9 +28,6 @@ def read_image(path: Path) -> np.ndarray:
     opaque; otherwise the opaque part is what was drawn, on whichever of black and white is
     farther from it.
 
-    Args:
-        path: the file.
-
     Returns:
         uint8 [height, width, 3], RGB.
 

@@ -73,17 +73,9 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
 
 
 def resolve_dataset(preferred: str, data_dir: Path | str | None = None) -> Dataset:
-    """Loads `preferred` if it is here or can be fetched, and otherwise `digits`, with a warning.
+    """Loads what `load_dataset` would, or with a warning `digits` where that is not found.
 
-    Only a dataset that is not there is replaced: damaged files are an error.
-
-    Args:
-        preferred: One of `DATASETS`.
-        data_dir: A folder to look in first.
-
-    Raises:
-        UsageError: If the name is unknown or `data_dir` is not a folder.
-        Failure: If a file that was found is damaged.
+    Only a dataset that is not there is replaced: other errors are those of `load_dataset`.
     """
     try:
         return load_dataset(preferred, data_dir)

@@ -24,6 +24,8 @@ Layer: TypeAlias = Callable[[jax.Array], jax.Array]
 relu: Layer = nnx.relu
 sigmoid: Layer = nnx.sigmoid
 tanh: Layer = nnx.tanh
+flatten: Layer = ops.flatten
+avg_pool: Layer = ops.avg_pool
 ACTIVATIONS: dict[str, Layer] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
 
 
@@ -93,16 +95,6 @@ class Linear(nnx.Linear):
     def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
         """Multiplies by the weights and adds the bias; the shapes are those of the class."""
         return ops.linear(inputs, self.kernel[...]) + self.bias[...].reshape(1, -1)
-
-
-def flatten(x: jax.Array) -> jax.Array:
-    """[N, H, W, C] to [N, H·W·C]."""
-    return ops.flatten(x)
-
-
-def avg_pool(x: jax.Array) -> jax.Array:
-    """Averages 2×2 windows: [N, H, W, C] to [N, H // 2, W // 2, C]."""
-    return ops.avg_pool(x)
 
 
 @dataclass(frozen=True)
@@ -178,12 +170,7 @@ class Dropout(nnx.Dropout):
         super().__init__(rate)
 
     def masked(self, x: jax.Array, keys: jax.Array) -> jax.Array:
-        """Sets units of [N, ..., C] to 0 and scales the others by 1 / (1 - rate).
-
-        Args:
-          x: activations.
-          keys: a PRNG key for each of the N images.
-        """
+        """Sets units of [N, ..., C] to 0 and scales the others; there is a key for each image."""
         return jnp.where(_keep(1 - self.rate, x.shape, keys), x / (1 - self.rate), 0)
 
 

@@ -100,14 +100,7 @@ def create_model(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
 
 
 def abstract_model(name: str, /, **overrides: Any) -> Network:
-    """Makes what `create_model` would, without values.
-
-    Args:
-      name: one of `model_names()`.
-      **overrides: arguments of the network's constructor.
-
-    Returns:
-      The module, with a `jax.ShapeDtypeStruct` in place of every array.
+    """Makes what `create_model` would, with a `jax.ShapeDtypeStruct` in place of every array.
 
     Raises:
       UsageError: as from `create_model`.

@@ -25,12 +25,8 @@ _LOSSES = {"cross_entropy": "cross-entropy", "mean_squared_error": "mean squared
 def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> Page:
     """Everything there is to show of runs of one recipe.
 
-    Pictures of a network are of the first run that has a checkpoint.
-
-    Args:
-      runs: as `read_histories` gives them.
-      dataset: that they are trained on.
-      chosen: the numbers of the test images whose activations are shown.
+    Pictures of a network are of the first run that has a checkpoint; activations are of the chosen
+    test images, given by number.
 
     Raises:
       UsageError: there is no such test image.
@@ -101,13 +97,17 @@ def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
         "Training loss and accuracy are measured on the batches as they pass, with dropout where"
         " the network has it, and averaged since the evaluation before."
     )
-    by_step = [
-        Panel(f"training {loss}", {"training": _by_step(runs, "train_loss")}, logarithmic=True),
-        Panel("test accuracy (%)", {"test": _by_step(runs, "test_accuracy", 100)}),
+    by_step = {
+        name: [run.by_step(name) for run in runs] for name in ("train_loss", "test_accuracy")
+    }
+    percent = [course.scaled(100) for course in by_step["test_accuracy"]]
+    panels = [
+        Panel(f"training {loss}", {"training": by_step["train_loss"]}, logarithmic=True),
+        Panel("test accuracy (%)", {"test": percent}),
     ]
     yield Picture(
         "training-by-iteration",
-        curves.courses(by_step, "iteration (batches)"),
+        curves.courses(panels, "iteration (batches)"),
         "Two curves against the iteration: training loss, test accuracy.",
         f"Training loss and test accuracy against the iteration.{seeds}",
     )
@@ -135,17 +135,9 @@ def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
     )
 
 
-def _by_step(runs: Sequence[History], column: str, scale: float = 1) -> list[Course]:
-    return [_scaled(run.by_step(column), scale) for run in runs]
-
-
 def _by_epoch(runs: Sequence[History], column: str, scale: float = 1) -> list[Course]:
     courses = [run.by_epoch(column) for run in runs]
-    return [_scaled(course, scale) for course in courses if len(course.x)]
-
-
-def _scaled(course: Course, scale: float) -> Course:
-    return Course(course.x, scale * course.y)
+    return [course.scaled(scale) for course in courses if len(course.x)]
 
 
 def _environment(runs: Sequence[History]) -> Iterator[Text | Table]:

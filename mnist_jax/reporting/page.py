@@ -84,11 +84,7 @@ class Page:
 
 
 def write(page: Page, folder: Path) -> Path:
-    """Writes `report.html` and every picture as a PNG file beside it.
-
-    Args:
-      page: what to write.
-      folder: made if it is missing; files of the same names are replaced.
+    """Writes `report.html` and every picture as a PNG file beside it, replacing those there are.
 
     Returns:
       The HTML file.

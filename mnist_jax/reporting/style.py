@@ -25,9 +25,9 @@ COLORS = {
 DASHES = {"test": "-", "training": "--", "validation": ":"}
 
 
-def new_figure(height: float, width: float = WIDTH) -> Figure:
+def new_figure(height: float) -> Figure:
     """An empty figure of so many inches that lays out its axes itself."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    return Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
 
 
 def tidy(axes: Axes, *, grid: str = "y") -> None:
