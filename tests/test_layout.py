@@ -33,6 +33,8 @@ def modules() -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
 
 
+DOORS = FLOORS.index({"mnist_jax"})
+
 MODULES = modules()
 
 
@@ -74,6 +76,18 @@ def test_there_are_no_circles() -> None:
     }
     order = list(TopologicalSorter(graph).static_order())
     assert len(order) >= len(MODULES)
+
+
+@pytest.mark.parametrize("door", sorted(name for name in MODULES if floor(name) == DOORS))
+def test_doors_set_the_log_level_before_jax_is_imported(door: str) -> None:
+    # `mnist_jax.cli` does so, and comes first in the order in which imports are sorted.
+    tree = ast.parse(MODULES[door].read_text()).body
+    names = [node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module]
+    names += [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
+    assert not {name.split(".")[0] for name in names} & {"jax", "jaxlib", "flax", "optax"}
+    if "mnist_jax.cli" in IMPORTS[door]:
+        ours = [name for name in names if name.startswith("mnist_jax")]
+        assert ours[0] == "mnist_jax"
 
 
 def test_an_upward_import_and_a_circle_would_be_seen() -> None:

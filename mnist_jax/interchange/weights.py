@@ -1,0 +1,92 @@
+"""Carries weights between PyTorch's files and run directories."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mnist_jax.data import Dataset, Split
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.interchange import pytorch, tensor_files
+from mnist_jax.models import model_entry
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.network import blank_network, load_network
+from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.step import TrainState
+
+
+def import_weights(
+    model: str, source: Path, run: RunDirectory, model_args: Mapping[str, Any] | None = None
+) -> None:
+    """Makes a run of an author's weights, with the article's recipe and one checkpoint.
+
+    The checkpoint's step is what BatchNorm counted in the file, and 0 without BatchNorm.
+
+    Args:
+      model: one of `model_names()`.
+      source: a `state_dict` as `.safetensors` or `.pt`.
+      run: a directory without a run.
+      model_args: arguments of the network's constructor that the article's recipe has not.
+
+    Raises:
+      UsageError: the model, an argument or the file's ending is unknown, or the directory has a
+        run.
+      Failure: the file is not a `state_dict` of this network, or the run can't be written. Then
+        nothing is written.
+    """
+    entry = model_entry(model)
+    arguments = {**entry.recipe.model_args, **(model_args or {})}
+    recipe = dataclasses.replace(entry.recipe, model_args=arguments)
+    if (run.path / "config.json").exists():
+        raise UsageError(f"{run.path} has a run already; give another --workdir.")
+    tensors = tensor_files.read_tensors(source)
+    network = blank_network(recipe)
+    states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
+    try:
+        names = pytorch.torch_layers(network, entry.torch_names)
+        layers = pytorch.from_torch(tensors, names, pytorch.by_layer(*states))
+    except Failure as clause:
+        raise Failure(f"{source} {clause}; give the state_dict of a {model}.") from clause
+    nnx.update(network, jax.tree.map(jnp.asarray, layers))
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
+    origin = f"none, the weights are those of {source} (SHA-256 {digest})"
+    unseen = Dataset(recipe.dataset, none, none, sha256="", source=origin)
+    with run.locked():
+        run.create(recipe, describe_environment(unseen, {}))
+        with Checkpoints(run.checkpoints) as checkpoints:
+            # What a checkpoint has of a network whose training is about to begin.
+            state = TrainState.create(network, make_optimizer(recipe, 1), key=jax.random.key(0))
+            saved = {name: getattr(state, name) for name in ("params", "batch_stats", "opt_state")}
+            checkpoints.save(pytorch.batches_seen(tensors), saved, best=True)
+
+
+def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> None:
+    """Writes a run's weights for the author's module.
+
+    Args:
+      run: of any network whose layers are its author's.
+      target: a `.safetensors` file.
+      step: which checkpoint; by default the selected one of a run that has ended, else its latest.
+
+    Raises:
+      UsageError: the file's ending is another.
+      Failure: there is no such run or checkpoint, the network's layers are not its author's, or
+        the file can't be written.
+    """
+    step, network = load_network(run, step)
+    model = run.recipe().model
+    try:
+        names = pytorch.torch_layers(network, model_entry(model).torch_names)
+    except Failure as clause:
+        raise Failure(f"The {model} in {run.path} {clause}.") from clause
+    states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
+    layers = pytorch.by_layer(*states)
+    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)
