@@ -89,5 +89,5 @@ def store(path: Path, data: bytes) -> None:
             temporary.write_bytes(data)
     except OSError as error:
         logging.log_first_n(
-            logging.WARNING, "Cannot keep %s for the next time: %s", 1, path, error.strerror
+            logging.WARNING, "Can't keep %s for the next time: %s", 1, path, error.strerror
         )

@@ -88,7 +88,7 @@ def _split(contents: Mapping[str, Content], part: str) -> Split:
     if len(images) != len(labels):
         raise Failure(
             f"{images_from.place} holds {len(images)} images but {labels_from.place} "
-            f"{len(labels)} labels: replace both with fresh copies"
+            f"{len(labels)} labels; replace both with fresh copies."
         )
     return Split(images, labels)
 

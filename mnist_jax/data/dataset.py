@@ -57,8 +57,8 @@ def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     """
     if not 0 < count < len(train):
         raise UsageError(
-            f"cannot hold out {count} of {len(train)} training examples: "
-            f"choose between 1 and {len(train) - 1}"
+            f"validation is {count}, of {len(train)} training images;"
+            f" give a number from 1 to {len(train) - 1}."
         )
     return (
         Split(train.images[:-count], train.labels[:-count]),

@@ -116,6 +116,6 @@ def _transfer(url: str, news: "queue.SimpleQueue[bytes | str]", stop: threading.
     except urllib.error.URLError as error:
         reason = error.reason
         why = reason.strerror if isinstance(reason, OSError) else reason
-        news.put(f"cannot be reached ({why or reason})")
+        news.put(f"can't be reached ({why or reason})")
     except (OSError, http.client.HTTPException, ValueError) as error:
         news.put(f"broke off ({type(error).__name__}: {error})")

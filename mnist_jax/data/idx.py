@@ -26,7 +26,7 @@ class DamagedFile(Failure):
     """
 
     def __init__(self, place: str, problem: str):
-        super().__init__(f"{place} {problem}: replace it with a fresh copy")
+        super().__init__(f"{place} {problem}; replace it with a fresh copy.")
         self.problem = problem
 
 
@@ -52,7 +52,7 @@ def read_file(path: Path) -> bytes:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise Failure(
-            f"{path} cannot be read ({error.strerror}): check the file and its permissions"
+            f"{path} can't be read ({error.strerror}); check the file and its permissions."
         ) from error
     return gunzip(data, str(path))
 

@@ -52,10 +52,12 @@ def read_image(path: Path) -> np.ndarray:
                 f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first."
             ) from error
         except UnidentifiedImageError as error:
-            raise Failure(f"{path} is no PNG or JPEG image.") from error
+            raise Failure(f"{path} is no PNG or JPEG image; save it as one of them.") from error
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             if isinstance(error, OSError) and error.strerror:
-                raise Failure(f"{path} can't be read ({error.strerror}).") from error
+                raise Failure(
+                    f"{path} can't be read ({error.strerror}); check the file and its permissions."
+                ) from error
             raise Failure(f"{path} is damaged or cut short; save it once more.") from error
     if image.mode.startswith("I;16"):  # Pillow's conversion would clip instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -47,8 +47,8 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
     """
     if name not in FILE_SETS and name != EMBEDDED:
         close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(DATASETS)}"
-        raise UsageError(f"there is no dataset named {name!r}: {hint}")
+        hint = f"did you mean {close[0]!r}?" if close else f"give one of {', '.join(DATASETS)}."
+        raise UsageError(f"There is no dataset {name!r}; {hint}")
     roots = _roots(data_dir)
     if name == EMBEDDED:
         return load_digits()
@@ -94,8 +94,8 @@ def _roots(data_dir: Path | str | None) -> list[Path]:
             next(roots[0].iterdir(), None)
         except OSError as error:
             raise UsageError(
-                f"the data folder {roots[0]} cannot be read ({error.strerror}): "
-                "name an existing folder"
+                f"The data folder {roots[0]} can't be read ({error.strerror});"
+                " give an existing folder."
             ) from error
     roots += [Path.home() / "tensorflow_datasets", cache_folder()]
     return list(dict.fromkeys(roots))
@@ -151,8 +151,8 @@ def _load_downloaded(files: FileSet, looked: list[str]) -> Dataset:
             store(folder / file, content.data)
     except download.DownloadError as error:
         raise DatasetNotFound(
-            f"{files.name} is not in {', '.join(looked)}, and cannot be downloaded ({error}): "
-            f"put {', '.join(FILES)} (gzipped or not) into {folder}, name the folder that holds "
-            f"them with --data_dir, or train on --dataset={EMBEDDED}, which needs no files"
+            f"{files.name} is not in {', '.join(looked)}, and can't be downloaded ({error});"
+            f" put {', '.join(FILES)} (gzipped or not) into {folder}, name the folder that holds"
+            f" them with --data_dir, or train on --dataset={EMBEDDED}, which needs no files."
         ) from error
     return files.assemble(contents, str(folder))

@@ -35,7 +35,7 @@ def find(name: str, root: Path) -> Path | None:
                 # What names no format is of the first one.
                 found, file_format = described["name"], described.get("fileFormat", "tfrecord")
             except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
-                raise Failure(f"{info} is damaged or cannot be read: {_AGAIN}") from error
+                raise Failure(f"{info} is damaged or can't be read; {_AGAIN}.") from error
             if (found, file_format) == (name, "array_record"):
                 return info.parent
             if found == name:
@@ -58,7 +58,7 @@ def fingerprint(folder: Path) -> str:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.name}\0{content}\0".encode())
     except OSError as error:
-        raise Failure(f"{folder} cannot be read ({error.strerror}): {_AGAIN}") from error
+        raise Failure(f"{folder} can't be read ({error.strerror}); {_AGAIN}.") from error
     return digest.hexdigest()
 
 
@@ -81,7 +81,7 @@ def read(folder: Path) -> dict[str, bytes]:
             contents[f"{part}-images-idx3-ubyte"] = idx.encode_images(images)
             contents[f"{part}-labels-idx1-ubyte"] = idx.encode_labels(labels)
     except Exception as error:
-        raise Failure(f"{folder} cannot be read ({_first_line(error)}): {_AGAIN}") from error
+        raise Failure(f"{folder} can't be read ({_first_line(error)}); {_AGAIN}.") from error
     return contents
 
 
