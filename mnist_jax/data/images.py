@@ -88,7 +88,7 @@ def _on_ground(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         ground = np.median(colours[alpha[..., 0] > 0.5], axis=0)
     elif (alpha * (colours - 127.5)).sum() < 0:
         ground = 255.0
-    return np.rint(colours * alpha + ground * (1 - alpha)).astype(np.uint8)
+    return np.asarray(np.rint(colours * alpha + ground * (1 - alpha)), np.uint8)
 
 
 def _ink(image: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def _ink(image: np.ndarray) -> np.ndarray:
     full = float(np.median(distance[distance > distance.max() / 2]))
     distance[distance < max(_NOISE_SPREADS * noise, _FAINTEST_EDGE * full)] = 0
     distance[_specks(distance)] = 0
-    return np.rint(np.minimum(distance * (255 / full), 255)).astype(np.uint8)
+    return np.asarray(np.rint(np.minimum(distance * (255 / full), 255)), np.uint8)
 
 
 def _from_paper(image: np.ndarray) -> tuple[np.ndarray, float]:
@@ -139,7 +139,7 @@ def _garment(image: np.ndarray) -> np.ndarray:
     ground = np.median(_border(grey))
     above = np.rint((ground - grey if ground > 127.5 else grey - ground).clip(0, 255))
     above[_specks(np.where(above >= FAINTEST_CLOTH, above, 0))] = 0
-    return above.astype(np.uint8)
+    return np.asarray(above, np.uint8)
 
 
 def _specks(amount: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ def _specks(amount: np.ndarray) -> np.ndarray:
     amounts = np.bincount(pieces.ravel(), amount.ravel(), count + 1)
     specks = amounts < _SMALLEST_PIECE * amounts.max()
     specks[0] = False  # What is between the pieces.
-    return specks[pieces]
+    return np.asarray(specks[pieces])
 
 
 def _border(image: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ column, channel.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -56,7 +57,7 @@ class _Tensor:
         return np.ascontiguousarray(value)
 
 
-def by_layer(*states: nnx.State) -> dict[str, dict[str, np.ndarray]]:
+def by_layer(*states: nnx.State[Any, Any]) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of states (parameters, statistics, gradients) by layer and name."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     for state in states:

@@ -5,6 +5,7 @@ stretches and fill the vector lanes whatever the number of channels.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def _col2im(cols: jax.Array, kh: int, kw: int, shape: Sequence[int]) -> jax.Arra
     summed = []
     for y in range(height):
         taps = range(max(0, y - rows + 1), min(kh, y + 1))
-        row = materialize(sum(cols[i, :, :, y - i] for i in taps))
+        row = materialize(cast(jax.Array, sum(cols[i, :, :, y - i] for i in taps)))
         shifted = (jnp.pad(row[j], ((0, 0), (j * n, (kw - 1 - j) * n))) for j in range(kw))
         summed.append(sum(shifted))
     return materialize(jnp.stack(summed, 1)).reshape(channels, height, width, n)

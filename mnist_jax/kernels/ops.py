@@ -9,6 +9,7 @@ neighbouring operations. Reverse-mode gradients of these gradients are not provi
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from jax.custom_batching import sequential_vmap
 
 from mnist_jax.kernels import im2col, winograd
 from mnist_jax.kernels.xla_cpu import channel_sums, lower_for_cpu, materialize, unfused
+
+_Pair: TypeAlias = tuple[jax.Array, jax.Array]
+_Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
 # Numbers in a dense layer's kernel from which on `linear` takes its other route, as measured.
 _LARGE_KERNEL = 500_000
@@ -77,7 +81,8 @@ def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
     if lower_for_cpu():
         return _from_chwn(_max_pool_cpu(_pad_images(_to_chwn(x), padding, -jnp.inf)))
     pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), pads)
+    y: jax.Array = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), pads)
+    return y
 
 
 def avg_pool(x: jax.Array) -> jax.Array:
@@ -158,27 +163,27 @@ def _conv_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _conv_cpu_forward(x, kernel)[0]
 
 
-def _conv_cpu_forward(x, kernel):
+def _conv_cpu_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, _Pair]:
     return sequential_vmap(_correlate)(x, kernel), (x, kernel)
 
 
-def _conv_cpu_backward(residuals, grad):
-    return sequential_vmap(_correlate_gradients)(*residuals, grad)
+def _conv_cpu_backward(residuals: _Pair, grad: jax.Array) -> _Pair:
+    gradients: _Pair = sequential_vmap(_correlate_gradients)(*residuals, grad)
+    return gradients
 
 
 _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
 def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    algorithm = winograd if winograd.supports(kernel) else im2col
-    return algorithm.correlate(x, kernel)
+    correlate = winograd.correlate if winograd.supports(kernel) else im2col.correlate
+    return correlate(x, kernel)
 
 
-def _correlate_gradients(
-    x: jax.Array, kernel: jax.Array, grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _correlate_gradients(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> _Pair:
     algorithm = winograd if winograd.supports(kernel) else im2col
-    return algorithm.correlate_gradients(x, kernel, grad)
+    gradients: _Pair = algorithm.correlate_gradients(x, kernel, grad)
+    return gradients
 
 
 @jax.custom_vjp
@@ -186,18 +191,18 @@ def _add_bias_cpu(x: jax.Array, bias: jax.Array) -> jax.Array:
     return x + bias[:, None, None, None]
 
 
-def _add_bias_cpu_forward(x, bias):
+def _add_bias_cpu_forward(x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
     return _add_bias_cpu(x, bias), None
 
 
-def _add_bias_cpu_backward(_, grad):
+def _add_bias_cpu_backward(_: None, grad: jax.Array) -> _Pair:
     return grad, channel_sums(grad)
 
 
 _add_bias_cpu.defvjp(_add_bias_cpu_forward, _add_bias_cpu_backward)
 
 
-def _first_max(candidates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _first_max(candidates: Sequence[jax.Array]) -> _Pair:
     """The elementwise maximum of four arrays and the index of the first that attains it."""
     a, b, c, d = candidates
     maximum = jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
@@ -205,7 +210,7 @@ def _first_max(candidates: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     return maximum, index
 
 
-def _max_of_windows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _max_of_windows(x: jax.Array) -> _Pair:
     """The maximum of every 2×2 window of [C, H, W, N], and which of the four it is."""
     channels, height, width, n = x.shape
     even = x[:, : height // 2 * 2, : width // 2 * 2]
@@ -232,12 +237,16 @@ def _max_pool_cpu(x: jax.Array) -> jax.Array:
     return _max_pool_cpu_forward(x)[0]
 
 
-def _max_pool_cpu_forward(x):
+def _max_pool_cpu_forward(
+    x: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, tuple[int, ...]]]:
     maximum, index = _max_of_windows(x)
     return maximum, (index, x.shape)
 
 
-def _max_pool_cpu_backward(residuals, grad):
+def _max_pool_cpu_backward(
+    residuals: tuple[jax.Array, tuple[int, ...]], grad: jax.Array
+) -> tuple[jax.Array]:
     index, (_, height, width, _) = residuals
     return (_spread(grad, index, height, width),)
 
@@ -251,20 +260,21 @@ def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _conv_max_pool_cpu_forward(x, kernel)[0]
 
 
-def _conv_max_pool_cpu_forward(x, kernel):
-    def one(x, kernel):
+def _conv_max_pool_cpu_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, _Triple]:
+    def one(x: jax.Array, kernel: jax.Array) -> _Pair:
         return _max_of_windows(_correlate(x, kernel))
 
     maximum, index = sequential_vmap(one)(x, kernel)
     return maximum, (x, kernel, index)
 
 
-def _conv_max_pool_cpu_backward(residuals, grad):
-    def one(x, kernel, index, grad):
+def _conv_max_pool_cpu_backward(residuals: _Triple, grad: jax.Array) -> _Pair:
+    def one(x: jax.Array, kernel: jax.Array, index: jax.Array, grad: jax.Array) -> _Pair:
         sides = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
         return _correlate_gradients(x, kernel, _spread(grad, index, *sides))
 
-    return sequential_vmap(one)(*residuals, grad)
+    gradients: _Pair = sequential_vmap(one)(*residuals, grad)
+    return gradients
 
 
 _conv_max_pool_cpu.defvjp(_conv_max_pool_cpu_forward, _conv_max_pool_cpu_backward)
@@ -300,13 +310,13 @@ def _max_of_phases(weights: jax.Array, patches: jax.Array) -> jax.Array:
     return _max_of_phases_forward(weights, patches)[0]
 
 
-def _max_of_phases_forward(weights, patches):
+def _max_of_phases_forward(weights: jax.Array, patches: jax.Array) -> tuple[jax.Array, _Triple]:
     phases = lax.dot_general(weights, patches, (((0,), (0,)), ((), ())))
     maximum, index = _first_max([*phases.reshape(4, -1, patches.shape[1])])
     return maximum, (weights, patches, index)
 
 
-def _max_of_phases_backward(residuals, grad):
+def _max_of_phases_backward(residuals: _Triple, grad: jax.Array) -> _Pair:
     weights, patches, index = residuals
     phase = jnp.arange(4, dtype=index.dtype).reshape(4, 1, 1)
     spread = materialize(jnp.where(index[None] == phase, grad[None], 0))

@@ -15,7 +15,7 @@ and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (20
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,8 @@ def _with_infinity(rows: np.ndarray) -> np.ndarray:
 def _combine(coefficients: Iterable[float], arrays: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """The sum of coefficient times array, where the coefficient is not 0."""
     pairs = zip(coefficients, arrays, strict=True)
-    return sum(array if c == 1 else float(c) * array for c, array in pairs if c)
+    total: jax.Array = sum(array if c == 1 else float(c) * array for c, array in pairs if c)
+    return total
 
 
 def _transform_kernel(kernel: jax.Array) -> jax.Array:
@@ -142,7 +143,7 @@ def _transform_images_transposed(
     cols = cols.reshape(len(cols), kw, channels, -1, (width - kw + 1) * n)
     unmoved = [(0, 0)] * 3
     shifted = [jnp.pad(cols[:, j], [*unmoved, (j * n, (kw - 1 - j) * n)]) for j in range(kw)]
-    x = materialize(sum(shifted))
+    x = materialize(cast(jax.Array, sum(shifted)))
     x = materialize(jnp.stack([_combine(row, x) for row in _transforms(kh).b.T], 2))
     # A tile reads rows of its own and then kh - 1 of the next one.
     own, next_ones = x[:, :, :_ROWS], _pad_rows(x[:, :, _ROWS:], 0, _ROWS + 1 - kh)

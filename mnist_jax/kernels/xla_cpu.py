@@ -1,14 +1,22 @@
 """What XLA's CPU backend has to be told about loops, so that it computes them fast."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# XLA fuses a copy into the reshape after it and then emits an integer division per element;
-# a barrier keeps the copy a plain loop.
-materialize = lax.optimization_barrier
+Arrays = TypeVar("Arrays", jax.Array, tuple[jax.Array, jax.Array])
+
+
+def materialize(x: Arrays) -> Arrays:
+    """The same values, computed before anything that reads them.
+
+    XLA fuses a copy into the reshape after it and then emits an integer division per element;
+    a barrier keeps the copy a plain loop.
+    """
+    return lax.optimization_barrier(x)  # type: ignore[no-any-return]
 
 
 def lower_for_cpu() -> bool:
@@ -34,4 +42,5 @@ def unfused(function: Callable[..., jax.Array], *args: jax.Array) -> jax.Array:
         return jnp.zeros(result.shape, result.dtype)
 
     # XLA fuses nothing across a branch, and does not see through the barrier which one is taken.
-    return lax.cond(materialize(True), function, never, *args)
+    result: jax.Array = lax.cond(materialize(jnp.array(True)), function, never, *args)
+    return result

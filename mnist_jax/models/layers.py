@@ -131,7 +131,7 @@ class BatchNorm(nnx.BatchNorm):
         if use_running_average is None:
             use_running_average = self.use_running_average
         if use_running_average:
-            return super().__call__(x, True)
+            return jnp.asarray(super().__call__(x, True))
         y, mean, var = batch_norm(
             x, self.scale[...], self.bias[...], epsilon=self.epsilon, axis_name=self.axis_name
         )

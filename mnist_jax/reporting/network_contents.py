@@ -49,7 +49,7 @@ class _Tested:
 
     @property
     def predicted(self) -> np.ndarray:
-        return self.probability.argmax(axis=1)
+        return np.asarray(self.probability.argmax(axis=1))
 
 
 def default_images(dataset: Dataset) -> list[int]:

@@ -196,7 +196,7 @@ class RunDirectory:
     def predictions(self) -> np.ndarray:
         """Reads `predictions.npy`: uint8 [N]."""
         try:
-            labels = np.load(self.path / "predictions.npy")
+            labels: np.ndarray = np.load(self.path / "predictions.npy")
         except (OSError, ValueError, EOFError) as error:
             raise self._damaged("predictions.npy", error) from error
         if labels.dtype != np.uint8 or labels.ndim != 1:
