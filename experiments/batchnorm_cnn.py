@@ -43,9 +43,9 @@ ARTICLE = Article(
     ),
     ablations=(
         Ablation(
-            question="What does evaluation mode change?",
-            first="batchnorm_cnn/batchnorm_cnn",
-            second="batchnorm_cnn/as_published",
+            "What does evaluation mode change?",
+            "batchnorm_cnn/batchnorm_cnn",
+            "batchnorm_cnn/as_published",
             note="Both train the same networks; what differs is the evaluation, and the running"
             " statistics that the second one moves, which training does not use.",
         ),

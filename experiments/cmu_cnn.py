@@ -37,9 +37,7 @@ ARTICLE = Article(
     ),
     ablations=(
         Ablation(
-            question="Does ReLU after the convolutions help?",
-            first="cmu_cnn/cmu_cnn",
-            second="cmu_cnn/cmu_cnn_text",
+            "Does ReLU after the convolutions help?", "cmu_cnn/cmu_cnn", "cmu_cnn/cmu_cnn_text"
         ),
     ),
     notes=("The program's curves of training and test loss are pictures, without numbers.",),

@@ -63,9 +63,9 @@ ARTICLE = Article(
     ),
     ablations=(
         Ablation(
-            question="Do dropout and the ReLU help, that the notebook leaves out?",
-            first="dropout_cnn/dropout_cnn",
-            second="dropout_cnn/dropout_cnn_notebook",
+            "Do dropout and the ReLU help, that the notebook leaves out?",
+            "dropout_cnn/dropout_cnn",
+            "dropout_cnn/dropout_cnn_notebook",
         ),
     ),
     notes=("Loss and accuracy of every iteration are pictures in the article, without numbers.",),

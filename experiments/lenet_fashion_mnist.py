@@ -68,9 +68,9 @@ ARTICLE = Article(
     ),
     ablations=(
         Ablation(
-            question="Does max-pooling help?",
-            first="lenet_fashion_mnist/lenet_max_pooling",
-            second="lenet_fashion_mnist/lenet",
+            "Does max-pooling help?",
+            "lenet_fashion_mnist/lenet_max_pooling",
+            "lenet_fashion_mnist/lenet",
         ),
     ),
 )

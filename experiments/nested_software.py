@@ -35,16 +35,16 @@ def _row(identifier: str, recipe: Recipe, figure: float, source: str, note: str 
 
 
 def _normalized(identifier: str, recipe: Recipe, figure: float) -> Row:
-    return Row(
-        id=f"{identifier}_normalized",
-        recipe=changed(recipe, mean=0.1305, std=0.3081),
-        published=f"{figure:.2f}%",
-        figure=figure,
-        source="the repository's README",
-        note="The program shifts images after normalising them, so a vacated row holds 0, the mean"
+    note = (
+        "The program shifts images after normalising them, so a vacated row holds 0, the mean"
         " grey; here it holds the background."
-        if recipe.one_pixel_shifts
-        else "",
+    )
+    return _row(
+        f"{identifier}_normalized",
+        changed(recipe, mean=0.1305, std=0.3081),
+        figure,
+        "the repository's README",
+        note if recipe.one_pixel_shifts else "",
     )
 
 
@@ -109,29 +109,29 @@ ARTICLE = Article(
     ),
     ablations=(
         Ablation(
-            question="Does ReLU help, with its learning rate and weight decay?",
-            first="nested_software/dbl_conv_relu",
-            second="nested_software/dbl_conv",
+            "Does ReLU help, with its learning rate and weight decay?",
+            "nested_software/dbl_conv_relu",
+            "nested_software/dbl_conv",
         ),
         Ablation(
-            question="Do one-pixel shifts of the training images help?",
-            first="nested_software/dbl_conv_relu_expanded",
-            second="nested_software/dbl_conv_relu",
+            "Do one-pixel shifts of the training images help?",
+            "nested_software/dbl_conv_relu_expanded",
+            "nested_software/dbl_conv_relu",
         ),
         Ablation(
-            question="Do two large dense layers with dropout help?",
-            first="nested_software/double_fc_dropout",
-            second="nested_software/dbl_conv_relu_expanded",
+            "Do two large dense layers with dropout help?",
+            "nested_software/double_fc_dropout",
+            "nested_software/dbl_conv_relu_expanded",
         ),
         Ablation(
-            question="Does normalising the input help?",
-            first="nested_software/dbl_conv_relu_normalized",
-            second="nested_software/dbl_conv_relu",
+            "Does normalising the input help?",
+            "nested_software/dbl_conv_relu_normalized",
+            "nested_software/dbl_conv_relu",
         ),
         Ablation(
-            question="Is Nielsen's λ = 0.1 a weight decay of 0.1?",
-            first="nielsen/dbl_conv_relu",
-            second="nested_software/dbl_conv_relu_wd_0.1",
+            "Is Nielsen's λ = 0.1 a weight decay of 0.1?",
+            "nielsen/dbl_conv_relu",
+            "nested_software/dbl_conv_relu_wd_0.1",
             note="Nielsen's cost divides λ by the 5,000 batches of an epoch, so his 0.1 is a weight"
             " decay of 0.00002 in PyTorch's sense, on weights alone. Article B's 0.1 is 5,000 times"
             " as strong, on biases too, and lets the network fit little more than its largest"

@@ -100,25 +100,21 @@ ARTICLE = Article(
         ),
     ),
     ablations=(
+        Ablation("Does a second convolution help?", "nielsen/dbl_conv", "nielsen/basic_conv"),
         Ablation(
-            question="Does a second convolution help?",
-            first="nielsen/dbl_conv",
-            second="nielsen/basic_conv",
+            "Does ReLU help, with its learning rate and λ = 0.1?",
+            "nielsen/dbl_conv_relu",
+            "nielsen/dbl_conv",
         ),
         Ablation(
-            question="Does ReLU help, with its learning rate and λ = 0.1?",
-            first="nielsen/dbl_conv_relu",
-            second="nielsen/dbl_conv",
+            "Do one-pixel shifts of the training images help?",
+            "nielsen/expanded_data_n100",
+            "nielsen/dbl_conv_relu",
         ),
         Ablation(
-            question="Do one-pixel shifts of the training images help?",
-            first="nielsen/expanded_data_n100",
-            second="nielsen/dbl_conv_relu",
-        ),
-        Ablation(
-            question="Does dropout help, instead of λ = 0.1?",
-            first="nielsen/double_fc_dropout",
-            second="nielsen/expanded_data_double_fc_n1000",
+            "Does dropout help, instead of λ = 0.1?",
+            "nielsen/double_fc_dropout",
+            "nielsen/expanded_data_double_fc_n1000",
         ),
     ),
 )

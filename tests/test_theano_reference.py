@@ -47,19 +47,6 @@ def test_updates_follow_the_slope_of_the_cost(name: str) -> None:
             assert slope == pytest.approx(gradient[index], rel=1e-6, abs=1e-8)
 
 
-def test_an_epoch_goes_through_whole_batches_in_file_order() -> None:
-    rng = np.random.default_rng(0)
-    images, labels = rng.uniform(size=(7, 1, 28, 28)), rng.integers(0, 10, 7)
-    network = theano_numpy.create("shallow", rng, units=5)
-    by_hand = copy.deepcopy(network)
-    expected = [
-        by_hand.step(images[i : i + 3], labels[i : i + 3], eta=0.1, lmbda=0.1, batches=2)
-        for i in (0, 3)
-    ]
-    assert network.epoch(images, labels, batch_size=3, eta=0.1, lmbda=0.1) == expected
-    assert np.array_equal(network.layers[0].w, by_hand.layers[0].w)
-
-
 def test_dropout_scales_inputs_outside_training() -> None:
     rng = np.random.default_rng(0)
     layer = theano_numpy.FullyConnectedLayer.initial(rng, 8, 4, theano_numpy.RELU, p=0.5)

@@ -44,7 +44,7 @@ ARTICLE = Article(
             source="nowhere",
         ),
     ),
-    ablations=(Ablation(question="Better?", first="toy/variant", second="toy/plain"),),
+    ablations=(Ablation("Better?", "toy/variant", "toy/plain"),),
 )
 
 LABELS = np.arange(100) % 10

@@ -92,7 +92,7 @@ class Ensemble:
         return f"majority of {self.size} `{self.members}`"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Ablation:
     """Two of our own variants, to be compared on the seeds they share.
 

@@ -195,18 +195,6 @@ class Network3:
             layer.b = layer.b - eta * b_grad
         return float(cost)
 
-    def epoch(
-        self, images: Array, labels: Array, *, batch_size: int = 10, eta: float, lmbda: float = 0.0
-    ) -> list[float]:
-        """One pass in file order over whole batches, without dropout; returns the costs."""
-        batches = len(images) // batch_size
-        starts = range(0, batches * batch_size, batch_size)
-        parts = [slice(start, start + batch_size) for start in starts]
-        return [
-            self.step(images[part], labels[part], eta=eta, lmbda=lmbda, batches=batches)
-            for part in parts
-        ]
-
 
 def create(name: str, rng: np.random.Generator, units: int = 100) -> Network3:
     """A network of article A's table with its initial distributions.

@@ -43,19 +43,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
 
 
 def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
-    """Cross-correlates, then takes the maximum of every 2×2 window.
-
-    The gradient of a maximum goes to the first of equal elements in row order, as in XLA and
-    PyTorch. An odd last row or column is dropped, as both do.
-
-    Args:
-      x: images [N, H, W, C].
-      kernel: [kh, kw, C, O].
-      padding: rows and columns of zeros added on every side before the convolution.
-
-    Returns:
-      [N, (H + 2 padding - kh + 1) // 2, (W + 2 padding - kw + 1) // 2, O].
-    """
+    """`max_pool` of `conv`, whose arguments it takes, in one operation."""
     if not lower_for_cpu():
         return max_pool(_conv_xla(x, kernel, padding))
     x = _pad_images(_to_chwn(x), padding)
@@ -68,8 +56,8 @@ def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.A
 def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
     """Takes the maximum of every 2×2 window of [N, H, W, C].
 
-    The gradient goes to the first of equal elements in row order. An odd last row or column is
-    dropped.
+    The gradient goes to the first of equal elements in row order, and an odd last row or column is
+    dropped, as in XLA and PyTorch.
 
     Args:
       x: images [N, H, W, C].

@@ -72,7 +72,7 @@ class Conv(nnx.Conv):
         return ops.add_bias(y, self.bias[...])
 
     def max_pooled(self, inputs: jax.Array) -> jax.Array:
-        """The maximum of every 2×2 window of what a call gives, in one operation."""
+        """`max_pool` of what a call gives, in one operation."""
         y = ops.conv_max_pool(inputs, self.kernel[...], padding=self.padding)
         return ops.add_bias(y, self.bias[...])
 

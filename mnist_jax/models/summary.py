@@ -30,11 +30,7 @@ class LayerSummary:
 
 
 def summarize(model: Network) -> list[LayerSummary]:
-    """Lists a network's layers in order, without computing anything.
-
-    Args:
-      model: with values, or without them, from `abstract_model`.
-    """
+    """Lists a network's layers in order, without computing anything, or needing values."""
     # In training mode dropout would need keys.
     evaluated = nnx.view(
         model, deterministic=True, use_running_average=True, raise_if_not_found=False

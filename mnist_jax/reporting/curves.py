@@ -40,9 +40,7 @@ class Panel:
 def courses(panels: Sequence[Panel], across: str) -> Figure:
     """Draws panels above each other: every seed, and over several their mean and range.
 
-    Args:
-      panels: with at least one value each.
-      across: what the horizontal axis counts.
+    Each has a value at least; `across` is what the horizontal axis counts.
     """
     figure = new_figure(0.5 + (2.1 if len(panels) > 1 else 2.9) * len(panels))
     grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]

@@ -80,10 +80,7 @@ class History:
 
 
 def read_histories(folders: Sequence[Path]) -> list[History]:
-    """Reads runs of one recipe.
-
-    Args:
-      folders: run directories, or parents of `seed-N` run directories.
+    """Reads runs of one recipe from their directories, or from parents of `seed-N` directories.
 
     Returns:
       The runs that have an evaluation or a checkpoint, in order of seed.
