@@ -128,7 +128,8 @@ def _recipe_of_row(name: str) -> Recipe:
         raise UsageError(
             "--experiment needs the experiments; give it in the repository's folder."
         ) from error
-    return rows.find(name).recipe
+    recipe: Recipe = rows.find(name).recipe
+    return recipe
 
 
 def _fitted(recipe: Recipe, dataset: Dataset) -> Recipe:
@@ -161,7 +162,7 @@ def _run_directories(recipes: Sequence[Recipe]) -> list[RunDirectory]:
         return [RunDirectory(Path(_WORKDIR.value))]
     # What makes two runs one experiment: the same recipe, however long and from whichever seed.
     same = dataclasses.replace(recipes[0], seed=0, epochs=1)
-    digest = hashlib.sha256(same.to_json().encode()).hexdigest()[:8]
+    digest = hashlib.sha256(same.canonical().encode()).hexdigest()[:8]
     parent = Path(_WORKDIR.value or f"runs/{same.model}-{same.dataset}-{digest}")
     return [RunDirectory(parent / f"seed-{recipe.seed}") for recipe in recipes]
 

@@ -26,5 +26,5 @@ def take_shifted(padded: jax.Array, index: jax.Array) -> jax.Array:
     count, height, width = padded.shape
     moves = 1 - jnp.asarray(SHIFTS, index.dtype)[index // count]
     starts = jnp.concatenate([(index % count)[:, None], moves], axis=1)
-    take = jax.vmap(lambda start: lax.dynamic_slice(padded, start, (1, height - 2, width - 2))[0])
-    return take(starts)
+    size = (1, height - 2, width - 2)
+    return jax.vmap(lambda start: lax.dynamic_slice(padded, start, size))(starts)[:, 0]

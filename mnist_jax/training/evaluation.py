@@ -35,7 +35,10 @@ def exact(
 
     def of_seed(state: TrainState, chunks: jax.Array) -> jax.Array:
         model = state.model()
-        return lax.map(lambda images: model(normalize(images, recipe.mean, recipe.std)), chunks)
+        logits: jax.Array = lax.map(
+            lambda images: model(normalize(images, recipe.mean, recipe.std)), chunks
+        )
+        return logits
 
     compiled = devices.compile_over_seeds(
         of_seed, mesh, in_specs=(P("seed"), P("data")), out_specs=P("seed", "data")

@@ -30,7 +30,8 @@ class Metrics(NamedTuple):
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Per-image cross-entropy: logits [N, 10] and labels [N] to [N], in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses
 
 
 def mean_squared_error(outputs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -249,7 +250,7 @@ def _over_chunks_at_once(mean_loss: Callable[..., Any], count: int) -> Callable[
 
 
 def _split(batch: tuple[jax.Array, ...], count: int) -> tuple[jax.Array, ...]:
-    return jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+    return tuple(a.reshape(count, -1, *a.shape[1:]) for a in batch)
 
 
 def _mean_over_devices(tree: Any, axis_name: str | None) -> Any:

@@ -85,7 +85,8 @@ class Trainer:
 
     def state(self, index: int) -> TrainState:
         """The state of one seed, by its place in `seeds`, without the leading axis."""
-        return jax.tree.map(lambda a: a[index], self.states)
+        state: TrainState = jax.tree.map(lambda a: a[index], self.states)
+        return state
 
     def saved(self) -> list[dict[str, Any]]:
         """What has to be kept of every seed to go on later: NumPy arrays.
@@ -151,8 +152,9 @@ class Trainer:
             loss = LOSSES[recipe.loss]
             return TrainState.create(model, optimizer, loss, key=dropout_key)
 
-        states = [create(jax.random.key(seed)) for seed in self.seeds]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        each = [create(jax.random.key(seed)) for seed in self.seeds]
+        states: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        return states
 
     def _epoch_orders(self, epoch: int) -> list[jax.Array]:
         """The epoch's batches as [seeds, steps, batch], and the short last one if there is one."""
@@ -162,7 +164,8 @@ class Trainer:
         parts = [orders[:, :split].reshape(count, full, -1)]
         if split < self.schedule.examples:
             parts.append(orders[:, None, split:])
-        return jax.device_put(parts, NamedSharding(self.mesh, P("seed", None, "data")))
+        sharding = NamedSharding(self.mesh, P("seed", None, "data"))
+        return [jax.device_put(part, sharding) for part in parts]
 
     def _order(self, seed: int, epoch: int) -> np.ndarray:
         indices = np.arange(self.schedule.examples, dtype=np.int32)
@@ -199,7 +202,9 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
             state, metrics = step(state, batch, labels[index % labels.shape[0]])
             return state, log.at[i].set(jnp.stack(metrics))
 
-        return lax.fori_loop(start, stop, body, (state, jnp.zeros((order.shape[0], 2))))
+        log = jnp.zeros((order.shape[0], 2))
+        state, log = lax.fori_loop(start, stop, body, (state, log))
+        return state, log
 
     in_specs = (P("seed"), P("seed", None, "data"), P(), P(), P(), P())
     return devices.compile_over_seeds(
