@@ -2,14 +2,13 @@
 
 import fcntl
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
+from commands import environment, run
 from runs_compared import assert_same_run
 
 from mnist_jax.models import model_names
@@ -18,17 +17,8 @@ from mnist_jax.recipe import options
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home without datasets, and a compilation cache that the module's tests share."""
+    """A home without datasets."""
     return tmp_path_factory.mktemp("home")
-
-
-def run(home: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.endswith("_DATA_DIR")}
-    env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
-    env["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # Looking for fonts takes seconds.
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=env
-    )
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +83,10 @@ def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> No
 
 
 def test_report_draws_the_run(home: Path, workdir: Path) -> None:
-    done = run(home, "mnist_jax.report", f"--workdir={workdir}", f"--out={home}/pictures")
+    # As Python itself starts it, so that nothing but the program sees to a clean standard error.
+    command = [sys.executable, "-m", "mnist_jax.report", f"--workdir={workdir}"]
+    command.append(f"--out={home}/pictures")
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     names = {path.name for path in (home / "pictures").iterdir()}

@@ -1,4 +1,9 @@
-"""Every network against records of its PyTorch program, where PyTorch is not installed too."""
+"""Every network against records of its PyTorch program, where PyTorch is not installed.
+
+Where it is, `test_torch_parity.py` proves the same against the program itself.
+"""
+
+import importlib.util
 
 import numpy as np
 import pytest
@@ -14,6 +19,9 @@ def test_every_network_with_a_pytorch_program_has_a_record() -> None:
     assert set(model_names()) - set(NETWORKS) == {"shallow", "expanded_double_fc"}
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is not None, reason="PyTorch itself is here to compare with"
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_record(name: str) -> None:
     ours = golden.our_record(name)
