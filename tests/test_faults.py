@@ -38,6 +38,8 @@ NETWORKS = {
     "simple_cnn": ("--epochs=8",),
 }
 CHOSEN = list(NETWORKS) if LONG else ["dense"]
+# Whose in-process counterparts, in test_checkpoint.py and test_resume.py, are quick.
+SLOW = pytest.mark.slow
 # Where the network makes no difference.
 FEW = pytest.mark.parametrize("reference", ["dense"], indirect=True)
 KILLS = 7 if LONG else 3
@@ -124,6 +126,7 @@ def _unfinished_saves(workdir: Path) -> int:
     return sum(not (path / "SHA256SUMS").exists() for path in folders)
 
 
+@SLOW
 def test_killed(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     generator = random.Random(reference.command.model)
     command, workdir = reference.command, tmp_path / "run"
@@ -171,6 +174,7 @@ def test_stopped(reference: Reference, tmp_path: Path, tally: Counter[str]) -> N
     tally["runs compared after signals"] += 1
 
 
+@SLOW
 @FEW
 def test_second_signal(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     command, workdir = reference.command, tmp_path / "run"
@@ -187,6 +191,7 @@ def test_second_signal(reference: Reference, tmp_path: Path, tally: Counter[str]
     tally["runs compared after signals"] += 1
 
 
+@SLOW
 @FEW
 def test_only_one_process_in_a_directory(reference: Reference, tmp_path: Path) -> None:
     command, workdir = reference.command, tmp_path / "run"
@@ -203,6 +208,7 @@ def test_only_one_process_in_a_directory(reference: Reference, tmp_path: Path) -
     command.assert_same(workdir, reference.path)
 
 
+@SLOW
 @FEW
 def test_file_size_limit(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     """The system refuses to let any file grow beyond half of what a checkpoint needs."""
@@ -229,6 +235,7 @@ _MOUNTS = (
 )
 
 
+@SLOW
 @FEW
 @pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4] if LONG else [0.7])
@@ -254,6 +261,7 @@ def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Co
     tally["runs compared after full disks"] += 1
 
 
+@SLOW
 @FEW
 @pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
 def test_read_only_disk(reference: Reference, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.references.ours import make_network
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model, create_model, model_entry, model_names
 from mnist_jax.models.layers import Dropout, Network
@@ -117,16 +118,16 @@ def test_a_name_is_registered_once() -> None:
 
 def test_a_network_is_a_function_of_its_seed() -> None:
     @jax.jit
-    def leaves(seed: int) -> list[jax.Array]:
-        return jax.tree.leaves(nnx.state(create_model("lenet", rngs=nnx.Rngs(seed)), nnx.Param))
+    def leaves(key: jax.Array) -> list[jax.Array]:
+        return jax.tree.leaves(nnx.state(create_model("lenet", rngs=nnx.Rngs(key)), nnx.Param))
 
-    once, again, other = (jax.device_get(leaves(seed)) for seed in (1, 1, 2))
+    once, again, other = (jax.device_get(leaves(jax.random.key(seed))) for seed in (1, 1, 2))
     assert all((a == b).all() for a, b in zip(once, again, strict=True))
     assert not any((a == b).all() for a, b in zip(once, other, strict=True))
 
 
 def test_dropout_in_training_needs_keys() -> None:
-    model = abstract_model("double_fc_dropout")
+    model = make_network("double_fc_dropout", np.float32)
     with pytest.raises(ValueError, match="needs `keys`"):
         jax.eval_shape(model, jnp.zeros((2, 28, 28, 1)))
 

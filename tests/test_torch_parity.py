@@ -20,9 +20,15 @@ from mnist_jax.models import model_entry  # noqa: E402
 
 EVERY = {**REFERENCES, **VARIANTS}
 every = pytest.mark.parametrize("reference", EVERY.values(), ids=EVERY)
-article = pytest.mark.parametrize("reference", REFERENCES.values(), ids=REFERENCES)
-# Both losses, both optimisers, decay, both kinds of pooling, and BatchNorm.
-REPRESENTATIVE = {"dense", "dbl_conv_relu", "lenet", "batchnorm_cnn"}
+# Both losses, both optimisers, decay, both kinds of pooling, and BatchNorm; the others are slow.
+QUICK = {"dense", "dbl_conv_relu", "lenet", "batchnorm_cnn"}
+article = pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param(reference, id=name, marks=[pytest.mark.slow] * (name not in QUICK))
+        for name, reference in REFERENCES.items()
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +62,7 @@ def test_gradients_when_the_same_units_are_dropped(name: str) -> None:
     assert compare_torch.gradients(reference, *_batch(reference), dropout=True) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "reference",
-    [
-        pytest.param(reference, id=name, marks=[pytest.mark.slow] * (name not in REPRESENTATIVE))
-        for name, reference in REFERENCES.items()
-    ],
-)
+@article
 def test_fifty_steps_of_training(reference: Reference) -> None:
     # More images a batch take longer and show nothing more.
     small = dataclasses.replace(reference, batch_size=min(reference.batch_size, 20))
