@@ -24,15 +24,7 @@ COMPILED = cache_folder() / "tests"
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
-    [
-        "jax",
-        "flax.nnx",
-        "optax",
-        "orbax.checkpoint",
-        "rich.console",
-        "sklearn.datasets",
-        "PIL.Image",
-    ]
+    ["jax", "flax.nnx", "optax", "orbax.checkpoint", "rich.console", "sklearn.datasets"]
 )
 
 
@@ -56,7 +48,9 @@ class Command:
     ):
         self._folder = Path(tempfile.mkdtemp())
         self._process = _FORKS.Process(
-            target=_run, args=(self._folder, module, arguments, dict(env), cwd or Path.cwd())
+            target=_run,
+            args=(self._folder, module, arguments, dict(env), cwd or Path.cwd()),
+            daemon=True,  # Does not outlive the tests.
         )
         self._process.start()
 

@@ -133,7 +133,7 @@ def test_killed(reference: Reference, tmp_path: Path, tally: Counter[str]) -> No
     kills = 0
     while kills < KILLS:
         process = command.start(workdir)
-        # Most of the first third is Python importing things.
+        # In the first third there is nothing to lose yet.
         if process.wait(generator.uniform(0.3, 1.0) * reference.seconds) is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
