@@ -1,7 +1,7 @@
 """Every network and its training against the article's own PyTorch program."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -20,15 +20,19 @@ from mnist_jax.models import model_entry  # noqa: E402
 
 EVERY = {**REFERENCES, **VARIANTS}
 every = pytest.mark.parametrize("reference", EVERY.values(), ids=EVERY)
-# Both losses, both optimisers, decay, both kinds of pooling, and BatchNorm; the others are slow.
-QUICK = {"dense", "dbl_conv_relu", "lenet", "batchnorm_cnn"}
-article = pytest.mark.parametrize(
-    "reference",
-    [
-        pytest.param(reference, id=name, marks=[pytest.mark.slow] * (name not in QUICK))
-        for name, reference in REFERENCES.items()
-    ],
-)
+# Both losses, both optimisers, decay, both kinds of pooling, and BatchNorm.
+TRAINED = {"dense", "dbl_conv_relu", "lenet", "batchnorm_cnn"}
+
+
+def references(names: Iterable[str], quick: Container[str]) -> pytest.MarkDecorator:
+    values = [
+        pytest.param(EVERY[name], id=name, marks=[pytest.mark.slow] * (name not in quick))
+        for name in names
+    ]
+    return pytest.mark.parametrize("reference", values)
+
+
+article = references(REFERENCES, TRAINED)
 
 
 @pytest.fixture(autouse=True)
@@ -51,14 +55,14 @@ def test_logits(reference: Reference) -> None:
     assert compare_torch.logits(reference, images, np.float32) < 1e-5
 
 
-@every
+# Whoever trains the same has the same gradients.
+@references(EVERY, EVERY.keys() - TRAINED)
 def test_gradients(reference: Reference) -> None:
     assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["double_fc_dropout", "batchnorm_cnn", "dropout_cnn"])
-def test_gradients_when_the_same_units_are_dropped(name: str) -> None:
-    reference = REFERENCES[name]
+@references(["double_fc_dropout", "batchnorm_cnn", "dropout_cnn"], ["double_fc_dropout"])
+def test_gradients_when_the_same_units_are_dropped(reference: Reference) -> None:
     assert compare_torch.gradients(reference, *_batch(reference), dropout=True) < 1e-12
 
 
