@@ -144,6 +144,8 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
     )
     assert again.returncode == 0, again.stderr
     assert_same_run(path, home / "again")
+    ended = run(home, "mnist_jax.train", f"--config={path}/config.json", f"--workdir={path}")
+    assert "has ended; --overwrite starts it again" in " ".join(ended.stdout.split())
 
 
 def test_list_shows_every_network(home: Path) -> None:
