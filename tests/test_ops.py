@@ -115,7 +115,13 @@ def test_chunks_under_vmap_give_the_batch(
     assert ("scan" in str(jax.make_jaxpr(chunked)(x, w))) != small
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in {"lenet", "batchnorm_cnn"}))
+        for name in model_names()
+    ],
+)
 def test_accelerators_compute_the_same_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nnx.view(
         make_network(name, np.float32),

@@ -126,7 +126,7 @@ def test_eight_devices_give_the_one_device_result(
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_chunks_sum_to_the_batch(side_by_side: bool) -> None:
-    state = make_state("dbl_conv_relu")
+    state = make_state("small")
     whole, metrics = jax.jit(train_step)(state, IMAGES, LABELS)
     step = partial(train_step, chunk_size=16, side_by_side=side_by_side)
     chunked, chunked_metrics = jax.jit(step)(state, IMAGES, LABELS)
@@ -154,7 +154,7 @@ def test_chunks_divide_the_batch(chunk_size: int) -> None:
 
 def test_batch_norm_s_statistics_are_those_of_all_chunks() -> None:
     with jax.enable_x64(True):
-        state, images = in_float64(make_state("batchnorm_cnn")), in_float64(IMAGES)
+        state, images = in_float64(make_state("small")), in_float64(IMAGES)
         whole, metrics = jax.jit(train_step)(state, images, LABELS)
         step = jax.jit(partial(train_step, chunk_size=16))
         chunked, chunked_metrics = step(state, images, LABELS)
@@ -164,7 +164,7 @@ def test_batch_norm_s_statistics_are_those_of_all_chunks() -> None:
 
 
 def test_dropout_masks_do_not_depend_on_chunks_but_on_the_step() -> None:
-    state = make_state("double_fc_dropout")
+    state = make_state("small")
     _, whole = jax.jit(train_step)(state, IMAGES, LABELS)
     step = partial(train_step, chunk_size=16, side_by_side=True)
     _, chunked = jax.jit(step)(state, IMAGES, LABELS)
