@@ -17,13 +17,19 @@ $(VENV)/requirements-torch.stamp: requirements-torch.txt $(VENV)/requirements-de
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	touch $@
 
-.PHONY: train test faults check torch
+.PHONY: train test test-all faults check torch
+
+# A process for every core; what one has left over at the end, another takes.
+PYTEST := $(RUN) -m pytest -n logical --dist=worksteal
 
 train: $(VENV)/requirements.stamp  ## Train dbl_conv_relu; ARGS= passes flags on.
 	$(RUN) -m mnist_jax.train --model=dbl_conv_relu $(ARGS)
 
-test: $(VENV)/requirements-dev.stamp  ## Run the tests; ARGS= passes options on.
-	$(RUN) -m pytest $(ARGS)
+test: $(VENV)/requirements-dev.stamp  ## Run the quick tests; ARGS= passes options on.
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/requirements-dev.stamp  ## Run all tests; ARGS= passes options on.
+	$(PYTEST) $(ARGS)
 
 faults: $(VENV)/requirements-dev.stamp  ## Run the long version of the fault and fuzz tests.
 	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_checkpoint.py tests/test_faults.py tests/test_fuzz.py $(ARGS)

@@ -12,6 +12,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
 import pytest
+from commands import COMPILED
 from report_runs import write_runs
 
 from mnist_jax.data import Dataset, load_dataset
@@ -22,13 +23,9 @@ from mnist_jax.reporting.page import Page
 # Before the backend starts: the data-parallel tests need several devices.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # Compilation is most of the suite's time, and tests compile the same programs again.
-    cache = Path(config.rootpath) / ".pytest_cache" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Compilation is most of the suite's time, and tests compile the same programs again.
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from pathlib import Path
 from flax import nnx
 from matplotlib.figure import Figure
 
+from experiments.references.ours import initial_states
 from mnist_jax.data import load_dataset
-from mnist_jax.models import create_model, model_entry
+from mnist_jax.models import model_entry
 from mnist_jax.reporting.page import Page, Picture
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory, describe_environment
@@ -31,17 +32,17 @@ STEPS = (4, 8, 10, 14, 18, 20)
 def write_runs(parent: Path) -> None:
     """Writes seeds 0 and 1 to `seed-0` and `seed-1`, as training would."""
     dataset = load_dataset("digits")
-    for seed in range(2):
+    initial = initial_states(RECIPE.model, 2, **RECIPE.model_args)
+    for seed, parameters in enumerate(initial):
         run = RunDirectory(parent / f"seed-{seed}")
         recipe = dataclasses.replace(RECIPE, seed=seed)
-        network = create_model(recipe.model, rngs=nnx.Rngs(seed), **recipe.model_args)
         environment = describe_environment(dataset, {"platform": "test"})
         with run.locked():
             run.create(recipe, environment | {"command": ["/x/mnist_jax/train.py", "--seed=<0>"]})
             for step in STEPS:
                 run.append_metrics(_row(step, seed))
             with Checkpoints(run.checkpoints) as checkpoints:
-                params = nnx.as_pure(nnx.state(network, nnx.Param))
+                params = nnx.as_pure(parameters)
                 checkpoints.save(STEPS[-1], {"params": params, "batch_stats": {}})
             last = run.metrics()[-1]
             result = {"test_accuracy": last.test_accuracy, "seconds": last.seconds}

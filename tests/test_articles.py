@@ -1,10 +1,8 @@
 """The articles' rows and the scripts that run them."""
 
-import os
 import shutil
-import subprocess
-import sys
 
+import commands
 import numpy as np
 import pytest
 from toy_records import ARTICLE
@@ -130,26 +128,10 @@ def test_an_unknown_row_is_named_with_the_rows_there_are():
         ARTICLE.row("plane")
 
 
-SCRIPT = """
-from experiments.evidence import runner
-from experiments.evidence.rows import Article, Row
-from mnist_jax.recipe import Recipe
-
-recipe = Recipe(
-    model="shallow", dataset="digits", validation=100, batch_size=100, epochs=2, learning_rate=0.5,
-    selection="best_validation", eval_every=10,
-)
-row = Row(id="row", recipe=recipe, published="", figure=None, source="")
-runner.run(Article(name="toy", letter="T", title="", rows=(row,)))
-"""
-
-
 def test_an_article_script_runs_what_is_missing(tmp_path):
     def run(*flags):
         arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", *flags]
-        command = [sys.executable, "-c", SCRIPT, *arguments]
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = commands.run(tmp_path, "toy_article", *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

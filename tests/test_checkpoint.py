@@ -30,11 +30,12 @@ def tree() -> dict[str, Any]:
     recipe = Recipe(
         model="batchnorm_cnn", batch_size=4, epochs=1, optimizer="adam", learning_rate=1e-3
     )
-    state = TrainState.create(
-        create_model(recipe.model, rngs=nnx.Rngs(0)),
-        make_optimizer(recipe, 10),
-        key=jax.random.key(1),
-    )
+    optimizer = make_optimizer(recipe, 10)
+
+    def create(key: jax.Array) -> TrainState:
+        return TrainState.create(create_model(recipe.model, rngs=nnx.Rngs(key)), optimizer, key=key)
+
+    state = jax.eval_shape(create, jax.random.key(1))
     generator = np.random.default_rng(0)
     arrays = {
         "params": state.params,

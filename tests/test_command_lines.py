@@ -3,14 +3,13 @@
 import dataclasses
 import fcntl
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
+from commands import environment, run
 from runs_compared import assert_same_run
 
 from experiments.evidence import rows
@@ -20,17 +19,8 @@ from mnist_jax.recipe import Recipe, options
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home without datasets, and a compilation cache that the module's tests share."""
+    """A home without datasets."""
     return tmp_path_factory.mktemp("home")
-
-
-def run(home: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.endswith("_DATA_DIR")}
-    env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
-    env["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # Looking for fonts takes seconds.
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=env
-    )
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +85,10 @@ def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> No
 
 
 def test_report_draws_the_run(home: Path, workdir: Path) -> None:
-    done = run(home, "mnist_jax.report", f"--workdir={workdir}", f"--out={home}/pictures")
+    # As Python itself starts it, so that nothing but the program sees to a clean standard error.
+    command = [sys.executable, "-m", "mnist_jax.report", f"--workdir={workdir}"]
+    command.append(f"--out={home}/pictures")
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     names = {path.name for path in (home / "pictures").iterdir()}
@@ -153,6 +146,8 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
     )
     assert again.returncode == 0, again.stderr
     assert_same_run(path, home / "again")
+    ended = run(home, "mnist_jax.train", f"--config={path}/config.json", f"--workdir={path}")
+    assert "has ended; --overwrite starts it again" in " ".join(ended.stdout.split())
 
 
 def test_a_row_of_the_comparison_is_a_recipe(home: Path) -> None:

@@ -1,12 +1,11 @@
 """The page of the whole comparison: what is drawn of the records."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import run
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from toy_records import ARTICLE, LABELS, record, results_of
@@ -126,8 +125,7 @@ def test_without_records_there_are_tables_alone(tmp_path):
     assert {row[2] for row in table.rows} == {"not run"}
 
 
-def test_a_report_is_no_check():
-    command = [sys.executable, "-m", "experiments.compare", "--report", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_a_report_is_no_check(tmp_path):
+    done = run(tmp_path, "experiments.compare", "--report", "--check")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1

@@ -1,12 +1,11 @@
 """Weights from a file to a run and from a run to a file."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run as run_command
 from flax import nnx
 
 from experiments.references.ours import ARRAYS, make_network
@@ -122,12 +121,10 @@ def test_there_is_no_run(tmp_path: Path) -> None:
     ],
 )
 def test_command_line_errors(arguments: list[str], code: int, part: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mnist_jax.convert", *arguments]
-    root = str(Path(__file__).parents[1])
-    ended = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True
-    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    ended = run_command(tmp_path, "mnist_jax.convert", *arguments, cwd=folder)
     assert ended.returncode == code
     assert part in ended.stderr
     assert ended.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())

@@ -15,15 +15,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import commands
 import pytest
 from runs_compared import assert_same_run
 
 from mnist_jax.runs.checkpoints import Checkpoints
 
 LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
-REPOSITORY = Path(__file__).parent.parent
 
 # One or two of every family; eval_every makes saves that follow close upon one another.
 NETWORKS = {
@@ -37,6 +38,8 @@ NETWORKS = {
     "simple_cnn": ("--epochs=8",),
 }
 CHOSEN = list(NETWORKS) if LONG else ["dense"]
+# Whose in-process counterparts, in test_checkpoint.py and test_resume.py, are quick.
+SLOW = pytest.mark.slow
 # Where the network makes no difference.
 FEW = pytest.mark.parametrize("reference", ["dense"], indirect=True)
 KILLS = 7 if LONG else 3
@@ -59,35 +62,35 @@ class Command:
 
     model: str
     arguments: tuple[str, ...]
-    cache: Path
+    home: Path
 
-    def line(self, workdir: Path) -> list[str]:
+    def flags(self, workdir: Path) -> list[str]:
         return [
-            *(sys.executable, "-m", "mnist_jax.train"),
             *(f"--model={self.model}", "--dataset=digits", f"--workdir={workdir}"),
             *("--save_every=0", *self.arguments),
         ]
 
-    def start(self, workdir: Path) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            self.line(workdir),
-            cwd=REPOSITORY,
-            env=self.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def environment(self) -> dict[str, str]:
-        return os.environ | {"XDG_CACHE_HOME": str(self.cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    def start(self, workdir: Path) -> commands.Command:
+        env = commands.environment(self.home)
+        return commands.Command("mnist_jax.train", *self.flags(workdir), env=env)
 
     def finish(self, workdir: Path) -> float:
         """Trains to the end; returns how many seconds that took."""
         started = time.monotonic()
-        process = self.start(workdir)
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
+        done = self.start(workdir).end()
+        assert done.returncode == 0, done.stderr
         return time.monotonic() - started
+
+    def under(self, script: str, workdir: Path) -> "subprocess.CompletedProcess[str]":
+        """Runs a shell script that has the command line as its arguments."""
+        line = [sys.executable, "-m", "mnist_jax.train", *self.flags(workdir)]
+        return subprocess.run(
+            ["sh", "-c", script, "sh", *line],
+            env=commands.environment(self.home),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
 
     def assert_same(self, workdir: Path, reference: Path) -> None:
         runs = sorted(path.parent for path in reference.rglob("config.json"))
@@ -110,7 +113,7 @@ def reference(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Reference:
     folder = tmp_path_factory.mktemp(request.param)
-    command = Command(request.param, NETWORKS[request.param], folder / "cache")
+    command = Command(request.param, NETWORKS[request.param], folder)
     command.finish(folder / "compiled")
     seconds = command.finish(folder / "reference")
     command.assert_same(folder / "compiled", folder / "reference")
@@ -123,27 +126,26 @@ def _unfinished_saves(workdir: Path) -> int:
     return sum(not (path / "SHA256SUMS").exists() for path in folders)
 
 
+@SLOW
 def test_killed(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     generator = random.Random(reference.command.model)
     command, workdir = reference.command, tmp_path / "run"
     kills = 0
     while kills < KILLS:
         process = command.start(workdir)
-        try:
-            # Most of the first third is Python importing things.
-            process.wait(generator.uniform(0.3, 1.0) * reference.seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        # In the first third there is nothing to lose yet.
+        if process.wait(generator.uniform(0.3, 1.0) * reference.seconds) is None:
+            process.send_signal(signal.SIGKILL)
             kills += 1
             tally["processes killed"] += 1
-        process.communicate()
+        done = process.end()
         tally["of them during a save"] += bool(_unfinished_saves(workdir))
-        if process.returncode == 0:
+        if done.returncode == 0:
             command.assert_same(workdir, reference.path)
             tally["runs compared after kills"] += 1
             shutil.rmtree(workdir)
         else:
-            assert process.returncode == -signal.SIGKILL
+            assert done.returncode == -signal.SIGKILL
     command.finish(workdir)
     command.assert_same(workdir, reference.path)
     tally["runs compared after kills"] += 1
@@ -157,21 +159,22 @@ def test_stopped(reference: Reference, tmp_path: Path, tally: Counter[str]) -> N
         _wait_for_training(process, workdir)
         time.sleep(generator.uniform(0, 0.3) * reference.seconds)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
-        if process.returncode == 0:
+        done = process.end(120)
+        if done.returncode == 0:
             command.assert_same(workdir, reference.path)
             shutil.rmtree(workdir)
             continue
         tally[f"processes stopped by {number.name}"] += 1
-        assert process.returncode == 128 + number
-        assert f"Stopped by {number.name} after step" in errors
-        assert f"--workdir={workdir}" in errors
+        assert done.returncode == 128 + number
+        assert f"Stopped by {number.name} after step" in done.stderr
+        assert f"--workdir={workdir}" in done.stderr
         assert not _unfinished_saves(workdir)
     command.finish(workdir)
     command.assert_same(workdir, reference.path)
     tally["runs compared after signals"] += 1
 
 
+@SLOW
 @FEW
 def test_second_signal(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     command, workdir = reference.command, tmp_path / "run"
@@ -180,45 +183,39 @@ def test_second_signal(reference: Reference, tmp_path: Path, tally: Counter[str]
     while process.poll() is None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.001)
-    process.communicate()
-    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
-    tally["processes stopped by a second signal"] += process.returncode < 0
+    code = process.end().returncode
+    assert code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    tally["processes stopped by a second signal"] += code < 0
     command.finish(workdir)
     command.assert_same(workdir, reference.path)
     tally["runs compared after signals"] += 1
 
 
+@SLOW
 @FEW
 def test_only_one_process_in_a_directory(reference: Reference, tmp_path: Path) -> None:
     command, workdir = reference.command, tmp_path / "run"
     first = command.start(workdir)
     _wait_for_training(first, workdir)
     first.send_signal(signal.SIGSTOP)  # However slow this machine is, it is still there.
-    second = command.start(workdir)
-    _, errors = second.communicate(timeout=120)
+    second = command.start(workdir).end(120)
     first.send_signal(signal.SIGCONT)
-    first.kill()
-    first.communicate()
+    first.send_signal(signal.SIGKILL)
+    first.end()
     assert second.returncode == 1
-    assert "Another process is training in" in errors
+    assert "Another process is training in" in second.stderr
     command.finish(workdir)
     command.assert_same(workdir, reference.path)
 
 
+@SLOW
 @FEW
 def test_file_size_limit(reference: Reference, tmp_path: Path, tally: Counter[str]) -> None:
     """The system refuses to let any file grow beyond half of what a checkpoint needs."""
     command, workdir = reference.command, tmp_path / "run"
     files = [path for path in reference.path.rglob("checkpoints/*/**/*") if path.is_file()]
     blocks = max(path.stat().st_size for path in files) // 2 // 1024
-    failed = subprocess.run(
-        ["sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh", *command.line(workdir)],
-        cwd=REPOSITORY,
-        env=command.environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    failed = command.under(f'ulimit -f {blocks}; exec "$@"', workdir)
     assert failed.returncode == 1
     assert "can't be written to" in failed.stderr
     assert "File too large" in failed.stderr
@@ -238,6 +235,7 @@ _MOUNTS = (
 )
 
 
+@SLOW
 @FEW
 @pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4] if LONG else [0.7])
@@ -251,14 +249,7 @@ def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Co
         {{ "$@"; first=$?; mount -o remount,size=100m {mount}; "$@"; second=$?
         cp -r {mount}/run {tmp_path}; echo $first $second; }}
     """
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", *command.line(mount / "run")],
-        cwd=REPOSITORY,
-        env=command.environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = command.under(f"exec unshare -rm sh -c '{script}' sh \"$@\"", mount / "run")
     first, second = done.stdout.split()[-2:]
     assert second == "0", done.stderr
     if first != "0":
@@ -270,18 +261,13 @@ def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Co
     tally["runs compared after full disks"] += 1
 
 
+@SLOW
 @FEW
 @pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
 def test_read_only_disk(reference: Reference, tmp_path: Path) -> None:
     script = f'mount -t tmpfs -o ro none {tmp_path} && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", *reference.command.line(tmp_path / "run")],
-        cwd=REPOSITORY,
-        env=reference.command.environment(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    command = f"exec unshare -rm sh -c '{script}' sh \"$@\""
+    done = reference.command.under(command, tmp_path / "run")
     assert done.returncode == 1
     assert "can't be written (Read-only file system)" in done.stderr
 
@@ -292,16 +278,9 @@ def test_evaluates_any_checkpoint(reference: Reference) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     accuracies = {row["step"]: row["test_accuracy"] for row in rows}
 
-    def evaluate(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "mnist_jax.evaluate", f"--workdir={run}", *arguments],
-            cwd=REPOSITORY,
-            env=reference.command.environment(),
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+    evaluate = partial(
+        commands.run, reference.command.home, "mnist_jax.evaluate", f"--workdir={run}"
+    )
 
     steps = Checkpoints(run / "checkpoints").steps()
     before = max(step for step in steps[:-1] if step in accuracies)
@@ -315,7 +294,7 @@ def test_evaluates_any_checkpoint(reference: Reference) -> None:
     assert f"no checkpoint of step 7; there are: {', '.join(map(str, steps))}." in missing.stderr
 
 
-def _wait_for_training(process: "subprocess.Popen[str]", workdir: Path) -> None:
+def _wait_for_training(process: commands.Command, workdir: Path) -> None:
     """Waits until the process has begun to train here, or has ended."""
     started = time.time()
     while process.poll() is None:

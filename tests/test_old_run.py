@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import environment
 
 MADE = Path(__file__).parent / "old_run"
 
@@ -16,9 +17,10 @@ def run(tmp_path: Path) -> Path:
     return shutil.copytree(MADE, tmp_path / "run")
 
 
-def command(name: str, *arguments: str) -> str:
+def command(home: Path, name: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", f"mnist_jax.{name}", *arguments],
+        env=environment(home),
         capture_output=True,
         text=True,
         check=False,
@@ -29,12 +31,13 @@ def command(name: str, *arguments: str) -> str:
 
 def test_it_is_evaluated(run: Path) -> None:
     published = json.loads((MADE / "result.json").read_text())["test_accuracy"]
-    assert f"test accuracy {published:.2%}" in command("evaluate", f"--workdir={run}")
+    assert f"test accuracy {published:.2%}" in command(run.parent, "evaluate", f"--workdir={run}")
 
 
 def test_its_training_goes_on(run: Path) -> None:
     recipe = json.loads((MADE / "config.json").read_text())
     text = command(
+        run.parent,
         "train",
         "--model=lenet",
         "--dataset=digits",

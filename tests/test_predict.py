@@ -3,15 +3,14 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+from commands import run as run_command
 from image_files import (
     Picture,
     bomb,
@@ -69,6 +68,11 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunDirect
     return run
 
 
+@pytest.fixture(scope="module")
+def classify(run: RunDirectory) -> Callable[[Picture], Picture]:
+    return classifier(load_network(run)[1], run.recipe())
+
+
 ENCODINGS: dict[str, tuple[str, Callable[[Picture], Picture]]] = {
     "as it is": ("png", lambda digit: digit),
     "as JPEG": ("jpeg", lambda digit: digit),
@@ -91,7 +95,7 @@ ENCODINGS: dict[str, tuple[str, Callable[[Picture], Picture]]] = {
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_file_is_classified_like_the_array(
-    encoding: str, dataset: Dataset, run: RunDirectory, tmp_path: Path
+    encoding: str, dataset: Dataset, classify: Callable[[Picture], Picture], tmp_path: Path
 ) -> None:
     ending, make = ENCODINGS[encoding]
     images, labels = dataset.test.images[:120], dataset.test.labels[:120]
@@ -99,7 +103,6 @@ def test_a_file_is_classified_like_the_array(
     framed = np.stack([frame_image(read_image(file), dataset.name) for file in files])
     # A shift by one pixel leaves 0.91 at most, another scale by a tenth 0.89.
     assert likeness(framed, images) > (0.98 if encoding == "as it is" else 0.93)
-    classify = classifier(load_network(run)[1], run.recipe())
     from_files, from_arrays = classify(framed).argmax(-1), classify(images).argmax(-1)
     assert np.mean(from_arrays == labels) > 0.85
     assert np.mean(from_files == labels) >= np.mean(from_arrays == labels) - 0.05
@@ -116,26 +119,17 @@ def test_probabilities_are_those_of_the_loss(run: RunDirectory, dataset: Dataset
     recipe = run.recipe()
     softmax = classifier(network, recipe)(images)
     np.testing.assert_allclose(softmax.sum(-1), 1, rtol=1e-5)
-    pixels = jnp.asarray((images[..., None].astype(np.float32) / 255 - 0.1307) / 0.3081)
-    np.testing.assert_allclose(softmax, jax.nn.softmax(network(pixels)), rtol=1e-4, atol=1e-6)
+    pixels = (images[..., None].astype(np.float32) / 255 - np.float32(0.1307)) / np.float32(0.3081)
+    outputs = jax.jit(network)(pixels)
+    np.testing.assert_allclose(softmax, scipy.special.softmax(outputs, -1), rtol=1e-4, atol=1e-6)
     squared = dataclasses.replace(recipe, loss="mean_squared_error")
-    outputs = np.maximum(network(pixels), 1e-6)
-    expected = outputs / outputs.sum(-1, keepdims=True)
+    positive = np.maximum(outputs, 1e-6)
+    expected = positive / positive.sum(-1, keepdims=True)
     np.testing.assert_allclose(classifier(network, squared)(images), expected, rtol=1e-3)
 
 
-def predict(home: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
-    return subprocess.run(
-        [sys.executable, "-m", "mnist_jax.predict", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
-
-
 def test_the_command_classifies_what_it_can(
-    run: RunDirectory, dataset: Dataset, tmp_path: Path
+    run: RunDirectory, classify: Callable[[Picture], Picture], dataset: Dataset, tmp_path: Path
 ) -> None:
     good = [
         saved(255 - enlarged(d, 3), tmp_path / f"{i}.png")
@@ -147,7 +141,7 @@ def test_the_command_classifies_what_it_can(
     bad = [tmp_path / "text.png", tmp_path / "bomb.png", blank, tmp_path / "none.png", tmp_path]
     shown = tmp_path / "shown"
     options = (f"--workdir={run.path}", "--json", f"--show={shown}")
-    done = predict(tmp_path, good[0], *bad, good[1], *options)
+    done = run_command(tmp_path, "mnist_jax.predict", good[0], *bad, good[1], *options)
     assert done.returncode == 1, done.stderr
     sentences = done.stderr.splitlines()
     assert len(sentences) == len(bad)
@@ -162,7 +156,7 @@ def test_the_command_classifies_what_it_can(
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["image"] for row in rows] == [str(path) for path in good]
     seen = np.stack([frame_image(read_image(path), "mnist") for path in good])
-    expected = classifier(load_network(run)[1], run.recipe())(seen)
+    expected = classify(seen)
     for row, probabilities in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row["probabilities"], probabilities, rtol=1e-3, atol=1e-6)
         assert row["label"] == probabilities.argmax()
@@ -174,14 +168,13 @@ def test_the_command_classifies_what_it_can(
 
 
 def test_the_command_prints_label_and_probabilities(
-    run: RunDirectory, dataset: Dataset, tmp_path: Path
+    run: RunDirectory, classify: Callable[[Picture], Picture], dataset: Dataset, tmp_path: Path
 ) -> None:
     path = saved(dataset.test.images[0], tmp_path / "[bold] é.png")
-    done = predict(tmp_path, f"--workdir={run.path}", path)
+    done = run_command(tmp_path, "mnist_jax.predict", f"--workdir={run.path}", path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    network = classifier(load_network(run)[1], run.recipe())
-    (probabilities,) = network(frame_image(read_image(path), "mnist")[None])
+    (probabilities,) = classify(frame_image(read_image(path), "mnist")[None])
     label = int(probabilities.argmax())
     assert done.stdout.startswith(f"{path}: {label} {probabilities[label]:.2%}")
 
@@ -194,7 +187,7 @@ def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
         ([workdir], 2, "No image given; add the names of PNG or JPEG files."),
         ([image, workdir, f"--show={image}"], 1, "can't be written"),
     ):
-        done = predict(tmp_path, *arguments)
+        done = run_command(tmp_path, "mnist_jax.predict", *arguments)
         assert done.returncode == code
         assert sentence in done.stderr
         assert len(done.stderr.splitlines()) == 1

@@ -2,14 +2,12 @@
 
 import importlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
 import pytest
+from commands import run
 
 import mnist_jax.reporting
 from mnist_jax.data import Dataset
@@ -64,18 +62,6 @@ def test_without_matplotlib_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) 
         importlib.reload(mnist_jax.reporting)
 
 
-def command(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.endswith("_DATA_DIR")}
-    env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
-    env["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # Looking for fonts takes seconds.
-    return subprocess.run(
-        [sys.executable, "-m", "mnist_jax.report", *arguments],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
@@ -86,7 +72,8 @@ def command(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_misuse_is_one_sentence(
     runs_folder: Path, tmp_path: Path, arguments: list[str], code: int, sentence: str
 ) -> None:
-    done = command(tmp_path, *(argument.format(runs_folder) for argument in arguments))
+    arguments = [argument.format(runs_folder) for argument in arguments]
+    done = run(tmp_path, "mnist_jax.report", *arguments)
     assert done.returncode == code
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

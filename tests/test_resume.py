@@ -97,7 +97,7 @@ def _cut(path: Path, epochs: int = 2) -> None:
     assert json.loads((path / "config.json").read_text())["epochs"] == epochs
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_path: Path) -> None:
     paths = [tmp_path / str(seed) for seed in range(seeds)]
     stopped = stops = 0
@@ -120,9 +120,9 @@ def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
     """Also where evaluations are in training mode and move the statistics."""
     recipe = dataclasses.replace(
         model_entry("batchnorm_cnn").recipe,
-        batch_size=30,
+        batch_size=60,
         epochs=1,
-        eval_every=3,
+        eval_every=1,
         evaluation="training_mode",
     )
     stops = 0
@@ -132,7 +132,7 @@ def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
             break
         except Stopped:
             stops += 1
-    assert stops == 3
+    assert stops == 1
     _train([tmp_path / "whole"], recipe)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 

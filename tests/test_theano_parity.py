@@ -8,7 +8,12 @@ from experiments.references.distributions import standard_errors_apart
 
 
 @pytest.mark.parametrize(
-    "case", compare_theano.CASES, ids=lambda case: f"{case.model}-{case.units}"
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (case.units > 100 and case.lmbda > 0))
+        for case in compare_theano.CASES
+    ],
+    ids=lambda case: f"{case.model}-{case.units}",
 )
 def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
     differences = compare_theano.training(case, steps=20)
