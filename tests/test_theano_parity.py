@@ -10,7 +10,7 @@ from experiments.references.distributions import standard_errors_apart
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=[pytest.mark.slow] * (case.units > 100 and case.lmbda > 0))
+        pytest.param(case, marks=[pytest.mark.slow] * (case.units > 100))
         for case in compare_theano.CASES
     ],
     ids=lambda case: f"{case.model}-{case.units}",
