@@ -2,11 +2,9 @@
 
 import contextlib
 import os
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from absl import logging
 
@@ -38,38 +36,11 @@ def write_text(path: Path, text: str) -> None:
 
 def synchronize(path: Path) -> None:
     """Waits until a file's content, or what a folder lists, would survive a loss of power."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders; its file systems keep a journal of names.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def lock(file: IO[str], *, wait: bool = True) -> None:
-    """Keeps other processes from locking a file until it is closed, or this process ends.
-
-    Raises:
-      BlockingIOError: another process has locked it, and is not to be waited for.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        # A byte that nobody reads: on Windows a lock keeps readers of what it is on out, too.
-        os.lseek(file.fileno(), 2**30, os.SEEK_SET)
-        mode = msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK
-        while True:
-            try:
-                msvcrt.locking(file.fileno(), mode, 1)
-                return
-            except OSError as error:  # `LK_LOCK` gives up after ten seconds.
-                if not wait:
-                    raise BlockingIOError(*error.args) from error
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def cache_folder() -> Path:

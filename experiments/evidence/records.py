@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +16,6 @@ import numpy as np
 
 from mnist_jax import measures
 from mnist_jax.errors import Failure
-from mnist_jax.files import lock
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -209,7 +209,7 @@ def append(record: Record, directory: Path = RESULTS) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as file:
-            lock(file)
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             _parse(path, file.read() + line)
             file.write(line)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from absl import logging
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import lock, replacing, write_text
+from mnist_jax.files import replacing, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -66,9 +67,9 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             with self._writing():
                 self.path.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context((self.path / ".lock").open("w"))
+                lock = stack.enter_context((self.path / ".lock").open("w"))
                 try:
-                    lock(file, wait=False)
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise Failure(
                         f"Another process is training in {self.path};"
