@@ -5,15 +5,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
 from rich.table import Table
 
 from mnist_jax.models import abstract_model, model_entry, model_names
@@ -52,13 +45,7 @@ def layer_table(out: Console, model: Network) -> None:
 
 
 def class_table(out: Console, names: Sequence[str], confusion: np.ndarray) -> None:
-    """Prints the accuracy on every class.
-
-    Args:
-      out: where to.
-      names: of the classes.
-      confusion: [classes, classes], images by true (row) and predicted (column) class.
-    """
+    """Prints the accuracy on every class; `confusion` has a row for each true class."""
     table = Table("class", "images", "correct", "accuracy", box=None)
     for name, row, correct in zip(names, confusion, confusion.diagonal(), strict=True):
         table.add_row(name, f"{row.sum():,}", f"{correct:,}", f"{correct / row.sum():.2%}")
@@ -66,7 +53,7 @@ def class_table(out: Console, names: Sequence[str], confusion: np.ndarray) -> No
 
 
 def confusion_matrix(out: Console, names: Sequence[str], confusion: np.ndarray) -> None:
-    """Prints how many images of each true class got each predicted one; arguments as above."""
+    """Prints how many images of each true class (rows) got each predicted one (columns)."""
     table = Table("true \\ predicted", *names, box=None)
     for name, row in zip(names, confusion, strict=True):
         table.add_row(name, *(str(count) for count in row))
@@ -78,11 +65,11 @@ def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> It
     """Shows a live bar on a terminal, and a line after every epoch."""
     del runs
     schedule = trainer.schedule
-    bar = Bar(
-        TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} images/s "),
-        TimeRemainingColumn(),
+    bar = progress.Progress(
+        progress.TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        progress.BarColumn(),
+        progress.TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} images/s "),
+        progress.TimeRemainingColumn(),
         console=out,
         disable=not out.is_terminal,
         transient=True,

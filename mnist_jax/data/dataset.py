@@ -44,13 +44,10 @@ class Dataset:
 
 
 def hold_out(train: Split, count: int) -> tuple[Split, Split]:
-    """Keeps the last `count` examples for validation.
+    """Splits off the last `count` examples for validation; both parts are views.
 
     With MNIST and `count=10_000` these are the 50,000 and 10,000 images of Nielsen's "Neural
     Networks and Deep Learning", chapter 1.
-
-    Returns:
-        The remaining training split and the validation split; both are views.
 
     Raises:
         UsageError: If either part would be empty.

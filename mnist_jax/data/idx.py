@@ -39,10 +39,7 @@ def is_file(path: Path) -> bool:
 
 
 def read_file(path: Path) -> bytes:
-    """Reads a file, decompressing it if it is gzipped, whatever its name.
-
-    Returns:
-        The uncompressed content, at most `MAX_BYTES` long.
+    """Reads a file of at most `MAX_BYTES`, decompressed if it is gzipped, whatever its name.
 
     Raises:
         Failure: If the file cannot be read, is damaged, or is larger than any IDX file of ours.
@@ -86,10 +83,7 @@ def gunzip(data: bytes, where: str) -> bytes:
 
 
 def parse_images(content: bytes, where: str) -> np.ndarray:
-    """Reads images from the content of an IDX file.
-
-    Returns:
-        uint8 [N, 28, 28], a read-only view of `content`.
+    """Reads images from the content of an IDX file: uint8 [N, 28, 28], a read-only view of it.
 
     Raises:
         Failure: If the magic number, the dimensions or the length are wrong.
@@ -103,10 +97,7 @@ def parse_images(content: bytes, where: str) -> np.ndarray:
 
 
 def parse_labels(content: bytes, where: str) -> np.ndarray:
-    """Reads labels from the content of an IDX file.
-
-    Returns:
-        int32 [N], read-only.
+    """Reads labels from the content of an IDX file: int32 [N], read-only.
 
     Raises:
         Failure: If the magic number or the length are wrong, or a label is not in 0..9.

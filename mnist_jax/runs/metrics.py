@@ -44,15 +44,13 @@ class Evaluation:
         Raises:
           ValueError: it is something else.
         """
-        values = json.loads(line)
-        if not isinstance(values, dict):
-            raise ValueError("a row is no object")
-        if wrong := [name for name, v in values.items() if type(v) not in (int, float)]:
-            raise ValueError(f"{wrong[0]} is no number")
         try:
-            row = cls(**values)
+            row = cls(**json.loads(line))
         except TypeError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(f"a row has other columns: {error}") from error
+        numbers = dataclasses.replace(row, validation_accuracy=row.validation_accuracy or 0.0)
+        if not all(type(number) in (int, float) for number in dataclasses.astuple(numbers)):
+            raise ValueError("a column is no number")
         if not isinstance(row.step, int):
             raise ValueError("step is no whole number")
         return row

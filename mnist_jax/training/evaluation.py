@@ -95,16 +95,7 @@ def in_training_mode(recipe: Recipe, mesh: Mesh) -> Evaluate:
 
 
 def score(recipe: Recipe, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean loss and the accuracy of each seed.
-
-    Args:
-      recipe: its loss is taken.
-      logits: [seeds, N, 10].
-      labels: [N].
-
-    Returns:
-      Two arrays [seeds].
-    """
+    """Each seed's mean loss and accuracy [seeds], of logits [seeds, N, 10] and labels [N]."""
     loss = jax.vmap(LOSSES[recipe.loss], (0, None))
     losses = np.asarray(loss(jnp.asarray(logits), jnp.asarray(labels)), np.float64)
     return losses.mean(-1), (logits.argmax(-1) == labels).mean(-1)

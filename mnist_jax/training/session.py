@@ -142,7 +142,8 @@ def fit(
             before, start = trainer.step, time.perf_counter()
             log = trainer.advance(min(stretch, schedule.next_evaluation(before) - before))
             seconds = time.perf_counter() - start
-            _check_finite(trainer, before, log)
+            if (bad := np.flatnonzero(~np.isfinite(log[..., 0]).all(axis=0))).size:
+                raise _diverged(trainer, f"the loss of step {before + bad[0] + 1}")
             images = int(schedule.images(before, trainer.step).sum())
             files.add(log, images, seconds)
             speed = len(runs) * images / seconds
@@ -326,12 +327,6 @@ def _result(trainer: Trainer, index: int, row: Evaluation, seconds: float) -> di
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "seconds": seconds,
     }
-
-
-def _check_finite(trainer: Trainer, before: int, log: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(log[..., 0]).all(axis=0))
-    if bad.size:
-        raise _diverged(trainer, f"the loss of step {before + bad[0] + 1}")
 
 
 def _diverged(trainer: Trainer, what: str) -> Failure:

@@ -146,12 +146,7 @@ def train_step(
       ValueError: `chunk_size` does not divide N.
     """
     grads, batch_stats, metrics = gradients(
-        state,
-        images,
-        labels,
-        axis_name=axis_name,
-        chunk_size=chunk_size or labels.shape[0],
-        side_by_side=side_by_side,
+        state, images, labels, axis_name, chunk_size or labels.shape[0], side_by_side
     )
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -165,7 +160,6 @@ def gradients(
     state: TrainState,
     images: jax.Array,
     labels: jax.Array,
-    *,
     axis_name: str | None,
     chunk_size: int,
     side_by_side: bool,
@@ -192,12 +186,8 @@ def gradients(
         return jnp.mean(state.loss(logits, labels)), (batch_stats, accuracy)
 
     function = _over_chunks_at_once(mean_loss, count) if side_by_side else mean_loss
-    means = _mean_over_chunks(
-        jax.value_and_grad(function, has_aux=True),
-        state.params,
-        (images, labels, keys),
-        1 if side_by_side else count,
-    )
+    both, batch = jax.value_and_grad(function, has_aux=True), (images, labels, keys)
+    means = _mean_over_chunks(both, state.params, batch, 1 if side_by_side else count)
     (loss, (batch_stats, accuracy)), grads = means
     grads, metrics = _mean_over_devices((grads, Metrics(loss, accuracy)), axis_name)
     return grads, batch_stats, metrics
