@@ -116,6 +116,15 @@ def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_
         assert_same_run(paths[1], direct[1])
 
 
+def test_evaluations_may_be_as_short_and_many_as_one_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_jax.training.session._STRETCH", 0.5)
+    path = tmp_path / "run"
+    _train([path], dataclasses.replace(RECIPE, epochs=80, eval_every=1, selection="last"))
+    assert len(RunDirectory(path).metrics()) == 7 * 80
+
+
 def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
     """Also where evaluations are in training mode and move the statistics."""
     recipe = dataclasses.replace(

@@ -149,7 +149,8 @@ def fit(
             speed = len(runs) * images / seconds
             listener(Progress(trainer.step, float(log[..., 0].mean()), speed))
             # Never so much more that one slow start makes the next stretch endless.
-            stretch = min(4 * stretch, max(1, round(stretch * _STRETCH / seconds)))
+            taken = trainer.step - before
+            stretch = min(4 * taken, max(1, round(taken * _STRETCH / seconds)))
             selected = [False] * len(runs)
             if trainer.step == schedule.last_evaluation(trainer.step):
                 rows, selected = files.evaluate()
