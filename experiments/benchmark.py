@@ -54,7 +54,7 @@ _SEEDS = flags.DEFINE_list(
 )
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1)
 _SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of a turn.", 0.01)
-_JSON = flags.DEFINE_string("json", None, "Write the results to this file.")
+_JSON = cli.define_path("json", None, "Write the results to this file.")
 
 
 class Entrant(NamedTuple):
@@ -165,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     # This process only traces networks; devices are for the workers.
     jax.config.update("jax_platforms", "cpu")
-    if _JSON.value and not os.access(Path(_JSON.value).parent, os.W_OK):
+    if _JSON.value and not os.access(_JSON.value.parent, os.W_OK):
         raise UsageError(f"--json is {_JSON.value}, in no folder that can be written to.")
     out = display.console()
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "torch"))
@@ -177,7 +177,7 @@ def main(argv: Sequence[str]) -> None:
     for some in _startup(out) if _TASK.value == "startup" else _contests(out):
         rows += some
         if _JSON.value:
-            Path(_JSON.value).write_text(json.dumps(rows, indent=1) + "\n")
+            _JSON.value.write_text(json.dumps(rows, indent=1) + "\n")
     if _TASK.value != "startup":
         out.print(f"\n{summary(rows)}", soft_wrap=True)
 

@@ -24,9 +24,9 @@ _MODEL = flags.DEFINE_string("model", None, "Which network the weights of --from
 _MODEL_ARGS = flags.DEFINE_string(
     "model_args", None, 'Arguments of that network as JSON, such as {"hidden": 300}.'
 )
-_FROM = flags.DEFINE_string("from", None, "A .pt or .safetensors file to make a run of.")
-_TO = flags.DEFINE_string("to", None, "A .safetensors file to write the run's weights to.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+_FROM = cli.define_path("from", None, "A .pt or .safetensors file to make a run of.")
+_TO = cli.define_path("to", None, "A .safetensors file to write the run's weights to.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory.")
 _STEP = flags.DEFINE_integer(
     "step", None, "With --to, which checkpoint; by default the run's selected one or its latest."
 )
@@ -37,15 +37,15 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if _WORKDIR.value is None:
         raise UsageError("No run directory given; add --workdir=DIR.")
-    run = RunDirectory(Path(_WORKDIR.value))
+    run = RunDirectory(_WORKDIR.value)
     match _FROM.value, _TO.value, _MODEL.value:
-        case None, str(target), _:
-            export_weights(run, Path(target), _STEP.value)
+        case None, Path() as target, _:
+            export_weights(run, target, _STEP.value)
             display.console().print(f"{target} has the weights of {run.path}")
-        case str(source), None, str(model):
-            import_weights(model, Path(source), run, cli.json_object(_MODEL_ARGS))
+        case Path() as source, None, str(model):
+            import_weights(model, source, run, cli.json_object(_MODEL_ARGS))
             display.console().print(f"{run.path} has the weights of {source}")
-        case str(), None, None:
+        case Path(), None, None:
             raise UsageError("No model given; add --model=NAME, the network of the weights.")
         case _:
             raise UsageError("Give either --from=FILE or --to=FILE.")

@@ -1,7 +1,6 @@
 """Reloads a run and prints how well it does: `python -m mnist_jax.evaluate --workdir=DIR`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -16,8 +15,8 @@ from mnist_jax.runs.network import restore
 from mnist_jax.training import devices
 from mnist_jax.training.trainer import Trainer
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory.")
+_DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
 _STEP = flags.DEFINE_integer(
     "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
 )
@@ -28,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if _WORKDIR.value is None:
         raise UsageError("No run given; add --workdir=DIR.")
-    run = RunDirectory(Path(_WORKDIR.value))
+    run = RunDirectory(_WORKDIR.value)
     recipe = run.recipe()
     devices.configure_process(cache_folder() / "compiled")
     dataset = load_dataset(recipe.dataset, _DATA_DIR.value)

@@ -22,9 +22,9 @@ from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.network import classifier, load_network
 from mnist_jax.training import devices
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory.")
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object per image, each on its line.")
-_SHOW = flags.DEFINE_string(
+_SHOW = cli.define_path(
     "show", None, "A folder for pictures: each image, and beside it what the network saw."
 )
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     if not paths:
         raise UsageError("No image given; add the names of PNG or JPEG files.")
     devices.configure_process(cache_folder() / "compiled")
-    run = RunDirectory(Path(_WORKDIR.value))
+    run = RunDirectory(_WORKDIR.value)
     recipe = run.recipe()
     _, network = load_network(run)
     classify = classifier(network, recipe)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         (probabilities,) = classify(seen[None])
         sys.stdout.write(_line(path, probabilities, names) + "\n")
         if _SHOW.value is not None:
-            _save(Path(_SHOW.value) / f"{number}-{path.stem}.png", image, seen)
+            _save(_SHOW.value / f"{number}-{path.stem}.png", image, seen)
     if failures:
         raise Failure("\n".join(failures))
 

@@ -17,13 +17,13 @@ _WORKDIR = flags.DEFINE_list(
     None,
     "Run directories that differ in their seed alone, or parents of seed-N run directories.",
 )
-_OUT = flags.DEFINE_string("out", None, "Where to; by default report/ in the first --workdir.")
+_OUT = cli.define_path("out", None, "Where to; by default report/ in the first --workdir.")
 _IMAGES = flags.DEFINE_list(
     "images",
     None,
     "Numbers of the test images whose activations are shown; by default one each of two classes.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
+_DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
     # Here, where what is missing for it becomes a sentence.
     from mnist_jax.reporting import contents, history, network_contents, page
 
-    folders = [Path(folder) for folder in _WORKDIR.value]
-    out = Path(_OUT.value) if _OUT.value else folders[0] / "report"
+    folders = [Path(folder).expanduser() for folder in _WORKDIR.value]
+    out = _OUT.value or folders[0] / "report"
     runs = history.read_histories(folders)
     devices.configure_process(cache_folder() / "compiled")
     dataset = load_dataset(runs[0].recipe.dataset, _DATA_DIR.value)

@@ -27,7 +27,7 @@ from mnist_jax.training.session import Watch, groups, train
 _OVERRIDES = recipe_flags.define()
 flags.adopt_module_key_flags(recipe_flags)  # --help shows them.
 _MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
-_CONFIG = flags.DEFINE_string(
+_CONFIG = cli.define_path(
     "config", None, "A recipe to run instead of an article's, such as a run's config.json."
 )
 _EXPERIMENT = flags.DEFINE_string(
@@ -42,10 +42,10 @@ _DATASET = flags.DEFINE_enum(
     ("auto", *DATASETS),
     "auto: the article's dataset if it is here or can be fetched, otherwise digits.",
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
+_DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Train so many seeds, from --seed on.", 1)
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by default all.", 1)
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run directory; by default one below runs/.")
+_WORKDIR = cli.define_path("workdir", None, "The run directory; by default one below runs/.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start again where there is a run already.")
 _SAVE_EVERY = flags.DEFINE_float("save_every", 10.0, "Seconds between checkpoints.", 0.0)
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
@@ -108,8 +108,8 @@ def _given_recipe() -> Recipe:
     match _MODEL.value, _CONFIG.value, _EXPERIMENT.value:
         case str(model), None, None:
             return model_entry(model).recipe
-        case None, str(config), None:
-            return Recipe.load(Path(config))
+        case None, Path() as config, None:
+            return Recipe.load(config)
         case None, None, str(experiment):
             return _recipe_of_row(experiment)
         case None, None, None:
@@ -159,11 +159,13 @@ def _override(recipe: Recipe) -> Recipe:
 def _run_directories(recipes: Sequence[Recipe]) -> list[RunDirectory]:
     """One directory for each seed; a name of its own for each recipe unless --workdir says."""
     if _WORKDIR.value and len(recipes) == 1:
-        return [RunDirectory(Path(_WORKDIR.value))]
+        return [RunDirectory(_WORKDIR.value)]
     # What makes two runs one experiment: the same recipe, however long and from whichever seed.
     same = dataclasses.replace(recipes[0], seed=0, epochs=1)
-    digest = hashlib.sha256(same.canonical().encode()).hexdigest()[:8]
-    parent = Path(_WORKDIR.value or f"runs/{same.model}-{same.dataset}-{digest}")
+    # Directories were named by the second text once, and are found by it.
+    digests = [hashlib.sha256(t.encode()).hexdigest() for t in (same.canonical(), same.to_json())]
+    named = [Path(f"runs/{same.model}-{same.dataset}-{digest[:8]}") for digest in digests]
+    parent = _WORKDIR.value or next((path for path in named if path.exists()), named[0])
     return [RunDirectory(parent / f"seed-{recipe.seed}") for recipe in recipes]
 
 

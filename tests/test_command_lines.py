@@ -71,7 +71,8 @@ def test_a_run_leaves_its_files(workdir: Path) -> None:
 
 
 def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> None:
-    done = run(home, "mnist_jax.evaluate", f"--workdir={workdir}")
+    assert workdir == home / "run"
+    done = run(home, "mnist_jax.evaluate", "--workdir=~/run")
     assert done.returncode == 0, done.stderr
     accuracy = json.loads((workdir / "result.json").read_text())["test_accuracy"]
     assert f"test accuracy {accuracy:.2%} of 297 images" in done.stdout

@@ -18,7 +18,7 @@ from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory, describe_environment
-from mnist_jax.training.session import Resumed, Stopped, fit, groups
+from mnist_jax.training.session import Resumed, Stopped, fit, groups, train
 from mnist_jax.training.trainer import Trainer
 
 # 7 steps an epoch, the last of 4 images; evaluations after 3, 6, 7, 9, 12 and 14 steps.
@@ -266,6 +266,22 @@ def test_damaged_predictions_are_one_sentence(copy: Path, content: bytes | None)
         path.write_bytes(content)
     with pytest.raises(Failure, match=r"predictions\.npy is damaged"):
         RunDirectory(copy).predictions()
+
+
+@pytest.mark.parametrize(
+    "change", [{"validation_accuracy": ""}, {"step": 1.5}, {"test_loss": None}, {"loss": 1.0}]
+)
+def test_a_damaged_row_is_one_sentence(change: dict[str, Any], copy: Path) -> None:
+    lines = (copy / "metrics.jsonl").read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | change)
+    (copy / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    with pytest.raises(Failure, match=r"metrics.jsonl is damaged or of another version"):
+        RunDirectory(copy).metrics()
+
+
+def test_two_processes_that_train_the_same_leave_one_result(copy: Path, whole: Path) -> None:
+    expected = RunDirectory(whole).result()
+    assert train([(RECIPE, RunDirectory(copy))], DATASET, num_devices=1) == [expected]
 
 
 def test_the_environment_tells_of_every_part(copy: Path) -> None:

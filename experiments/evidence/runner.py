@@ -34,9 +34,9 @@ _TOGETHER = flags.DEFINE_integer(
 _FRAMEWORK = flags.DEFINE_enum(
     "framework", "jax", ("jax", "torch"), "What trains: this project, or the author's PyTorch."
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where to look for the dataset first.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/experiments", "Where the run directories live.")
-_RESULTS = flags.DEFINE_string("results", str(records.RESULTS), "Where the records live.")
+_DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
+_WORKDIR = cli.define_path("workdir", Path("runs/experiments"), "Where the run directories live.")
+_RESULTS = cli.define_path("results", records.RESULTS, "Where the records live.")
 _Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
 
 _LIST = flags.DEFINE_bool("list", False, "List the rows with the seeds there are, and end.")
@@ -72,7 +72,9 @@ def _run_rows(
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
             (first, *_) = groups([_run_directory(article, row, r.seed) for r in missing])
             for record in train_seeds(out, article, row, [missing[i] for i in first[:together]]):
-                records.append(record, Path(_RESULTS.value))
+                if record.seed not in {recipe.seed for recipe in _missing(article, row)}:
+                    continue  # Another process was faster.
+                records.append(record, _RESULTS.value)
                 out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
 
 
@@ -84,7 +86,7 @@ def _missing(article: Article, row: Row) -> list[Recipe]:
 
 
 def _records(article: Article, row: Row, framework: str) -> list[Record]:
-    found = records.load(article.name, Path(_RESULTS.value))
+    found = records.load(article.name, _RESULTS.value)
     return records.of_row(found, row.id, row.recipe, framework)
 
 
@@ -116,7 +118,7 @@ def _train(
 
 
 def _run_directory(article: Article, row: Row, seed: int) -> RunDirectory:
-    return RunDirectory(Path(_WORKDIR.value) / article.name / row.id / f"seed-{seed}")
+    return RunDirectory(_WORKDIR.value / article.name / row.id / f"seed-{seed}")
 
 
 def _train_torch(

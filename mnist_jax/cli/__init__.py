@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -15,6 +16,8 @@ from mnist_jax.errors import Failure, UsageError
 # Before JAX is imported: loading a compiled program from the cache makes XLA log an error about
 # "+prefer-no-gather", which is a preference of the compiler and no feature the processor lacks.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# So that --help lists a path's flag with the command that defines it.
+flags.disclaim_key_flags()
 
 
 def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> None:
@@ -37,6 +40,25 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
         _exit(str(error), error.exit_code)
     except KeyboardInterrupt:
         _exit("Interrupted.", 130)
+
+
+Default = TypeVar("Default", Path, None)
+
+
+class _PathParser(flags.ArgumentParser[Path]):
+    def parse(self, argument: str | Path) -> Path:
+        if not str(argument):
+            raise ValueError("give a path.")
+        try:
+            return Path(argument).expanduser()
+        except RuntimeError as error:
+            raise ValueError("there is no such user.") from error
+
+
+def define_path(name: str, default: Default, what: str) -> flags.FlagHolder[Path | Default]:
+    """Defines a flag for a path, in which `~` is the home folder."""
+    serializer = flags.ArgumentSerializer[Path]()
+    return flags.DEFINE(_PathParser(), name, default, what, serializer=serializer)
 
 
 def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:

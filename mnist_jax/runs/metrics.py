@@ -48,8 +48,10 @@ class Evaluation:
             row = cls(**json.loads(line))
         except TypeError as error:
             raise ValueError(f"a row has other columns: {error}") from error
-        numbers = dataclasses.replace(row, validation_accuracy=row.validation_accuracy or 0.0)
-        if not all(type(number) in (int, float) for number in dataclasses.astuple(numbers)):
+        values = dataclasses.asdict(row)
+        if row.validation_accuracy is None:
+            del values["validation_accuracy"]
+        if not all(type(value) in (int, float) for value in values.values()):
             raise ValueError("a column is no number")
         if not isinstance(row.step, int):
             raise ValueError("step is no whole number")

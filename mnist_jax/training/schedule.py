@@ -18,7 +18,7 @@ class Schedule:
       examples: in an epoch.
       batch_size: of every step but the last of an epoch, which takes what remains.
       epochs: passes over the examples.
-      eval_every: steps between evaluations, beside those at the end of every epoch.
+      eval_every: steps between evaluations, beside those at the end of every epoch; 0: no others.
     """
 
     examples: int

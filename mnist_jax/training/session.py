@@ -100,6 +100,8 @@ def train(
         # All locks first: if one is taken, nothing has been changed.
         for run in runs:
             stack.enter_context(run.locked())
+        if not overwrite and all(run.finished(recipe) for recipe, run in pairs):
+            return [run.result() or {} for run in runs]  # Another process was faster.
         for recipe, run in pairs:
             if overwrite:
                 run.clear()
@@ -149,8 +151,8 @@ def fit(
             speed = len(runs) * images / seconds
             listener(Progress(trainer.step, float(log[..., 0].mean()), speed))
             # Never so much more that one slow start makes the next stretch endless.
-            taken = trainer.step - before
-            stretch = min(4 * taken, max(1, round(taken * _STRETCH / seconds)))
+            in_time = round((trainer.step - before) * _STRETCH / seconds)
+            stretch = min(4 * stretch, max(1, in_time))
             selected = [False] * len(runs)
             if trainer.step == schedule.last_evaluation(trainer.step):
                 rows, selected = files.evaluate()

@@ -41,6 +41,8 @@ class Trainer:
       num_devices: how many devices to use; by default all that divide the work.
 
     Attributes:
+      recipe: as given, as are `seeds`.
+      mesh: the devices, as ('seed', 'data').
       schedule: the recipe's steps.
       step: how many of them have been taken.
       states: of all seeds.
