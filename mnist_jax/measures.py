@@ -134,14 +134,9 @@ def misclassified(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def mosaic(maps: np.ndarray, columns: int) -> np.ndarray:
-    """Lays pictures out in rows, with a frame of NaN around each.
+    """Lays pictures [K, H, W] out in rows, with a frame of NaN around each.
 
-    Args:
-      maps: [K, H, W].
-      columns: how many make a row.
-
-    Returns:
-      [rows * (H + 1) + 1, columns * (W + 1) + 1]; what the last row lacks is NaN.
+    The result is [rows * (H + 1) + 1, columns * (W + 1) + 1]; what the last row lacks is NaN.
     """
     count, height, width = maps.shape
     rows = math.ceil(count / columns)

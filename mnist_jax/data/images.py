@@ -68,14 +68,10 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def frame_image(image: np.ndarray, dataset: str) -> np.ndarray:
-    """Makes of a picture what the dataset would hold of it.
+    """Makes of a picture what the dataset would hold of it: uint8 [28, 28].
 
-    Args:
-        image: uint8 [height, width, 3], of a digit or garment, darker or lighter than its page.
-        dataset: one of `mnist_jax.data.DATASETS`.
-
-    Returns:
-        uint8 [28, 28]; all zeros if the page is empty.
+    The picture is uint8 [height, width, 3], of a digit or garment, darker or lighter than its
+    page. All is zeros if the page is empty.
     """
     if dataset == "fashion_mnist":
         return frame_garment(_garment(image))

@@ -69,12 +69,9 @@ def import_weights(
 
 
 def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> None:
-    """Writes a run's weights for the author's module.
+    """Writes a run's weights as `.safetensors` for the author's module.
 
-    Args:
-      run: of any network whose layers are its author's.
-      target: a `.safetensors` file.
-      step: which checkpoint; by default the selected one of a run that has ended, else its latest.
+    They are those of the checkpoint that `load_network` reads.
 
     Raises:
       UsageError: the file's ending is another.

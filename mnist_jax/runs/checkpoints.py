@@ -67,14 +67,10 @@ class Checkpoints:
         return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
 
     def save(self, step: int, tree: Any, *, best: bool = False) -> None:
-        """Writes a checkpoint in the background.
+        """Writes a checkpoint in the background; `best` takes the place of the best one so far.
 
-        Checkpoints of later steps are removed: this run has taken another way.
-
-        Args:
-          step: the steps taken.
-          tree: of arrays, which may change as soon as this returns.
-          best: whether it takes the place of the best one so far.
+        The arrays of `tree` may change as soon as this returns. Checkpoints of later steps are
+        removed: this run has taken another way.
 
         Raises:
           Failure: the previous one could not be written.

@@ -63,12 +63,8 @@ def restore(run: RunDirectory, like: Any, step: int | None = None) -> tuple[int,
 def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10].
 
-    They are the softmax of the logits; after training on squared errors, whose outputs are
-    probabilities already, these scaled to a sum of 1.
-
-    Args:
-      network: in evaluation mode.
-      recipe: that it was trained by.
+    They are the softmax of the logits of a network in evaluation mode; after training on squared
+    errors, whose outputs are probabilities already, these scaled to a sum of 1.
     """
 
     @jax.jit

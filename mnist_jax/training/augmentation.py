@@ -14,14 +14,11 @@ def pad_for_shifts(images: jax.Array) -> jax.Array:
 
 
 def take_shifted(padded: jax.Array, index: jax.Array) -> jax.Array:
-    """Takes images out of the expanded dataset without storing its five copies.
+    """Takes images [B, H, W] out of the expanded dataset without storing its five copies.
 
     Args:
       padded: [N, H + 2, W + 2], from `pad_for_shifts`.
       index: [B], from 0 to 5·N - 1: index i is image i % N moved by SHIFTS[i // N].
-
-    Returns:
-      [B, H, W].
     """
     count, height, width = padded.shape
     moves = 1 - jnp.asarray(SHIFTS, index.dtype)[index // count]

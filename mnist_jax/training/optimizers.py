@@ -11,11 +11,8 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
 
     PyTorch's SGD and Adam add `weight_decay · parameter` to the gradient of every parameter, so
     that with Adam it passes through the moments. Nielsen's cost adds λ/(2·batches)·Σw² for
-    weights only (article A, `network3.py`). AdamW's decay is decoupled from the gradient.
-
-    Args:
-      recipe: its optimiser, learning rate, momentum and weight decay are read.
-      steps_per_epoch: the number of batches in the training set, for Nielsen's λ.
+    weights only (article A, `network3.py`), with the batches that an epoch has. AdamW's decay is
+    decoupled from the gradient.
     """
     if recipe.optimizer == "adamw":
         return optax.adamw(recipe.learning_rate, weight_decay=recipe.weight_decay)
