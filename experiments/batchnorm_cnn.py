@@ -8,7 +8,7 @@ leaves training mode, so dropout and the batches' own statistics are on when it 
 Expected: "99% (approx)" after 10 epochs.
 Duration: a seed sees 600,000 training images and 120 times the test set;
 `experiments/RESULTS.md` has the measured time.
-Command: `python -m experiments.batchnorm_cnn --num_seeds=5`
+Command: `python -m experiments.batchnorm_cnn --experiment=all --num_seeds=5`
 """
 
 from experiments.evidence.rows import Ablation, Article, Curve, Row, changed

@@ -5,7 +5,7 @@ Protocol: 60,000 images in the order of the files every epoch, batches of 100, A
 epochs; test accuracy after the last. Seeds therefore differ in their initial values alone.
 Expected: 98.86%, a single run.
 Duration: a seed sees 600,000 training images; `experiments/RESULTS.md` has the measured time.
-Command: `python -m experiments.cmu_cnn --num_seeds=5`
+Command: `python -m experiments.cmu_cnn --experiment=all --num_seeds=5`
 """
 
 from experiments.evidence.rows import Ablation, Article, Row, changed

@@ -6,7 +6,7 @@ Xavier-uniform weights, sigmoid, 5 epochs; the output shows four of them.
 Expected: 75.6% after epoch 4, a single run. Other printings of the book train for 10 epochs and
 report 75 to 83% over 34 builds, so the spread between seeds is large.
 Duration: a seed sees 300,000 training images; `experiments/RESULTS.md` has the measured time.
-Command: `python -m experiments.lenet_fashion_mnist --num_seeds=5`
+Command: `python -m experiments.lenet_fashion_mnist --experiment=all --num_seeds=5`
 """
 
 from experiments.evidence.rows import Ablation, Article, Curve, Row, changed

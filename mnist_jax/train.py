@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,9 @@ def main(argv: Sequence[str]) -> None:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
     recipe = _fitted(recipe, dataset)
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
+    pairs = list(zip(recipes, _run_directories(recipes), strict=True))
     todo = []
-    for one, run in zip(recipes, _run_directories(recipes), strict=True):
+    for one, run in pairs:
         if not _OVERWRITE.value and (result := run.finished(one)):
             out.print(f"The run in {run.path} has ended; --overwrite starts it again.")
             _print_result(out, run, result)
@@ -98,10 +100,16 @@ def main(argv: Sequence[str]) -> None:
             )
             for (_, run), result in zip(together, results, strict=True):
                 _print_result(out, run, result)
+    if len(everything := [result for _, run in pairs if (result := run.result())]) > 1:
+        accuracies = [100 * result["test_accuracy"] for result in everything]
+        mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
+        out.print(f"mean test accuracy {mean:.2f} ± {sd:.2f}% (n = {len(accuracies)})")
 
 
 def _print_result(out: Console, run: RunDirectory, result: Mapping[str, Any]) -> None:
-    out.print(f"test accuracy {result['test_accuracy']:.2%}  in {run.path}")
+    selected = f" (best validation accuracy, after step {result['selected_step']})"
+    why = selected if result.get("selection") == "best_validation" else ""
+    out.print(f"test accuracy {result['test_accuracy']:.2%}{why}  in {run.path}")
 
 
 def _given_recipe() -> Recipe:
@@ -159,6 +167,11 @@ def _override(recipe: Recipe) -> Recipe:
 def _run_directories(recipes: Sequence[Recipe]) -> list[RunDirectory]:
     """One directory for each seed; a name of its own for each recipe unless --workdir says."""
     if _WORKDIR.value and len(recipes) == 1:
+        if seeds := sorted(path.parent.name for path in _WORKDIR.value.glob("seed-*/config.json")):
+            raise UsageError(
+                f"{_WORKDIR.value} holds the runs of several seeds ({', '.join(seeds)});"
+                " give another --workdir, or one of these below it."
+            )
         return [RunDirectory(_WORKDIR.value)]
     # What makes two runs one experiment: the same recipe, however long and from whichever seed.
     same = dataclasses.replace(recipes[0], seed=0, epochs=1)

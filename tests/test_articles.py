@@ -135,7 +135,8 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "seeds to run [0, 1]" in run("--num_seeds=2")
+    assert "seeds to run" not in run("--num_seeds=2")  # Nobody said which row.
+    assert "seeds to run [0, 1]" in run("--num_seeds=2", "--experiment=all")
     first = records.load("toy", tmp_path / "results")
     assert [r.seed for r in first] == [0, 1]
     # 1,400 images to train on: 14 steps an epoch, evaluated every 10 and at its end.
@@ -152,7 +153,7 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     (tmp_path / "results/toy.jsonl").unlink()
     shutil.rmtree(tmp_path / "runs/toy/row/seed-1")
     (tmp_path / "runs/toy/row/seed-0/result.json").unlink()
-    done = run("--num_seeds=2")
+    done = run("--num_seeds=2", "--experiment=row")
     assert "Continuing at step 28" in done.split("seeds to run [1]")[0]
     again = records.load("toy", tmp_path / "results")
     assert [r.curve for r in again] == [r.curve for r in first]

@@ -97,17 +97,21 @@ def test_report_draws_the_run(home: Path, workdir: Path) -> None:
 
 
 def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:
-    done = run(
-        home,
-        "mnist_jax.train",
-        "--model=shallow",
-        "--dataset=digits",
-        "--epochs=1",
-        f"--workdir={home / 'shallow'}",
-    )
+    path = home / "shallow"
+    arguments = ("--model=shallow", "--dataset=digits", "--epochs=1", f"--workdir={path}")
+    done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")
     assert done.returncode == 0, done.stderr
-    assert json.loads((home / "shallow" / "config.json").read_text())["validation"] == 250
+    assert json.loads((path / "seed-0/config.json").read_text())["validation"] == 250
     assert "Holding out 250 images for validation instead of 10000" in done.stderr
+    assert done.stdout.count("  validation accuracy ") == 2
+    results = [json.loads((path / f"seed-{seed}/result.json").read_text()) for seed in (0, 1)]
+    assert f"(best validation accuracy, after step {results[0]['selected_step']})" in done.stdout
+    accuracies = [100 * result["test_accuracy"] for result in results]
+    spread = f"{np.mean(accuracies):.2f} ± {np.std(accuracies, ddof=1):.2f}%"
+    assert f"mean test accuracy {spread} (n = 2)" in done.stdout
+    alone = run(home, "mnist_jax.train", *arguments)
+    assert alone.returncode == 2
+    assert f"{path} holds the runs of several seeds (seed-0, seed-1); give" in alone.stderr
 
 
 def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> None:

@@ -27,7 +27,10 @@ def comparison(results: Results) -> Page:
         Section(f"{article.letter}. {article.title}", list(_article(results, article)))
         for article in results.articles
     ]
-    command = "python -m experiments.NAME --num_seeds=5\npython -m experiments.compare --report"
+    command = (
+        "python -m experiments.NAME --experiment=all --num_seeds=5\n"
+        "python -m experiments.compare --report"
+    )
     sections.append(
         Section(
             "How to reproduce it",

@@ -24,7 +24,7 @@ from mnist_jax.training import devices
 from mnist_jax.training.session import groups, train
 
 _EXPERIMENT = flags.DEFINE_list(
-    "experiment", None, "Which rows; by default all. --list shows them."
+    "experiment", None, "Which rows, or all. Without it they are listed."
 )
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "How many seeds of each row there shall be.", 1)
 _FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
@@ -50,10 +50,11 @@ def run(article: Article) -> None:
 def _main(article: Article, argv: Sequence[str]) -> None:
     del argv
     out = display.console()
-    if _LIST.value:
+    names = _EXPERIMENT.value
+    if _LIST.value or not names:
         _list_rows(out, article)
         return
-    rows = [article.row(name) for name in _EXPERIMENT.value or [row.id for row in article.rows]]
+    rows = article.rows if names == ["all"] else [article.row(name) for name in names]
     if _FRAMEWORK.value == "torch":
         _run_rows(out, article, rows, 1, _train_torch)
         return

@@ -89,12 +89,14 @@ def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> It
             out.print(f"Continuing at step {event.step}, after {done:.2f} of {epochs} epochs.")
         elif event.rows[0].step % schedule.steps_per_epoch == 0:
             for seed, row in zip(trainer.seeds, event.rows, strict=True):
+                held_out = row.validation_accuracy
+                validation = "" if held_out is None else f"  validation accuracy {held_out:.2%}"
                 prefix = f"seed {seed}  " if len(trainer.seeds) > 1 else ""
                 out.print(
                     f"{prefix}epoch {row.epoch:.0f}/{epochs}"
                     f"  train loss {row.train_loss:.4f}"
                     f"  train accuracy {row.train_accuracy:.2%}"
-                    f"  test accuracy {row.test_accuracy:.2%}"
+                    f"{validation}  test accuracy {row.test_accuracy:.2%}"
                     f"  {row.images_per_second:,.0f} images/s"
                 )
 
