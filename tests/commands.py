@@ -4,6 +4,7 @@ They are forked from a process that has, as `python -m` would start them but for
 own arguments, environment, folder and output, and with an exit code.
 """
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -61,7 +62,9 @@ class Command:
     def send_signal(self, number: signal.Signals) -> None:
         """Nothing happens if it has ended."""
         if self.poll() is None and self._process.pid:
-            os.kill(self._process.pid, number)
+            # It is the fork server's child, and may be gone before that says so.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def wait(self, seconds: float) -> int | None:
         """Waits for it to end, so many seconds at most."""
