@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from commands import environment, run
 from runs_compared import assert_same_run
 
 from experiments.evidence import rows
-from mnist_jax.models import model_names
+from mnist_jax.models import model_entry, model_names
 from mnist_jax.recipe import Recipe, options
 
 
@@ -162,6 +163,22 @@ def test_a_row_of_the_comparison_is_a_recipe(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     expected = dataclasses.replace(rows.find(name).recipe, dataset="digits", epochs=1)
     assert Recipe.load(path / "config.json") == expected
+
+
+def test_a_directory_named_by_the_order_of_arguments_is_found(home: Path, tmp_path: Path) -> None:
+    recipe = model_entry("expanded_double_fc").recipe
+    arguments = {**recipe.model_args, "hidden": 30}
+    named = dataclasses.replace(
+        recipe, model_args=arguments, dataset="digits", validation=100, epochs=1
+    )
+    assert named.to_json() != named.canonical()
+    digest = hashlib.sha256(named.to_json().encode()).hexdigest()[:8]
+    old = tmp_path / f"runs/expanded_double_fc-digits-{digest}/seed-0"
+    old.mkdir(parents=True)
+    (old / "config.json").write_text("{")
+    flags = ("--dataset=digits", "--validation=100", '--model_args={"hidden": 30}')
+    done = run(home, "mnist_jax.train", "--model=expanded_double_fc", *flags, cwd=tmp_path)
+    assert f"{old.relative_to(tmp_path)}/config.json is damaged" in done.stderr
 
 
 def test_list_shows_every_network(home: Path) -> None:
