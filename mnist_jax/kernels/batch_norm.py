@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mnist_jax.kernels.differentiation import fast_gradients
 from mnist_jax.kernels.xla_cpu import channel_sums, lower_for_cpu
 
 
@@ -35,9 +36,10 @@ def batch_norm(
     n, height, width, channels = x.shape
     if cpu := lower_for_cpu():
         x = x.transpose(3, 1, 2, 0).reshape(channels, height, -1)
+    variance, affine = (_variance, _affine) if fast_gradients() else (_variance_of, _affine_of)
     mean = _mean_over_axes(_sums(x) / (n * height * width), axis_name)
-    var = _mean_over_axes(_variance(x, mean), axis_name)
-    y = _affine(x, mean, scale * lax.rsqrt(var + epsilon), bias)
+    var = _mean_over_axes(variance(x, mean), axis_name)
+    y = affine(x, mean, scale * lax.rsqrt(var + epsilon), bias)
     if cpu:
         y = y.reshape(channels, height, width, n).transpose(3, 1, 2, 0)
     return y, lax.stop_gradient(mean), lax.stop_gradient(var)
@@ -57,8 +59,7 @@ def _of_channels(values: jax.Array) -> jax.Array:
     return values[:, None, None] if lower_for_cpu() else values[None, None, None]
 
 
-@jax.custom_vjp
-def _variance(x: jax.Array, mean: jax.Array) -> jax.Array:
+def _variance_of(x: jax.Array, mean: jax.Array) -> jax.Array:
     """The mean square distance of every channel from `mean` [C], that of the whole batch."""
     return _variance_forward(x, mean)[0]
 
@@ -73,11 +74,11 @@ def _variance_backward(centred: jax.Array, grad: jax.Array) -> tuple[jax.Array, 
     return centred * _of_channels(2 * grad.size / centred.size * grad), jnp.zeros_like(grad)
 
 
+_variance = jax.custom_vjp(_variance_of)
 _variance.defvjp(_variance_forward, _variance_backward)
 
 
-@jax.custom_vjp
-def _affine(x: jax.Array, mean: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+def _affine_of(x: jax.Array, mean: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """(x - mean) · scale + bias, channel by channel."""
     return _affine_forward(x, mean, scale, bias)[0]
 
@@ -97,4 +98,5 @@ def _affine_backward(
     return grad * _of_channels(scale), -scale * sums, _sums(grad * centred), sums
 
 
+_affine = jax.custom_vjp(_affine_of)
 _affine.defvjp(_affine_forward, _affine_backward)

@@ -5,7 +5,8 @@ and TPUs get XLA's own convolution and pooling, in its default precision. On a C
 compiled loop, XLA runs the gradients of a convolution by a naive path, so there each contraction
 (forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or `im2col`.
 Activations then travel as [C, H, W, N]; the transpositions that this takes cancel between
-neighbouring operations. Reverse-mode gradients of these gradients are not provided there.
+neighbouring operations. First derivatives in reverse mode are all that there is of these routes;
+within `differentiable`, XLA's own operations are taken on a CPU, too.
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mnist_jax.kernels.differentiation import fast_gradients
+
 Arrays = TypeVar("Arrays", jax.Array, tuple[jax.Array, jax.Array])
 
 
@@ -20,8 +22,8 @@ def materialize(x: Arrays) -> Arrays:
 
 
 def lower_for_cpu() -> bool:
-    """Whether what is traced now is for a CPU."""
-    return jax.default_backend() == "cpu"
+    """Whether what is traced now is for a CPU, and needs first derivatives at most."""
+    return jax.default_backend() == "cpu" and fast_gradients()
 
 
 def channel_sums(x: jax.Array) -> jax.Array:
