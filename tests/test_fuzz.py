@@ -130,16 +130,17 @@ def test_idx_parser_without_digests() -> None:
 
 
 MODEL = "batchnorm_cnn"
+Network = tuple[dict[str, pytorch.Layer], pytorch.Layers]
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple[dict[str, str], pytorch.Layers]:
+def network() -> Network:
     network = make_network(MODEL, np.float32)
     layers = pytorch.by_layer(nnx.state(network, ARRAYS))
     return pytorch.torch_layers(network, model_entry(MODEL).torch_names), layers
 
 
-def test_safetensors(network: tuple[dict[str, str], pytorch.Layers], tmp_path: Path) -> None:
+def test_safetensors(network: Network, tmp_path: Path) -> None:
     names, layers = network
     path = tmp_path / "weights.safetensors"
     tensor_files.write_tensors(pytorch.to_torch(layers, names), path)
@@ -156,7 +157,7 @@ def test_safetensors(network: tuple[dict[str, str], pytorch.Layers], tmp_path: P
     _fuzz([path.read_bytes()], read)
 
 
-def test_pytorch_files(network: tuple[dict[str, str], pytorch.Layers], tmp_path: Path) -> None:
+def test_pytorch_files(network: Network, tmp_path: Path) -> None:
     torch: Any = pytest.importorskip("torch")
     names, layers = network
     tensors = pytorch.to_torch(layers, names)

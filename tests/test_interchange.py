@@ -1,5 +1,10 @@
 """Arrays under PyTorch's names and back, for every network, and what is refused."""
 
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -8,7 +13,7 @@ from experiments.references.ours import ARRAYS, make_network
 from mnist_jax.errors import Failure
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry, model_names
-from mnist_jax.models.layers import Network
+from mnist_jax.models.layers import Network, flatten
 
 PREFIXES = {
     "dense": "hidden_layer output_layer",
@@ -27,7 +32,7 @@ PREFIXES = {
 }
 
 
-def _network(name: str) -> tuple[dict[str, str], pytorch.Layers]:
+def _network(name: str) -> tuple[dict[str, pytorch.Layer], pytorch.Layers]:
     network = make_network(name, np.float32)
     names = pytorch.torch_layers(network, model_entry(name).torch_names)
     return names, pytorch.by_layer(nnx.state(network, ARRAYS))
@@ -69,12 +74,120 @@ def test_round_trip_is_bit_exact(name: str) -> None:
 def test_flattened_inputs_are_reordered() -> None:
     """PyTorch's first dense layer reads channel by channel, ours place by place."""
     network = Network(
-        conv=nnx.Conv(1, 2, (1, 1), rngs=nnx.Rngs(0)), fc=nnx.Linear(8, 1, rngs=nnx.Rngs(0))
+        conv=nnx.Conv(1, 2, (14, 14), strides=14, rngs=nnx.Rngs(0)),
+        flatten=flatten,
+        fc=nnx.Linear(8, 1, rngs=nnx.Rngs(0)),
     )
     layers = pytorch.by_layer(nnx.state(network, ARRAYS))
     layers["fc"]["kernel"] = np.arange(8.0).reshape(8, 1)
     tensors = pytorch.to_torch(layers, pytorch.torch_layers(network, {}))
     assert tensors["fc.weight"].tolist() == [[0, 2, 4, 6, 1, 3, 5, 7]]
+
+
+class _Residual(nnx.Module):
+    """A module of a user's own."""
+
+    def __init__(self, channels: int, rngs: nnx.Rngs):
+        self.norm = nnx.GroupNorm(channels, num_groups=2, epsilon=1e-5, rngs=rngs)
+        self.conv = nnx.Conv(channels, channels, (3, 3), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.conv(self.norm(x))
+
+
+def _user_s_network() -> Network:
+    rngs = nnx.Rngs(0)
+    network = Network(
+        first=nnx.Conv(1, 4, (7, 7), strides=7, padding=0, rngs=rngs),
+        block=_Residual(4, rngs),
+        flatten=flatten,
+        norm=nnx.LayerNorm(64, epsilon=1e-5, rngs=rngs),
+        out=nnx.Linear(64, 6, rngs=rngs),
+        last=nnx.Sequential(nnx.Linear(6, 10, rngs=rngs)),
+    )
+    generator = np.random.default_rng(0)
+    random = jax.tree.map(lambda a: generator.normal(size=a.shape), nnx.state(network))
+    nnx.update(network, jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), random))
+    return network
+
+
+def test_a_user_s_network_is_carried_whole() -> None:
+    network = _user_s_network()
+    state = nnx.state(network)
+    layers = pytorch.by_layer(state)
+    names = pytorch.torch_layers(network, {})
+    assert list(names) == ["first", "block.conv", "block.norm", "norm", "out", "last.layers.0"]
+    again = pytorch.fill(state, pytorch.from_torch(pytorch.to_torch(layers, names), names, layers))
+    jax.tree.map(np.testing.assert_array_equal, again, nnx.as_pure(state))
+
+
+def test_a_user_s_network_means_the_same_to_pytorch() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: left out its layers")
+    nn, network = torch.nn, _user_s_network()
+    names = pytorch.torch_layers(network, {})
+    tensors = pytorch.to_torch(pytorch.by_layer(nnx.state(network)), names)
+
+    class Theirs(nn.Module):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(1, 4, 7, stride=7)
+            conv = nn.Conv2d(4, 4, 3, padding=1)
+            self.block = nn.ModuleDict({"norm": nn.GroupNorm(2, 4), "conv": conv})
+            self.norm, self.out = nn.LayerNorm(64), nn.Linear(64, 6)
+            self.last = nn.ModuleDict({"layers": nn.Sequential(nn.Linear(6, 10))})
+
+        def forward(self, x: Any) -> Any:
+            x = self.first(x)
+            x = x + self.block["conv"](self.block["norm"](x))
+            return self.last["layers"](self.out(self.norm(x.flatten(1))))
+
+    theirs = Theirs()
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in tensors.items()}, strict=True)
+    images = np.random.default_rng(1).random((3, 28, 28, 1), np.float32)
+    expected = theirs(torch.tensor(images.transpose(0, 3, 1, 2))).detach().numpy()
+    assert np.abs(network(jnp.asarray(images)) - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+class _Scale(nnx.Module):
+    def __init__(self) -> None:
+        self.factor = nnx.Param(jnp.ones(()))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.factor
+
+
+@pytest.mark.parametrize(
+    ("layers", "part"),
+    [
+        ({"scale": _Scale()}, "scale.factor of _Scale"),
+        ({"up": nnx.ConvTranspose(1, 2, (3, 3), rngs=nnx.Rngs(0))}, "ConvTranspose"),
+        (
+            {
+                "conv": nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)),
+                "flat": lambda x: x[:, ::2].reshape(len(x), -1),
+                "out": nnx.Linear(784, 10, rngs=nnx.Rngs(0)),
+            },
+            "out.bias, and the order of that layer's inputs is not known",
+        ),
+        (
+            {
+                "conv": nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)),
+                "flat": flatten,
+                "head": nnx.Sequential(nnx.Linear(1568, 10, rngs=nnx.Rngs(0))),
+            },
+            "head.layers.0.bias, and the order",
+        ),
+        (
+            {
+                "head": nnx.Sequential(flatten, nnx.Linear(784, 10, rngs=nnx.Rngs(0))),
+            },
+            "head.layers.1.bias, and the order",
+        ),
+    ],
+)
+def test_what_cannot_be_carried_is_refused_by_name(layers: dict[str, Any], part: str) -> None:
+    with pytest.raises(Failure, match=re.escape(part)):
+        pytorch.torch_layers(Network(**layers), {})
 
 
 def test_missing_and_unknown_tensors(tensors: dict[str, np.ndarray]) -> None:

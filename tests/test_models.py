@@ -3,20 +3,23 @@
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from experiments.references.ours import make_network
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model, create_model, model_entry, model_names
-from mnist_jax.models.layers import Dropout, Network
+from mnist_jax.models.layers import Dropout, Network, check_trainable
 from mnist_jax.models.registry import register
 from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
+from mnist_jax.training import TrainState
 
 # Counted by hand from the articles: (inputs + 1) · outputs for every layer.
 PARAMETERS = {
@@ -131,6 +134,39 @@ def test_dropout_in_training_needs_keys() -> None:
     model = make_network("double_fc_dropout", np.float32)
     with pytest.raises(ValueError, match="needs `keys`"):
         jax.eval_shape(model, jnp.zeros((2, 28, 28, 1)))
+
+
+class _Residual(Network):
+    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        return images + super().__call__(images, keys=keys)
+
+
+def test_a_network_in_a_network_gets_keys_of_its_own() -> None:
+    drop = Dropout(0.5)
+    block = _Residual(drop=drop, inner=_Residual(drop=drop))
+    keys = jax.random.split(jax.random.key(0), 4)
+    check_trainable(Network(block=block))
+    outputs = np.asarray(jax.jit(lambda x: block(x, keys=keys))(jnp.ones((4, 28, 28, 1))))
+    # x + d(x) + d'(d(x)), where d and d' drop or double.
+    assert set(np.unique(outputs)) == {1.0, 3.0, 7.0}
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ({"drop": nnx.Dropout(0.5)}, "Dropout at drop would get no keys"),
+        ({"drop": nnx.Dropout(0.5, rngs=nnx.Rngs(0))}, "Dropout at drop would get no keys"),
+        ({"head": nnx.Sequential(Dropout(0.5))}, "Dropout at head.layers.0 would get no keys"),
+        ({"inner": Network(norm=nnx.BatchNorm(1, rngs=nnx.Rngs(0)))}, "BatchNorm at inner.norm"),
+        (
+            {"a": nnx.SpectralNorm(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))},
+            "a.batch_stats.* is a BatchStat",
+        ),
+    ],
+)
+def test_layers_that_training_can_do_nothing_with(layers: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        TrainState.create(Network(**layers), optax.sgd(0.1), key=jax.random.key(0))
 
 
 def test_importing_networks_imports_no_training_code() -> None:

@@ -111,3 +111,17 @@ def test_pt_files(tmp_path: Path) -> None:
         torch.save(content, path)
         assert part in _refusal(path)
     assert not (tmp_path / "mark").exists()
+
+
+def test_pt_checkpoints_and_parallel_names(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: left out its files")
+    path = tmp_path / "checkpoint.pt"
+    state = {f"module.{name}": torch.tensor(value) for name, value in TENSORS.items()}
+    optimizer = {"state": {0: {"step": 3}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"epoch": 3, "model": state, "optimizer": optimizer}, path)
+    tensors = tensor_files.read_tensors(path)
+    assert tensors.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        assert np.array_equal(tensors[name], value)
+    torch.save({"model": state, "ema": state}, path)
+    assert "several state_dicts (model, ema)" in _refusal(path)

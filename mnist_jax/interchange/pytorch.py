@@ -7,19 +7,34 @@ column, channel.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
 from mnist_jax.errors import Failure
-from mnist_jax.models.layers import Network
+from mnist_jax.models.layers import Network, dotted, flatten
+from mnist_jax.models.summary import summarize
 
+Variables = nnx.State[Any, Any]
 Layers = Mapping[str, Mapping[str, np.ndarray]]
 
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-_WITH_ARRAYS = (nnx.Conv, nnx.Linear, nnx.BatchNorm)
+# Those whose arrays PyTorch's modules have as well, in an order that is known.
+_CONVERTIBLE = (nnx.Conv, nnx.Linear, nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
 _COUNTER = "num_batches_tracked"
+
+
+class Layer(NamedTuple):
+    """A layer with arrays.
+
+    Attributes:
+      name: dotted below the top level, as `block.conv`.
+      channels: of the images that were flattened into its inputs; else 1.
+    """
+
+    name: str
+    channels: int
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class _Tensor:
       torch_name: key in the `state_dict`.
       layer: our layer.
       name: the array's name in the layer.
-      channels: of the images that were flattened into a dense layer's inputs; else 1.
+      channels: `Layer.channels` for an array with an element for each input, else 1.
     """
 
     torch_name: str
@@ -41,55 +56,102 @@ class _Tensor:
     def to_torch(self, value: np.ndarray) -> np.ndarray:
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
-        elif value.ndim == 2:
-            inputs, outputs = value.shape
-            by_channel = value.reshape(-1, self.channels, outputs).transpose(2, 1, 0)
-            value = by_channel.reshape(outputs, inputs)
+        else:
+            by_channel = value.reshape(-1, self.channels, *value.shape[1:])
+            value = by_channel.swapaxes(0, 1).reshape(value.shape).T
         return np.ascontiguousarray(value)
 
     def from_torch(self, value: np.ndarray) -> np.ndarray:
         if value.ndim == 4:
             value = value.transpose(2, 3, 1, 0)
-        elif value.ndim == 2:
-            outputs, inputs = value.shape
-            by_place = value.reshape(outputs, self.channels, -1).transpose(2, 1, 0)
-            value = by_place.reshape(inputs, outputs)
+        else:
+            by_place = value.T.reshape(self.channels, -1, *value.T.shape[1:])
+            value = by_place.swapaxes(0, 1).reshape(value.T.shape)
         return np.ascontiguousarray(value)
 
 
-def by_layer(*states: nnx.State[Any, Any]) -> dict[str, dict[str, np.ndarray]]:
+def by_layer(*states: Variables) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of states (parameters, statistics, gradients) by layer and name."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     for state in states:
-        for layer, arrays in nnx.to_pure_dict(state).items():
-            named = {name: np.asarray(value) for name, value in arrays.items()}
-            layers.setdefault(layer, {}).update(named)
+        for (*owner, name), value in nnx.to_flat_state(nnx.as_pure(state)):
+            layers.setdefault(dotted(owner), {})[str(name)] = np.asarray(value)
     return layers
 
 
-def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, str]:
+def fill(state: Variables, layers: Layers) -> Variables:
+    """A state with the arrays that `by_layer` would give of it."""
+    paths = [path for path, _ in nnx.to_flat_state(nnx.as_pure(state))]
+    return nnx.from_flat_state([(path, layers[dotted(path[:-1])][str(path[-1])]) for path in paths])
+
+
+def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, Layer]:
     """Says which layer each prefix of the author's `state_dict` stands for.
 
     Args:
-      network: a network of this package.
+      network: whose arrays are all in convolutions, dense layers and BatchNorm, LayerNorm or
+        GroupNorm. A dense layer in a module of its own must get what is flat already.
       torch_names: as the registry has them: empty where the author's names are ours.
 
     Returns:
       Layers by prefix, in network order.
 
     Raises:
-      Failure: the network has other layers than the author's. The message is a clause without a
-        subject.
+      Failure: the network has other layers than the author's, or one that can't be converted. The
+        message is a clause without a subject.
     """
-    layers = [n for n in network.layer_names if isinstance(getattr(network, n), _WITH_ARRAYS)]
-    names = torch_names or {layer: layer for layer in layers}
-    if set(names.values()) != set(layers):
+    modules = dict(nnx.iter_modules(network))
+    flattened = _flattened_channels(network)
+    order: list[tuple[Any, ...]] = [(name,) for name in network.layer_names]
+    layers = {}
+    for path, array in nnx.to_flat_state(nnx.as_pure(nnx.state(network))):
+        owner = path[:-1]
+        module = modules[owner]
+        if not isinstance(module, _CONVERTIBLE) or array.ndim == 3 or owner[:1] not in order:
+            kind = type(module).__name__
+            raise Failure(f"has {dotted(path)} of {kind}, which PyTorch has in no known form")
+        channels = flattened[str(owner[0])]
+        nested = len(owner) > 1
+        if channels is None:
+            known = not nested or not isinstance(module, nnx.Linear)
+        else:
+            known = channels == 1 or (channels > 1 and not nested)
+        if not known:
+            raise Failure(
+                f"has {dotted(path)}, and the order of that layer's inputs is not known; flatten"
+                " images by `mnist_jax.models.layers.flatten`, as a layer of the network"
+            )
+        layers[owner] = Layer(dotted(owner), channels or 1)
+    in_order = sorted(layers, key=lambda owner: order.index(owner[:1]))
+    by_name = {layers[owner].name: layers[owner] for owner in in_order}
+    names = torch_names or {name: name for name in by_name}
+    if set(names.values()) != set(by_name):
         raise Failure("has other layers than its author's network")
-    return dict(names)
+    return {prefix: by_name[name] for prefix, name in names.items()}
+
+
+def _flattened_channels(network: Network) -> dict[str, int | None]:
+    """Channels of the images that were flattened into each layer's inputs: 1 where order is free.
+
+    It is None where the inputs are images, and 0 where images became flat in an unknown way.
+    """
+    flattened: dict[str, int | None] = {}
+    shape: tuple[int, ...] = (1, 28, 28, 1)
+    channels = 1
+    for layer in summarize(network):
+        module, output = getattr(network, layer.name), layer.output_shape
+        flattened[layer.name] = None if len(shape) == 4 else channels
+        if len(shape) == 4 and len(output) == 2:
+            known = module is flatten or output[-1] == shape[-1]
+            channels = shape[-1] if known else 0
+        elif isinstance(module, nnx.Linear):
+            channels = 1
+        shape = output
+    return flattened
 
 
 def to_torch(
-    layers: Layers, names: Mapping[str, str], *, batches: int = 0
+    layers: Layers, names: Mapping[str, Layer], *, batches: int = 0
 ) -> dict[str, np.ndarray]:
     """Converts a network's arrays to the tensors of its author's `state_dict`.
 
@@ -106,13 +168,13 @@ def to_torch(
     for tensor in _tensors(layers, names):
         tensors[tensor.torch_name] = tensor.to_torch(np.asarray(layers[tensor.layer][tensor.name]))
     for prefix, layer in names.items():
-        if "mean" in layers[layer]:
+        if "mean" in layers[layer.name]:
             tensors[f"{prefix}.{_COUNTER}"] = np.array(batches, np.int64)
     return tensors
 
 
 def from_torch(
-    tensors: Mapping[str, np.ndarray], names: Mapping[str, str], like: Layers
+    tensors: Mapping[str, np.ndarray], names: Mapping[str, Layer], like: Layers
 ) -> dict[str, dict[str, np.ndarray]]:
     """Undoes `to_torch`, after making sure that the tensors are this network's.
 
@@ -148,20 +210,13 @@ def batches_seen(tensors: Mapping[str, np.ndarray]) -> int:
     return max((int(v) for name, v in tensors.items() if name.endswith(_COUNTER)), default=0)
 
 
-def _tensors(layers: Layers, names: Mapping[str, str]) -> Iterator[_Tensor]:
-    channels = {}
-    latest = 1
-    for layer in names.values():
-        if layer in channels:
-            continue
-        channels[layer] = latest
-        kernel = layers[layer].get("kernel")
-        if kernel is not None:
-            latest = kernel.shape[-1] if kernel.ndim == 4 else 1
+def _tensors(layers: Layers, names: Mapping[str, Layer]) -> Iterator[_Tensor]:
     for prefix, layer in names.items():
-        for name in layers[layer]:
+        for name in layers[layer.name]:
             torch_name = f"{prefix}.{_TORCH_NAMES.get(name, name)}"
-            yield _Tensor(torch_name, layer, name, channels[layer])
+            # A dense layer's bias has an element for each output.
+            of_inputs = name == "kernel" or "kernel" not in layers[layer.name]
+            yield _Tensor(torch_name, layer.name, name, layer.channels if of_inputs else 1)
 
 
 def _check(tensors: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:

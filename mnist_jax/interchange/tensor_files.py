@@ -15,12 +15,15 @@ from mnist_jax.files import replacing
 
 # The largest documented network needs 7 MB.
 _MOST_BYTES = 2**28
+_PARALLEL = "module."
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """Reads a `state_dict` from `.safetensors`, or from `.pt` or `.pth` if PyTorch is installed.
 
-    Code in a `.pt` file is never run.
+    Code in a `.pt` file is never run. A `state_dict` is also found where it is the only one in a
+    checkpoint, such as `{"model": state_dict, "epoch": 3}`, and the prefix `module.` that
+    `torch.nn.DataParallel` gives every name is taken off.
 
     Raises:
       UsageError: the name ends otherwise.
@@ -34,9 +37,12 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         if path.is_dir():
             raise Failure(f"{path} is a folder; name the file in it.")
         _refuse_too_large(path, path.stat().st_size)
-        return readers[path.suffix](path)
+        tensors = readers[path.suffix](path)
     except OSError as error:
         raise Failure(f"{path} can't be read ({error.strerror or error}).") from error
+    if all(name.startswith(_PARALLEL) for name in tensors):
+        return {name.removeprefix(_PARALLEL): value for name, value in tensors.items()}
+    return tensors
 
 
 def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -93,8 +99,15 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise Failure(f"{path} is damaged or not a PyTorch file; save it again.") from error
     if not isinstance(values, Mapping):
         raise Failure(f"{path} holds a {type(values).__name__}, not a state_dict.")
+    inner = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, Mapping) and value and all(map(torch.is_tensor, value.values()))
+    }
+    if len(inner) > 1:
+        raise Failure(f"{path} holds several state_dicts ({', '.join(inner)}); save one alone.")
     tensors = {}
-    for name, value in values.items():
+    for name, value in next(iter(inner.values()), values).items():
         try:
             tensors[str(name)] = value.numpy()
         except (AttributeError, TypeError, RuntimeError) as error:

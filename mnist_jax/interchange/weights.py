@@ -15,6 +15,7 @@ from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.interchange import pytorch, tensor_files
 from mnist_jax.models import model_entry
+from mnist_jax.models.layers import Network
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory, describe_environment
 from mnist_jax.runs.network import blank_network, load_network
@@ -48,13 +49,13 @@ def import_weights(
         raise UsageError(f"{run.path} has a run already; give another --workdir.")
     tensors = tensor_files.read_tensors(source)
     network = blank_network(recipe)
-    states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
+    names = _torch_layers(network, model, run)
+    arrays = nnx.state(network)
     try:
-        names = pytorch.torch_layers(network, entry.torch_names)
-        layers = pytorch.from_torch(tensors, names, pytorch.by_layer(*states))
+        layers = pytorch.from_torch(tensors, names, pytorch.by_layer(arrays))
     except Failure as clause:
         raise Failure(f"{source} {clause}; give the state_dict of a {model}.") from clause
-    nnx.update(network, jax.tree.map(jnp.asarray, layers))
+    nnx.update(network, jax.tree.map(jnp.asarray, pytorch.fill(arrays, layers)))
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     origin = f"none, the weights are those of {source} (SHA-256 {digest})"
@@ -79,11 +80,13 @@ def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> 
         the file can't be written.
     """
     step, network = load_network(run, step)
-    model = run.recipe().model
+    names = _torch_layers(network, run.recipe().model, run)
+    layers = pytorch.by_layer(nnx.state(network))
+    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)
+
+
+def _torch_layers(network: Network, model: str, run: RunDirectory) -> dict[str, pytorch.Layer]:
     try:
-        names = pytorch.torch_layers(network, model_entry(model).torch_names)
+        return pytorch.torch_layers(network, model_entry(model).torch_names)
     except Failure as clause:
         raise Failure(f"The {model} in {run.path} {clause}.") from clause
-    states = nnx.state(network, nnx.Param), nnx.state(network, nnx.BatchStat)
-    layers = pytorch.by_layer(*states)
-    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)

@@ -5,7 +5,7 @@ at hand is the business of `ops`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -212,6 +212,8 @@ def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Ar
 class Network(nnx.Module):
     """Named layers applied in order, as an article lists them.
 
+    A layer may be a network itself, a residual block for example, and gets keys of its own.
+
     Args:
       **layers: modules and functions from activations to activations. The names are those of the
         parameters' owners in checkpoints.
@@ -256,12 +258,55 @@ class Network(nnx.Module):
 
 
 def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:
+    if isinstance(layer, Network) and keys is not None:
+        return layer(x, keys=_fold_in(keys, position))
     if not isinstance(layer, Dropout) or layer.deterministic or not layer.rate:
         return layer(x)
     if keys is None:
         raise ValueError("A network with dropout needs `keys` in training; see Network.__call__.")
-    # The position keeps the masks of two dropout layers apart.
-    return layer.masked(x, jax.vmap(jax.random.fold_in, (0, None))(keys, position))
+    return layer.masked(x, _fold_in(keys, position))
+
+
+def _fold_in(keys: jax.Array, position: int) -> jax.Array:
+    """Keys that keep the masks of two dropout layers apart."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, position)
+
+
+def check_trainable(network: Network) -> None:
+    """Makes sure that training can give keys to all of a network, and split it over devices.
+
+    Raises:
+      UsageError: a module draws random numbers or keeps state in another way than `Dropout` and
+        `BatchNorm` here.
+    """
+    modules = dict(nnx.iter_modules(network))
+    for path, module in modules.items():
+        above = [modules[path[:depth]] for depth in range(len(path))]
+        if isinstance(module, nnx.Dropout) and not (
+            isinstance(module, Dropout) and all(isinstance(owner, Network) for owner in above)
+        ):
+            raise UsageError(
+                f"Dropout at {dotted(path)} would get no keys; use"
+                " `mnist_jax.models.layers.Dropout`, as a layer of a `Network`."
+            )
+        if isinstance(module, nnx.BatchNorm) and not isinstance(module, BatchNorm):
+            raise UsageError(
+                f"BatchNorm at {dotted(path)} would not see the whole of a batch that is split;"
+                " use `mnist_jax.models.layers.BatchNorm`."
+            )
+    for path, variable in nnx.to_flat_state(nnx.state(network)):
+        if isinstance(variable, nnx.Param) or isinstance(modules.get(path[:-1]), BatchNorm):
+            continue
+        raise UsageError(
+            f"{dotted(path)} is a {type(variable).__name__}; a network is trained and saved with"
+            " parameters (nnx.Param) and the statistics of `mnist_jax.models.layers.BatchNorm`"
+            " alone."
+        )
+
+
+def dotted(path: Iterable[object]) -> str:
+    """The name of what a path from a network leads to, such as `block.conv.kernel`."""
+    return ".".join(map(str, path))
 
 
 def _fuse(layers: list[Layer]) -> tuple[Layer, int]:

@@ -10,7 +10,7 @@ from flax import nnx, struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from mnist_jax.models.layers import Network
+from mnist_jax.models.layers import Network, check_trainable
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Variables = nnx.State[Any, Any]
@@ -80,11 +80,15 @@ class TrainState(struct.PyTreeNode):
         """Starts training from a model's present values.
 
         Args:
-          model: any network of this package.
+          model: a network, of this package or of your own.
           optimizer: an Optax transformation.
           loss: per-image loss of outputs [N, 10] and labels [N].
           key: for the dropout masks.
+
+        Raises:
+          UsageError: as from `check_trainable`.
         """
+        check_trainable(model)
         train_view = nnx.view(
             model,
             deterministic=False,
