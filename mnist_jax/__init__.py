@@ -1,17 +1,19 @@
 """The networks of well-known MNIST articles in JAX and Flax, with each article's protocol."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnist_jax.kernels.differentiation import differentiable
+    from mnist_jax.runs.network import load_run
 
-__all__ = ["differentiable"]
+__all__ = ["differentiable", "load_run"]
+
+_HOMES = {"differentiable": "kernels.differentiation", "load_run": "runs.network"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is asked for, so that `import mnist_jax` imports neither JAX nor Flax."""
-    if name == "differentiable":
-        from mnist_jax.kernels.differentiation import differentiable
-
-        return differentiable
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -69,6 +69,9 @@ class Recipe:
     ] = "exact"
     eval_every: Annotated[int, "Steps between evaluations; 0: once an epoch."] = 0
     seed: Annotated[int, "Seed of initial values, order and dropout masks."] = 0
+    init_from: Annotated[
+        str, "Weights to start from instead: a run directory, or a .safetensors or .pt file."
+    ] = ""
 
     def __post_init__(self) -> None:
         for option in options():
@@ -100,8 +103,9 @@ class Recipe:
             raise UsageError("selection is best_validation, but no validation images are held out.")
 
     def to_json(self) -> str:
-        """Writes the recipe as indented JSON with every field."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        """Writes the recipe as indented JSON with every field that is not an empty text."""
+        values = dataclasses.asdict(self).items()
+        return json.dumps({name: value for name, value in values if value != ""}, indent=2)
 
     def canonical(self) -> str:
         """The same text for equal recipes, in whichever order `model_args` were given."""
@@ -124,14 +128,14 @@ class Recipe:
         return cls(**values)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Reads a file that has what `to_json` wrote, such as a run's `config.json`.
 
         Raises:
           UsageError: it can't be read, or has something else.
         """
         try:
-            return cls.from_dict(dict(json.loads(path.read_text())))
+            return cls.from_dict(dict(json.loads(Path(path).read_text())))
         except OSError as error:
             raise UsageError(f"{path} can't be read ({error.strerror}).") from error
         except (Failure, ValueError, TypeError) as error:

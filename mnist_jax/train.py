@@ -18,6 +18,7 @@ from mnist_jax.cli.signals import stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
+from mnist_jax.interchange.weights import read_weights
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
@@ -97,6 +98,7 @@ def main(argv: Sequence[str]) -> None:
                 overwrite=_OVERWRITE.value,
                 save_every=_SAVE_EVERY.value,
                 stop=stop,
+                read_weights=functools.partial(read_weights, recipe) if recipe.init_from else None,
             )
             for (_, run), result in zip(together, results, strict=True):
                 _print_result(out, run, result)
@@ -160,6 +162,8 @@ def _override(recipe: Recipe) -> Recipe:
     values: dict[str, Any] = {
         flag.name: flag.value for flag in _OVERRIDES if flag.value is not None
     }
+    if values.get("init_from"):
+        values["init_from"] = str(Path(values["init_from"]).expanduser())
     values["model_args"] = {**recipe.model_args, **cli.json_object(_MODEL_ARGS)}
     return dataclasses.replace(recipe, **values)
 

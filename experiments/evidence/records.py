@@ -129,7 +129,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line."""
-        recipe = dataclasses.asdict(self.recipe)
+        recipe = json.loads(self.recipe.to_json())
         return json.dumps(
             {
                 "schema": _SCHEMA,

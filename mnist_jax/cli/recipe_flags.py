@@ -16,6 +16,7 @@ def define() -> list[flags.FlagHolder[Any]]:
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
+        str: flags.DEFINE_string,
     }
     return [
         flags.DEFINE_enum(option.name, None, option.choices, option.what)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,46 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.interchange import pytorch, tensor_files
 from mnist_jax.models import model_entry
 from mnist_jax.models.layers import Network
+from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory, describe_environment
 from mnist_jax.runs.network import blank_network, load_network
 from mnist_jax.training.optimizers import make_optimizer
+from mnist_jax.training.session import Weights
 from mnist_jax.training.step import TrainState
 
 
+def read_weights(recipe: Recipe) -> Weights:
+    """Reads what a recipe's `init_from` names: a run's selected or latest checkpoint, or a file.
+
+    Raises:
+      UsageError: the run is of another network, or the file's ending is unknown.
+      Failure: it can't be read, or its arrays are not those of the recipe's network.
+    """
+    source = Path(recipe.init_from)
+    if source.is_dir():
+        run = RunDirectory(source)
+        theirs = run.recipe()
+        network = load_network(run)[1]
+        if theirs.model != recipe.model or _shapes(network) != _shapes(blank_network(recipe)):
+            raise UsageError(
+                f"{source} is a run of {_description(theirs)}, not of {_description(recipe)}."
+            )
+    else:
+        network = _network_of_file(source, recipe)[0]
+    kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+    arrays = {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in kinds.items()}
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(arrays):
+        digest.update(np.asarray(leaf).tobytes())
+    return Weights(arrays, digest.hexdigest())
+
+
 def import_weights(
-    model: str, source: Path, run: RunDirectory, model_args: Mapping[str, Any] | None = None
+    model: str,
+    source: Path | str,
+    run: RunDirectory,
+    model_args: Mapping[str, Any] | None = None,
 ) -> None:
     """Makes a run of an author's weights, with the article's recipe and one checkpoint.
 
@@ -42,20 +74,12 @@ def import_weights(
       Failure: the file is not a `state_dict` of this network, or the run can't be written. Then
         nothing is written.
     """
-    entry = model_entry(model)
-    arguments = {**entry.recipe.model_args, **(model_args or {})}
-    recipe = dataclasses.replace(entry.recipe, model_args=arguments)
+    source = Path(source)
+    recipe = model_entry(model).recipe
+    recipe = dataclasses.replace(recipe, model_args={**recipe.model_args, **(model_args or {})})
     if (run.path / "config.json").exists():
         raise UsageError(f"{run.path} has a run already; give another --workdir.")
-    tensors = tensor_files.read_tensors(source)
-    network = blank_network(recipe)
-    names = _torch_layers(network, model, run)
-    arrays = nnx.state(network)
-    try:
-        layers = pytorch.from_torch(tensors, names, pytorch.by_layer(arrays))
-    except Failure as clause:
-        raise Failure(f"{source} {clause}; give the state_dict of a {model}.") from clause
-    nnx.update(network, jax.tree.map(jnp.asarray, pytorch.fill(arrays, layers)))
+    network, batches = _network_of_file(source, recipe)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     origin = f"none, the weights are those of {source} (SHA-256 {digest})"
@@ -66,10 +90,10 @@ def import_weights(
             # What a checkpoint has of a network whose training is about to begin.
             state = TrainState.create(network, make_optimizer(recipe, 1), key=jax.random.key(0))
             saved = {name: getattr(state, name) for name in ("params", "batch_stats", "opt_state")}
-            checkpoints.save(pytorch.batches_seen(tensors), saved, best=True)
+            checkpoints.save(batches, saved, best=True)
 
 
-def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> None:
+def export_weights(run: RunDirectory, target: Path | str, step: int | None = None) -> None:
     """Writes a run's weights as `.safetensors` for the author's module.
 
     They are those of the checkpoint that `load_network` reads.
@@ -80,13 +104,38 @@ def export_weights(run: RunDirectory, target: Path, step: int | None = None) -> 
         the file can't be written.
     """
     step, network = load_network(run, step)
-    names = _torch_layers(network, run.recipe().model, run)
+    names = _torch_layers(network, run.recipe().model)
     layers = pytorch.by_layer(nnx.state(network))
-    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)
+    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), Path(target))
 
 
-def _torch_layers(network: Network, model: str, run: RunDirectory) -> dict[str, pytorch.Layer]:
+def _network_of_file(source: Path, recipe: Recipe) -> tuple[Network, int]:
+    """The recipe's network with a file's weights, and what its BatchNorm has counted."""
+    tensors = tensor_files.read_tensors(source)
+    network = blank_network(recipe)
+    names = _torch_layers(network, recipe.model)
+    arrays = nnx.state(network)
+    try:
+        layers = pytorch.from_torch(tensors, names, pytorch.by_layer(arrays))
+    except Failure as clause:
+        raise Failure(
+            f"{source} {clause}; give the state_dict of a {_description(recipe)}."
+        ) from clause
+    nnx.update(network, jax.tree.map(jnp.asarray, pytorch.fill(arrays, layers)))
+    return network, pytorch.batches_seen(tensors)
+
+
+def _torch_layers(network: Network, model: str) -> dict[str, pytorch.Layer]:
     try:
         return pytorch.torch_layers(network, model_entry(model).torch_names)
     except Failure as clause:
-        raise Failure(f"The {model} in {run.path} {clause}.") from clause
+        raise Failure(f"The network {model} {clause}.") from clause
+
+
+def _shapes(network: Network) -> Any:
+    return jax.tree.map(jnp.shape, nnx.as_pure(nnx.state(network)))
+
+
+def _description(recipe: Recipe) -> str:
+    arguments = f" with {json.dumps(recipe.model_args)}" if recipe.model_args else ""
+    return recipe.model + arguments

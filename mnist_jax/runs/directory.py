@@ -49,8 +49,8 @@ class RunDirectory:
         written.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -81,7 +81,7 @@ class RunDirectory:
         """Writes what is known before the first step, or makes sure the run here can go on.
 
         Raises:
-          UsageError: as `check`.
+          UsageError: as `check`, or the run here is of weights from a file.
           Failure: the data is not the same.
         """
         self.check(recipe)
@@ -103,7 +103,7 @@ class RunDirectory:
         if not (self.path / "config.json").exists() and not self.checkpoints.exists():
             return
         before = dataclasses.asdict(self.recipe())
-        now = json.loads(recipe.to_json() + "\n")
+        now = dataclasses.asdict(Recipe.from_dict(json.loads(recipe.to_json())))
         if before["epochs"] < now["epochs"]:
             before["epochs"] = now["epochs"]
         if different := [
@@ -238,6 +238,11 @@ class RunDirectory:
             raise self._damaged("environment.json", "before is no list")
         if missing := sorted({"dataset", "dataset_sha256", *_VARYING} - last.keys()):
             raise self._damaged("environment.json", f"no {missing[0]}")
+        if not last["dataset_sha256"]:
+            raise UsageError(
+                f"{self.path} has weights of a file, which were not trained here; give"
+                f" --init_from={self.path} to start from them, and another --workdir."
+            )
         if last["dataset_sha256"] != environment["dataset_sha256"]:
             raise Failure(
                 f"The run in {self.path} was begun with other images of {last['dataset']};"
@@ -254,6 +259,11 @@ class RunDirectory:
                 )
         before = [*last["before"], {name: last[name] for name in _VARYING}]
         return [one for i, one in enumerate(before) if one != now and one not in before[:i]]
+
+    def note(self, **facts: Any) -> None:
+        """Adds to `environment.json`."""
+        with self._writing():
+            self._write_environment(self.environment() | facts)
 
     def _write_environment(self, environment: Mapping[str, Any]) -> None:
         write_text(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")

@@ -1,6 +1,9 @@
 """The network of a run, with what it has learned and without its training."""
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -47,6 +50,40 @@ def load_network(run: RunDirectory, step: int | None = None) -> tuple[int, Netwo
         network, deterministic=True, use_running_average=True, raise_if_not_found=False
     )
     return step, evaluation
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run as far as its network is concerned; see `load_run`.
+
+    Attributes:
+      recipe: what was trained, and how.
+      step: of the checkpoint.
+      network: from normalised images [N, 28, 28, 1] to logits [N, 10], in evaluation mode.
+    """
+
+    recipe: Recipe
+    step: int
+    network: Network
+
+    @functools.cached_property
+    def probabilities(self) -> Callable[[np.ndarray], np.ndarray]:
+        """A compiled function from images uint8 [N, 28, 28] to probabilities [N, 10]."""
+        return classifier(self.network, self.recipe)
+
+
+def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
+    """Reads what `mnist_jax.train` has left in a run directory; the dataset is not needed.
+
+    Args:
+      path: the run directory, of one seed.
+      step: which checkpoint; by default the selected one of a run that has ended, else its latest.
+
+    Raises:
+      Failure: there is no such run or checkpoint, or it is damaged.
+    """
+    run = RunDirectory(Path(path).expanduser())
+    return LoadedRun(run.recipe(), *load_network(run, step))
 
 
 def restore(run: RunDirectory, like: Any, step: int | None = None) -> tuple[int, Any]:

@@ -2,10 +2,10 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -55,6 +55,21 @@ Listener = Callable[[Progress | Evaluated | Resumed], object]
 Watch = Callable[[Trainer, Sequence[RunDirectory]], AbstractContextManager[Listener]]
 
 
+class Weights(NamedTuple):
+    """What training may start from.
+
+    Attributes:
+      arrays: `params` and `batch_stats` of one network, without a leading axis.
+      sha256: of the arrays.
+    """
+
+    arrays: Mapping[str, Any]
+    sha256: str
+
+
+ReadWeights = Callable[[], Weights]
+
+
 class Stopped(Exception):
     """Training ended early, as asked, and goes on from `step` when it is started again."""
 
@@ -72,6 +87,7 @@ def train(
     overwrite: bool = False,
     save_every: float = 10.0,
     stop: Callable[[], bool] = lambda: False,
+    read_weights: ReadWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Trains recipes that differ in their seed only, each in its run directory, or goes on.
 
@@ -84,6 +100,8 @@ def train(
       save_every: seconds between checkpoints. The evaluations that may be selected and the end of
         training are saved in any case.
       stop: asked about twice a second whether to save and end early.
+      read_weights: gives what to start from where there is no checkpoint yet; by default every
+        seed has its own. What it raises leaves the directories as they were.
 
     Returns:
       The result of each seed, as in its `result.json`.
@@ -96,6 +114,8 @@ def train(
     seeds, runs = [recipe.seed for recipe, _ in pairs], [run for _, run in pairs]
     trainer = Trainer(pairs[0][0], dataset, seeds=seeds, num_devices=num_devices)
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
+    if read_weights and (overwrite or not any(run.checkpoints.exists() for run in runs)):
+        read_weights()
     with contextlib.ExitStack() as stack:
         # All locks first: if one is taken, nothing has been changed.
         for run in runs:
@@ -113,6 +133,7 @@ def train(
             lambda event: [listener(event) for listener in listeners],
             save_every=save_every,
             stop=stop,
+            read_weights=read_weights,
         )
 
 
@@ -123,6 +144,7 @@ def fit(
     *,
     save_every: float = 10.0,
     stop: Callable[[], bool] = lambda: False,
+    read_weights: ReadWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Trains to the end of the recipe, from the latest checkpoint if there is one.
 
@@ -137,6 +159,11 @@ def fit(
         files.resume()
         if trainer.step:
             listener(Resumed(trainer.step))
+        elif read_weights is not None:
+            weights = read_weights()
+            trainer.start_from(weights.arrays)
+            for run in runs:
+                run.note(init_from_sha256=weights.sha256)
         stopping = False
         saved = time.perf_counter()
         stretch = 1

@@ -98,6 +98,12 @@ class Trainer:
         states = jax.device_get({name: getattr(self.states, name) for name in _SAVED})
         return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
 
+    def start_from(self, weights: Mapping[str, Any]) -> None:
+        """Gives every seed these `params` and `batch_stats` in place of its own."""
+        of_seeds = jax.tree.map(lambda a: np.stack([a] * len(self.seeds)), dict(weights))
+        placed = jax.device_put(of_seeds, NamedSharding(self.mesh, P("seed")))
+        self.states = self.states.replace(**placed)
+
     def restore(self, step: int, saved: Sequence[Mapping[str, Any]]) -> None:
         """Goes to where `saved` was taken, of the same recipe, after `step` steps."""
         states = {
