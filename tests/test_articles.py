@@ -135,7 +135,9 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "seeds to run" not in run("--num_seeds=2")  # Nobody said which row.
+    listed = run("--num_seeds=2")  # Nobody said which row.
+    assert "seeds to run" not in listed
+    assert "vote  majority of 2 `row`" in listed
     assert "seeds to run [0, 1]" in run("--num_seeds=2", "--experiment=all")
     first = records.load("toy", tmp_path / "results")
     assert [r.seed for r in first] == [0, 1]
@@ -144,6 +146,9 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     best = np.max(first[0].curve["validation_accuracy"])
     selected = first[0].curve["step"].index(first[0].selected_step)
     assert first[0].curve["validation_accuracy"][selected] == best
+    done = run("--num_seeds=2", "--experiment=vote")
+    assert "toy/vote is the majority of 2 `row`, seeds 0 to 1" in done
+    assert "toy/row: all of these seeds are recorded" in done
     # A record that was lost after its run is made from the run directory.
     lines = (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "results/toy.jsonl").write_text(lines[0])

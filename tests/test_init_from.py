@@ -125,3 +125,11 @@ def test_a_loaded_run_says_what_its_predictions_say(source: Path, digits: Datase
     np.testing.assert_array_equal(probabilities.argmax(-1), saved)
     logits = jax.jit(lambda x: run.network(normalize(x, 0.0, 1.0)))(images)
     np.testing.assert_array_equal(np.argmax(logits, -1), saved)
+
+
+def test_a_loaded_network_can_be_exported(source: Path) -> None:
+    run = mnist_jax.load_run(source)
+    image = np.zeros((1, 28, 28, 1), np.float32)
+    exported = jax.export.export(jax.jit(lambda x: run.network(x)))(image)
+    again = jax.export.deserialize(exported.serialize())
+    np.testing.assert_array_equal(again.call(image), jax.jit(lambda x: run.network(x))(image))

@@ -145,7 +145,7 @@ class Article:
         for row in self.rows:
             if row.id == identifier:
                 return row
-        names = ", ".join(row.id for row in self.rows)
+        names = ", ".join(figure.id for figure in self.figures)
         raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
 
 

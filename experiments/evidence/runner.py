@@ -54,7 +54,7 @@ def _main(article: Article, argv: Sequence[str]) -> None:
     if _LIST.value or not names:
         _list_rows(out, article)
         return
-    rows = article.rows if names == ["all"] else [article.row(name) for name in names]
+    rows = article.rows if names == ["all"] else [_row(out, article, name) for name in names]
     if _FRAMEWORK.value == "torch":
         _run_rows(out, article, rows, 1, _train_torch)
         return
@@ -63,11 +63,23 @@ def _main(article: Article, argv: Sequence[str]) -> None:
         _run_rows(out, article, rows, _TOGETHER.value or len(jax.devices()), partial(_train, stop))
 
 
+def _row(out: Console, article: Article, name: str) -> Row:
+    """The row of that name; of an ensemble, which is nothing to train, that of its members."""
+    for ensemble in article.ensembles:
+        if ensemble.id == name:
+            seeds = f"seeds 0 to {ensemble.size - 1}"
+            out.print(f"{article.name}/{name} is the {ensemble.selection}, {seeds}.")
+            return article.row(ensemble.members)
+    return article.row(name)
+
+
 def _run_rows(
     out: Console, article: Article, rows: Sequence[Row], together: int, train_seeds: _Train
 ) -> None:
     """Trains what is missing of each row, so many seeds at a time, and records it."""
     for row in rows:
+        if not _missing(article, row):
+            out.print(f"{article.name}/{row.id}: all of these seeds are recorded.")
         # Read again every time: other processes append too.
         while missing := _missing(article, row):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
@@ -158,4 +170,6 @@ def _list_rows(out: Console, article: Article) -> None:
             for framework in ("jax", "torch")
         ]
         table.add_row(row.id, row.recipe.model, row.published, *seeds)
+    for one in article.ensembles:
+        table.add_row(one.id, one.selection, one.published)
     out.print(table)
