@@ -18,7 +18,7 @@ _MOST_BYTES = 2**28
 _PARALLEL = "module."
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     """Reads a `state_dict` from `.safetensors`, or from `.pt` or `.pth` if PyTorch is installed.
 
     Code in a `.pt` file is never run. A `state_dict` is also found where it is the only one in a
@@ -30,6 +30,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
       Failure: the file can't be read, is damaged, too large, or holds something else; or PyTorch
         is needed and not installed.
     """
+    path = Path(path)
     readers = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
     if path.suffix not in readers:
         raise UsageError(f"{path} has an unknown ending; give a .safetensors or .pt file.")
@@ -45,13 +46,14 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+def write_tensors(tensors: Mapping[str, np.ndarray], path: Path | str) -> None:
     """Writes `.safetensors`, whole or not at all.
 
     Raises:
       UsageError: the name ends otherwise.
       Failure: the file can't be written.
     """
+    path = Path(path)
     if path.suffix != ".safetensors":
         raise UsageError(f"{path} would not be a .safetensors file; give it that ending.")
     try:

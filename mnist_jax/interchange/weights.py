@@ -106,7 +106,7 @@ def export_weights(run: RunDirectory, target: Path | str, step: int | None = Non
     step, network = load_network(run, step)
     names = _torch_layers(network, run.recipe().model)
     layers = pytorch.by_layer(nnx.state(network))
-    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), Path(target))
+    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)
 
 
 def _network_of_file(source: Path, recipe: Recipe) -> tuple[Network, int]:
