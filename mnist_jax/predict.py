@@ -1,9 +1,11 @@
 """Classifies image files with a run: `python -m mnist_jax.predict --workdir=DIR IMAGE...`.
 
-PNG or JPEG of any size, dark on light or light on dark. Every image is brought into the frame of
-the run's dataset first: one digit, or one garment, on an even page.
+PNG, JPEG, GIF, WebP or BMP of any size, folders of them, or `-` for standard input; dark on light
+or light on dark. Every image is brought into the frame of the run's dataset first: one digit, or
+several side by side with `--digits=many`, or one garment.
 """
 
+import io
 import json
 import os
 import sys
@@ -11,18 +13,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from mnist_jax import cli
 from mnist_jax.data import CLASS_NAMES
-from mnist_jax.data.images import frame_image, read_image
+from mnist_jax.data.images import FORMATS, frames_of, image_files, read_image
+from mnist_jax.data.typical import unusual
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import cache_folder
-from mnist_jax.runs.directory import RunDirectory
-from mnist_jax.runs.network import classifier, load_network
+from mnist_jax.runs.network import load_run
 from mnist_jax.training import devices
 
 _WORKDIR = cli.define_path("workdir", None, "The run directory.")
+_STEP = flags.DEFINE_integer(
+    "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
+)
+_DIGITS = flags.DEFINE_enum(
+    "digits", "one", ["one", "many"], "How many an image has; many are read from left to right."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object per image, each on its line.")
 _SHOW = cli.define_path(
     "show", None, "A folder for pictures: each image, and beside it what the network saw."
@@ -30,63 +38,97 @@ _SHOW = cli.define_path(
 
 # Sides of the pictures that --show saves: ten pixels for one of the network's.
 _SHOWN = 280
+_STDIN = Path("-")
 
 
 def main(argv: Sequence[str]) -> None:
     """Classifies what the arguments name; what can't be read is told of at the end."""
     if _WORKDIR.value is None:
         raise UsageError("No run given; add --workdir=DIR.")
-    paths = [Path(argument) for argument in argv[1:]]
-    if not paths:
-        raise UsageError("No image given; add the names of PNG or JPEG files.")
+    if len(argv) < 2:
+        raise UsageError(f"No image given; add {FORMATS} files, folders of them, or - for stdin.")
     devices.configure_process(cache_folder() / "compiled")
-    run = RunDirectory(_WORKDIR.value)
-    recipe = run.recipe()
-    _, network = load_network(run)
-    classify = classifier(network, recipe)
-    names = CLASS_NAMES[recipe.dataset]
+    run = load_run(_WORKDIR.value, _STEP.value)
+    dataset = run.recipe.dataset
+    many = _DIGITS.value == "many"
+    if many and dataset == "fashion_mnist":
+        raise UsageError(f"--digits=many is for digits, and {_WORKDIR.value} knows garments.")
+    files: list[Path] = []
     failures = []
-    for number, path in enumerate(paths, 1):
+    for operand in map(Path, argv[1:]):
         try:
-            image = read_image(path)
-            seen = frame_image(image, recipe.dataset)
-            if not seen.any():
-                raise Failure(f"{path} is an empty page: nothing stands out from its border.")
+            files += image_files(operand) if operand.is_dir() else [operand]
+        except Failure as failure:
+            failures.append(str(failure))
+    for number, file in enumerate(files, 1):
+        try:
+            image = read_image(io.BytesIO(sys.stdin.buffer.read()) if file == _STDIN else file)
+            frames = frames_of(image, dataset)
+            if not len(frames):
+                raise Failure(f"{file} is an empty page: nothing stands out from it.")
+            if len(frames) > 1 and not many:
+                raise Failure(f"{file} shows {len(frames)} digits; add --digits=many to read them.")
         except Failure as failure:
             failures.append(str(failure))
             continue
-        # One by one: a single shape to compile for, and each result as soon as it is there.
-        (probabilities,) = classify(seen[None])
-        sys.stdout.write(_line(path, probabilities, names) + "\n")
+        # One by one: a single shape to compile for.
+        probabilities = np.concatenate([run.probabilities(frame[None]) for frame in frames])
+        notes = [unusual(frame, dataset) for frame in frames]
+        sys.stdout.write(_line(file, probabilities, notes, CLASS_NAMES[dataset]) + "\n")
+        if any(notes):
+            logging.warning(
+                "%s: what the network saw is unlike the images it was trained on: %s.",
+                file,
+                "; ".join(", ".join(note) for note in notes if note),
+            )
         if _SHOW.value is not None:
-            _save(_SHOW.value / f"{number}-{path.stem}.png", image, seen)
+            name = "stdin" if file == _STDIN else file.stem
+            _save(_SHOW.value / f"{number}-{name}.png", image, frames)
     if failures:
         raise Failure("\n".join(failures))
 
 
-def _line(path: Path, probabilities: np.ndarray, names: Sequence[str]) -> str:
-    label = int(probabilities.argmax())
+def _line(
+    path: Path, probabilities: np.ndarray, notes: Sequence[list[str]], names: Sequence[str]
+) -> str:
+    labels = probabilities.argmax(-1)
+    number = "".join(names[label] for label in labels)
     name = os.fsencode(path).decode(errors="backslashreplace")
     if _JSON.value:
-        values = {"image": name, "label": label, "class": names[label]}
-        return json.dumps(values | {"probabilities": probabilities.tolist()})
+        digits = [
+            {
+                "label": int(label),
+                "class": names[label],
+                "probabilities": row.tolist(),
+                "warnings": note,
+            }
+            for label, row, note in zip(labels, probabilities, notes, strict=True)
+        ]
+        if _DIGITS.value == "many":
+            return json.dumps({"image": name, "number": number, "digits": digits})
+        return json.dumps({"image": name} | digits[0])
+    if _DIGITS.value == "many":
+        sure = (f"{names[i]} {row[i]:.2%}" for i, row in zip(labels, probabilities, strict=True))
+        return f"{name}: {number} ({', '.join(sure)})"
+    (row,) = probabilities
     first, *others = (
-        f"{names[i]} {probabilities[i]:.2%}"
-        for i in np.argsort(-probabilities)
-        if i == label or probabilities[i] >= 0.00005  # 0.01%, rounded.
+        f"{names[i]} {row[i]:.2%}"
+        for i in np.argsort(-row)
+        if i == labels[0] or row[i] >= 0.00005  # 0.01%, rounded.
     )
     return f"{name}: {first}" + (f" ({', '.join(others)})" if others else "")
 
 
-def _save(target: Path, image: np.ndarray, seen: np.ndarray) -> None:
-    """Saves a picture of 560×280 pixels: the image, and what the network saw of it."""
+def _save(target: Path, image: np.ndarray, frames: np.ndarray) -> None:
+    """Saves a picture 280 pixels high: the image, and each digit that the network saw of it."""
     from PIL import Image, ImageOps
 
-    picture = Image.new("RGB", (2 * _SHOWN, _SHOWN), "gray")
+    picture = Image.new("RGB", ((1 + len(frames)) * _SHOWN, _SHOWN), "gray")
     original = ImageOps.contain(Image.fromarray(image), (_SHOWN, _SHOWN))
     picture.paste(original, ((_SHOWN - original.width) // 2, (_SHOWN - original.height) // 2))
-    enlarged = Image.fromarray(seen).resize((_SHOWN, _SHOWN), Image.Resampling.NEAREST)
-    picture.paste(enlarged, (_SHOWN, 0))
+    for place, frame in enumerate(frames, 1):
+        enlarged = Image.fromarray(frame).resize((_SHOWN, _SHOWN), Image.Resampling.NEAREST)
+        picture.paste(enlarged, (place * _SHOWN, 0))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.save(target)

@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mnist_jax.data.images import frames_of, read_image
+
 Picture = np.ndarray
 
 
 def saved(picture: Picture, path: Path, **options: object) -> Path:
     Image.fromarray(picture).save(path, **options)  # type: ignore[arg-type]
     return path
+
+
+def seen_of(path: Path, dataset: str = "mnist") -> Picture:
+    """What a network sees of a file with one digit or garment: uint8 [28, 28]."""
+    (seen,) = frames_of(read_image(path), dataset)
+    return np.asarray(seen)
 
 
 def enlarged(digit: Picture, times: int) -> Picture:

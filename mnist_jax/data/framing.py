@@ -28,6 +28,20 @@ def frame_digit(image: np.ndarray) -> np.ndarray:
     return _placed(small, _corner(small, axis=1), _corner(small, axis=0))
 
 
+def is_framed(image: np.ndarray) -> bool:
+    """Whether a picture, uint8 [height, width, 3], is what `frame_digit` might have made.
+
+    That is so for all of MNIST: grey on exactly 0, in a box of 20 pixels (16 images' have 19), the
+    centre of mass within half a pixel of row 14 and column 14.
+    """
+    if image.shape != (FRAME, FRAME, 3) or (image != image[..., :1]).any() or not image.any():
+        return False
+    sums = [image[..., 0].sum(axis, dtype=np.float64) for axis in (0, 1)]
+    sides = [int(np.ptp(np.flatnonzero(weights))) + 1 for weights in sums]
+    centres = [float(weights @ np.arange(FRAME) / weights.sum()) for weights in sums]
+    return BOX - 1 <= max(sides) <= BOX and all(abs(c - FRAME / 2) < 0.53 for c in centres)
+
+
 def frame_garment(image: np.ndarray) -> np.ndarray:
     """Frames a garment as Fashion-MNIST does (Xiao et al., "Fashion-MNIST", section 2).
 
