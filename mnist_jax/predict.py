@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +63,16 @@ def main(argv: Sequence[str]) -> None:
     for number, file in enumerate(files, 1):
         try:
             image = read_image(io.BytesIO(sys.stdin.buffer.read()) if file == _STDIN else file)
-            frames = frames_of(image, dataset)
-            if not len(frames):
+            digits = frames_of(image, dataset)
+            if not len(digits):
                 raise Failure(f"{file} is an empty page: nothing stands out from it.")
-            if len(frames) > 1 and not many:
-                raise Failure(f"{file} shows {len(frames)} digits; add --digits=many to read them.")
+            if len(digits) > 1 and not many:
+                raise Failure(f"{file} shows {len(digits)} digits; add --digits=many to read them.")
         except Failure as failure:
             failures.append(str(failure))
             continue
-        # One by one: a single shape to compile for.
-        probabilities = np.concatenate([run.probabilities(frame[None]) for frame in frames])
+        believed = [_believed(ways, run.probabilities) for ways in digits]
+        frames, probabilities = map(np.stack, zip(*believed, strict=True))
         notes = [unusual(frame, dataset) for frame in frames]
         sys.stdout.write(_line(file, probabilities, notes, CLASS_NAMES[dataset]) + "\n")
         if any(notes):
@@ -86,6 +86,16 @@ def main(argv: Sequence[str]) -> None:
             _save(_SHOW.value / f"{number}-{name}.png", image, frames)
     if failures:
         raise Failure("\n".join(failures))
+
+
+def _believed(
+    ways: np.ndarray, classify: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frame, of those of a digit, that the network is surest of, and its probabilities."""
+    # One by one: a single shape to compile for.
+    probabilities = np.concatenate([classify(way[None]) for way in ways])
+    surest = probabilities.max(-1).argmax()
+    return ways[surest], probabilities[surest]
 
 
 def _line(

@@ -6,6 +6,7 @@ stretched and turned a little, and drawn with a round pen. Nothing of it comes f
 
 import io
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -214,24 +215,38 @@ def _noisy(rng: Rng, cover: Picture) -> Picture:
     return np.asarray(Image.open(file), float)
 
 
-Look = Callable[[Rng, Picture], Picture]
 _NORMAL = (0.07, 0.12)
-# By family: the pen's width as a part of the digit's height, the turn in degrees, the page.
-FAMILIES: dict[str, tuple[tuple[float, float], float, Look]] = {
-    "normal": (_NORMAL, 0, _page),
-    "thin": ((0.025, 0.045), 0, _page),
-    "hairline": ((0.006, 0.012), 0, _page),
-    "faint": ((0.025, 0.07), 0, _faint),
-    "coloured": (_NORMAL, 0, _coloured),
-    "lined paper": (_NORMAL, 0, lambda rng, cover: _ruled(rng, cover, squared=False)),
-    "squared paper": (_NORMAL, 0, lambda rng, cover: _ruled(rng, cover, squared=True)),
-    "rotated by 15°": (_NORMAL, 15, _page),
-    "rotated by 30°": (_NORMAL, 30, _page),
-    "dark scan edge": (_NORMAL, 0, _scan_edge),
-    "hard shadow": (_NORMAL, 0, _shadow),
-    "uneven light": (_NORMAL, 0, _uneven),
-    "light on dark": (_NORMAL, 0, lambda rng, cover: 255 - _page(rng, cover)),
-    "noise and JPEG": (_NORMAL, 0, _noisy),
+
+
+class Family(NamedTuple):
+    """How a kind of picture is made.
+
+    Attributes:
+        widths: the pen's, least and most, as parts of the digit's height.
+        degrees: by how much digits are turned, to either side.
+        look: from random numbers and the ink's cover to RGB.
+    """
+
+    widths: tuple[float, float]
+    degrees: float
+    look: Callable[[Rng, Picture], Picture]
+
+
+FAMILIES = {
+    "normal": Family(_NORMAL, 0, _page),
+    "thin": Family((0.025, 0.045), 0, _page),
+    "hairline": Family((0.006, 0.012), 0, _page),
+    "faint": Family((0.025, 0.07), 0, _faint),
+    "coloured": Family(_NORMAL, 0, _coloured),
+    "lined paper": Family(_NORMAL, 0, lambda rng, cover: _ruled(rng, cover, squared=False)),
+    "squared paper": Family(_NORMAL, 0, lambda rng, cover: _ruled(rng, cover, squared=True)),
+    "rotated by 15°": Family(_NORMAL, 15, _page),
+    "rotated by 30°": Family(_NORMAL, 30, _page),
+    "dark scan edge": Family(_NORMAL, 0, _scan_edge),
+    "hard shadow": Family(_NORMAL, 0, _shadow),
+    "uneven light": Family(_NORMAL, 0, _uneven),
+    "light on dark": Family(_NORMAL, 0, lambda rng, cover: 255 - _page(rng, cover)),
+    "noise and JPEG": Family(_NORMAL, 0, _noisy),
 }
 
 

@@ -19,8 +19,8 @@ def saved(picture: Picture, path: Path, **options: object) -> Path:
 
 
 def seen_of(path: Path, dataset: str = "mnist") -> Picture:
-    """What a network sees of a file with one digit or garment: uint8 [28, 28]."""
-    (seen,) = frames_of(read_image(path), dataset)
+    """What a network sees of a file with one digit or garment, as it stands: uint8 [28, 28]."""
+    ((seen, *_),) = frames_of(read_image(path), dataset)
     return np.asarray(seen)
 
 

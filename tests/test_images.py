@@ -1,10 +1,13 @@
 """Image files: what is read of them, and how it is framed."""
 
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_digits import FAMILIES, drawn, drawn_picture
 from image_files import (
     Picture,
     bomb,
@@ -18,9 +21,10 @@ from image_files import (
 )
 from PIL import Image
 
-from mnist_jax.data import Dataset
+from mnist_jax.data import Dataset, DatasetNotFound, load_dataset
 from mnist_jax.data.framing import frame_digit, frame_garment
 from mnist_jax.data.images import frames_of, read_image
+from mnist_jax.data.typical import TYPICAL, measures, unusual
 from mnist_jax.errors import Failure
 
 
@@ -43,6 +47,106 @@ def test_specks_do_not_move_the_digit(digits: Dataset, tmp_path: Path) -> None:
     page[2:4, 2:4] = page[290:293, 280] = 255
     specked = seen_of(saved(255 - page, tmp_path / "specked.png"))
     np.testing.assert_allclose(specked.astype(int), clean, atol=3)
+
+
+PAGES = ("faint", "lined paper", "squared paper", "dark scan edge", "hard shadow", "uneven light")
+
+
+@pytest.mark.parametrize("family", [*PAGES, "light on dark", "noise and JPEG"])
+def test_the_page_does_not_change_the_digit(family: str) -> None:
+    likeness = []
+    for digit in range(10):
+        rng = np.random.default_rng(digit)
+        cover = drawn(digit, rng, width=14, height=150, shape=(260, 280))
+        clean, seen = (
+            frames_of(
+                np.rint(FAMILIES[look].look(rng, cover)).clip(0, 255).astype(np.uint8), "mnist"
+            )
+            for look in ("normal", family)
+        )
+        assert len(seen) == 1
+        likeness.append(np.corrcoef(clean[0][0].ravel(), seen[0][0].ravel())[0, 1])
+    assert np.median(likeness) > 0.97
+    assert min(likeness) > 0.8
+
+
+def test_a_hairline_is_as_wide_as_a_training_image_s_stroke() -> None:
+    ((seen, *_),) = frames_of(drawn_picture("hairline", 3, 0), "mnist")
+    assert unusual(seen, "mnist") == []
+    assert measures(seen)[0] > 1.6
+
+
+def test_a_turned_digit_is_offered_upright_too() -> None:
+    page = np.full((200, 200, 3), 255, np.uint8)
+    page[40:160, 90:104] = 0
+    assert [len(ways) for ways in frames_of(page, "mnist")] == [1]
+    turned = np.asarray(Image.fromarray(page).rotate(30, fillcolor="white"))
+    ((as_it_stands, upright),) = frames_of(turned, "mnist")
+    assert abs(measures(as_it_stands)[4]) > 0.4
+    assert abs(measures(upright)[4]) < 0.1
+
+
+def strokes(*lines: tuple[int, int, int, int]) -> Picture:
+    """A white page with black bars: first row, last row, first column, last column."""
+    page = np.full((200, 300, 3), 255, np.uint8)
+    for top, bottom, left, right in lines:
+        page[top:bottom, left:right] = 0
+    return page
+
+
+DIGITS = {
+    "two": (2, strokes((50, 150, 40, 52), (50, 150, 200, 212))),
+    "a five with a detached bar": (1, strokes((50, 62, 80, 150), (70, 150, 70, 82))),
+    "a four whose stem is apart": (
+        1,
+        strokes((50, 100, 60, 72), (100, 112, 60, 120), (70, 150, 124, 136)),
+    ),
+    "one and a speck": (1, strokes((50, 150, 40, 52), (150, 158, 250, 258))),
+    "one and a cut one": (1, strokes((50, 150, 100, 112), (50, 150, 296, 300))),
+}
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_strokes_make_digits(name: str) -> None:
+    count, page = DIGITS[name]
+    assert len(frames_of(page, "mnist")) == count
+
+
+def test_digits_go_from_left_to_right() -> None:
+    thin, wide = frames_of(strokes((70, 150, 40, 52), (40, 160, 180, 240)), "mnist")
+    assert thin[0].any(axis=0).sum() < wide[0].any(axis=0).sum()
+
+
+def test_framed_images_and_their_negatives_stay_as_they_are(digits: Dataset) -> None:
+    for image in digits.test.images[:50]:
+        for picture in (image, 255 - image):
+            ((seen,),) = frames_of(np.stack([picture] * 3, axis=-1), "mnist")
+            np.testing.assert_array_equal(seen, image)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "bmp"])
+def test_kinds_of_files_and_ways_to_name_them(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(encoded(kind))
+    expected = 255 - np.stack([shape_of(200)] * 3, axis=-1)
+    for source in (path, str(path), io.BytesIO(encoded(kind))):
+        assert np.abs(read_image(source).astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("name", ["mnist", "digits"])
+def test_bounds_are_quantiles_of_the_training_images(name: str) -> None:
+    folder = os.environ.get("MNIST_JAX_DATA_DIR")
+    try:
+        images = load_dataset(name, folder).train.images if folder or name == "digits" else None
+    except DatasetNotFound:
+        images = None
+    if images is None:
+        pytest.skip(f"$MNIST_JAX_DATA_DIR has no {name}")
+    measured = np.array([measures(image) for image in images[:1500]])
+    low, high = np.array(TYPICAL[name]).T
+    below, above = (measured < low - 0.005).mean(0), (measured > high + 0.005).mean(0)
+    assert max(below.max(), above.max()) < 0.012
+    assert min(below[0], above[0], below[1], above[1], above[3], below[4], above[4]) > 0.001
 
 
 MODES: dict[str, Callable[[Picture], Image.Image]] = {
@@ -145,7 +249,7 @@ def test_any_pixels_have_a_frame() -> None:
     noise = rng.integers(0, 256, (50, 40, 3), np.uint8)
     for image in (stripes, stripes[:1], stripes[:2, :2], stripes[:1, :1], noise):
         for dataset in ("mnist", "fashion_mnist"):
-            assert frames_of(image, dataset).shape[1:] == (28, 28)
+            assert all(ways.shape[1:] == (28, 28) for ways in frames_of(image, dataset))
 
 
 DAMAGED = {
@@ -181,7 +285,7 @@ def test_damaged_bytes_are_a_sentence_or_a_picture(tmp_path: Path) -> None:
             damaged[rng.integers(len(whole), size=3)] = rng.integers(256, size=3)
             path.write_bytes(damaged.tobytes())
             try:
-                outcomes.add(frames_of(read_image(path), "mnist").shape[1:])
+                outcomes |= {ways.shape[1:] for ways in frames_of(read_image(path), "mnist")}
             except Failure:
                 outcomes.add(())
     assert outcomes == {(), (28, 28)}

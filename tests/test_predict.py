@@ -1,8 +1,11 @@
 """The classification of image files, and what the command says of it."""
 
 import dataclasses
+import itertools
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
+from commands import environment
 from commands import run as run_command
+from drawn_digits import FAMILIES, drawn_picture
 from image_files import (
     Picture,
     bomb,
@@ -25,10 +30,12 @@ from image_files import (
 from PIL import Image
 
 from mnist_jax.data import CLASS_NAMES, Dataset, DatasetNotFound, load_dataset
+from mnist_jax.data.images import frames_of, read_image
 from mnist_jax.errors import Failure
 from mnist_jax.models import model_entry
+from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory, describe_environment
-from mnist_jax.runs.network import classifier, load_network
+from mnist_jax.runs.network import classifier, load_network, load_run
 from mnist_jax.training.session import fit
 from mnist_jax.training.trainer import Trainer
 
@@ -177,6 +184,110 @@ def test_the_command_prints_label_and_probabilities(
     (probabilities,) = classify(seen_of(path)[None])
     label = int(probabilities.argmax())
     assert done.stdout.startswith(f"{path}: {label} {probabilities[label]:.2%}")
+
+
+def page_of(*digits: Picture) -> Picture:
+    return 255 - np.concatenate([enlarged(digit, 4) for digit in digits], axis=1)
+
+
+def test_a_page_of_several_digits_is_refused_or_read_from_left_to_right(
+    run: RunDirectory, classify: Callable[[Picture], Picture], dataset: Dataset, tmp_path: Path
+) -> None:
+    two = saved(page_of(*dataset.test.images[:2]), tmp_path / "two.png")
+    workdir, shown = f"--workdir={run.path}", tmp_path / "shown"
+    done = run_command(tmp_path, "mnist_jax.predict", workdir, two)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"{two} shows 2 digits; add --digits=many to read them.\n"
+    ways = frames_of(read_image(two), dataset.name)
+    sure = [max(classify(way[None])[0].max() for way in digit) for digit in ways]
+    number = "".join(str(label) for label in dataset.test.labels[:2])
+    many = (workdir, two, "--digits=many", f"--show={shown}")
+    done = run_command(tmp_path, "mnist_jax.predict", *many)
+    assert done.returncode == 0, done.stderr
+    expected = ", ".join(f"{digit} {p:.2%}" for digit, p in zip(number, sure, strict=True))
+    assert done.stdout == f"{two}: {number} ({expected})\n"
+    with Image.open(shown / "1-two.png") as picture:
+        assert picture.size == (840, 280)
+    done = run_command(tmp_path, "mnist_jax.predict", *many, "--json")
+    row = json.loads(done.stdout)
+    assert row["number"] == number
+    assert [digit["class"] for digit in row["digits"]] == list(number)
+    assert [max(digit["probabilities"]) for digit in row["digits"]] == pytest.approx(sure, rel=1e-3)
+
+
+def test_what_is_unlike_the_training_images_is_warned_of(
+    run: RunDirectory, dataset: Dataset, tmp_path: Path
+) -> None:
+    good = saved(255 - enlarged(dataset.test.images[0], 4), tmp_path / "good.png")
+    page = np.full((200, 300), 255, np.uint8)
+    page[40:160, 30:270] = 0
+    bad = saved(page, tmp_path / "bad.png")
+    done = run_command(tmp_path, "mnist_jax.predict", f"--workdir={run.path}", bad, good, "--json")
+    assert done.returncode == 0
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(f"{bad}: what the network saw is unlike the images it was trained")
+    of_bad, of_good = (json.loads(line)["warnings"] for line in done.stdout.splitlines())
+    assert ", ".join(of_bad) in sentence
+    assert any("stroke width" in warning for warning in of_bad)
+    assert of_good == []
+
+
+def test_folders_and_standard_input_and_steps(
+    run: RunDirectory, dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    (folder / "deeper").mkdir(parents=True)
+    names = ("b.GIF", "a.webp", "deeper/c.png", "d.bmp")
+    for name in names:
+        saved(page_of(dataset.test.images[0]), folder / name)
+    (folder / "notes.txt").write_text("no image")
+    empty = folder / "empty"
+    empty.mkdir()
+    workdir = f"--workdir={run.path}"
+    done = run_command(tmp_path, "mnist_jax.predict", workdir, folder, empty, "--json")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{empty} has no files that end in .bmp, .gif,")
+    rows = [json.loads(line)["image"] for line in done.stdout.splitlines()]
+    assert rows == [str(folder / name) for name in ("a.webp", "b.GIF", "d.bmp")]
+    done = run_command(tmp_path, "mnist_jax.predict", workdir, folder, "--step=1")
+    assert done.returncode == 1
+    assert "has no checkpoint of step 1; there are: " in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_jax.predict", "-", workdir, f"--step={steps(run)[0]}"],
+        input=(folder / "deeper" / "c.png").read_bytes(),
+        capture_output=True,
+        env=environment(tmp_path),
+        check=True,
+    )
+    assert done.stdout.startswith(f"-: {dataset.test.labels[0]} ".encode())
+
+
+def steps(run: RunDirectory) -> list[int]:
+    with Checkpoints(run.checkpoints) as checkpoints:
+        return checkpoints.steps()
+
+
+@pytest.mark.slow
+def test_9_of_10_drawn_digits_are_read_in_every_family(tmp_path: Path) -> None:
+    """Seeds 2000 and 2001; what the thresholds were chosen with are the seeds 1000 to 1039."""
+    try:
+        mnist = load_dataset("mnist", os.environ["MNIST_JAX_DATA_DIR"])
+    except (KeyError, DatasetNotFound):
+        pytest.skip("$MNIST_JAX_DATA_DIR has no mnist")
+    recipe = dataclasses.replace(model_entry("dbl_conv_relu").recipe, epochs=2)
+    run = RunDirectory(tmp_path)
+    run.create(recipe, describe_environment(mnist, {}))
+    fit(Trainer(recipe, mnist, seeds=[0], num_devices=1), [run], lambda _: None)
+    loaded = load_run(run.path)
+    right = {}
+    for family in FAMILIES:
+        read = []
+        for seed, digit in itertools.product((2000, 2001), range(10)):
+            digits = frames_of(drawn_picture(family, digit, seed), "mnist")
+            rows = np.concatenate([loaded.probabilities(way[None]) for way in digits[0]])
+            read.append(len(digits) == 1 and rows[rows.max(-1).argmax()].argmax() == digit)
+        right[family] = np.mean(read)
+    assert min(right.values()) >= 0.9, right
 
 
 def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:

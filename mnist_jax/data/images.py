@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mnist_jax.data.framing import FAINTEST_CLOTH, FRAME, frame_digit, frame_garment, is_framed
+from mnist_jax.data.framing import FAINTEST_CLOTH, frame_digit, frame_garment, is_framed
 from mnist_jax.data.ink import ink_of
-from mnist_jax.data.strokes import digits_of, strengthened
+from mnist_jax.data.strokes import digits_of, strengthened, turned
 from mnist_jax.errors import Failure
 
 # Larger pictures are reduced at once: plenty for 28×28, and what follows takes no time.
@@ -84,19 +84,28 @@ def read_image(source: str | Path | BinaryIO) -> np.ndarray:
     return _on_ground(pixels[..., :3], pixels[..., 3:] / 255)
 
 
-def frames_of(image: np.ndarray, dataset: str) -> np.ndarray:
-    """Makes of a picture what the dataset would hold of it: uint8 [count, 28, 28].
+def frames_of(image: np.ndarray, dataset: str) -> list[np.ndarray]:
+    """Makes of a picture what the dataset would hold of it, per digit or garment.
 
     The picture is uint8 [height, width, 3], of digits or of one garment, darker or lighter than its
     page. Digits go from left to right; there are none if the page is empty.
+
+    Returns:
+        uint8 [1 or 2, 28, 28] each: as it stands and, if a digit could be upright when turned,
+        turned. Whichever the network is surer of is best believed.
     """
     if dataset == "fashion_mnist":
         garment = frame_garment(_garment(image))
-        return garment[None][: int(garment.any())]
-    if is_framed(image):
-        return image[None, ..., 0]
-    digits = [frame_digit(strengthened(digit)) for digit in digits_of(ink_of(image))]
-    return np.array(digits, np.uint8).reshape(-1, FRAME, FRAME)
+        return [garment[None]] if garment.any() else []
+    for framed in (image, 255 - image):
+        if is_framed(framed):
+            return [framed[None, ..., 0]]
+    digits = []
+    for ink in digits_of(ink_of(image)):
+        digit = strengthened(ink)
+        ways = (digit, turned(digit))
+        digits.append(np.stack([frame_digit(way) for way in ways if way is not None]))
+    return digits
 
 
 def _unreadable(path: object, error: OSError) -> Failure:

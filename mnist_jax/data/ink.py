@@ -44,9 +44,11 @@ def ink_of(image: np.ndarray) -> np.ndarray:
     if ink.max() < faintest:
         return np.zeros(ink.shape, np.uint8)
     full = float(np.median(ink[ink > ink.max() / 2]))
-    around = ndimage.maximum_filter(np.minimum(ink, full), side).clip(_DEEPEST_SHADOW * full)
-    ink[ink < np.maximum(faintest / 2, _FAINTEST_EDGE * around)] = 0
-    return np.asarray(np.rint(np.minimum(ink / around, 1) * 255), np.uint8)
+    darkness = ndimage.maximum_filter(np.minimum(ink, full), side).clip(_DEEPEST_SHADOW * full)
+    ink[ink < np.maximum(faintest / 2, _FAINTEST_EDGE * darkness)] = 0
+    ink[_faint(ink, max(faintest, _DEEPEST_SHADOW * full))] = 0
+    ink[_off_the_page(ink > 0)] = 0
+    return np.asarray(np.rint(np.minimum(ink / darkness, 1) * 255), np.uint8)
 
 
 def _direction(image: np.ndarray) -> np.ndarray:
@@ -61,7 +63,7 @@ def _direction(image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     small = Image.fromarray(image).resize((min(width, 48), min(height, 48)), Image.Resampling.BOX)
     size = ((small.height + 1) // 2 | 1, (small.width + 1) // 2 | 1, 1)
-    paper = Image.fromarray(ndimage.median_filter(np.asarray(small), size, mode="nearest"))
+    paper = Image.fromarray(ndimage.median_filter(np.asarray(small), size))
     difference = image.astype(np.float32) - np.asarray(paper.resize((width, height)))
     # The cube of a distance: the uneven paper is large but near, the ink is small but far.
     direction = (difference * (difference**2).sum(-1, keepdims=True)).sum((0, 1))
@@ -95,17 +97,26 @@ def _without_lines(ink: np.ndarray) -> np.ndarray:
 
 def _drop(step: int, columns: np.ndarray, width: int) -> np.ndarray:
     """By how many rows a line has fallen in each column, if it falls by `step` over the width."""
-    return np.rint(step * columns / width).astype(int)
+    return np.asarray(np.rint(step * columns / width), int)
 
 
 def _rows(height: int, drop: np.ndarray) -> np.ndarray:
-    return (np.arange(height)[:, None] + drop) % height
+    return np.asarray((np.arange(height)[:, None] + drop) % height)
 
 
 def _line(samples: np.ndarray) -> np.ndarray:
     """How dark a line is that is in most places of every quarter of a row: [rows]."""
     quarters = samples.reshape(len(samples), 4, -1)
     return np.asarray(np.median(quarters, axis=-1).min(axis=-1))
+
+
+def _faint(ink: np.ndarray, least: float) -> np.ndarray:
+    """Which pixels belong to pieces that nowhere reach what ink has at least."""
+    from scipy import ndimage
+
+    pieces, count = ndimage.label(ink, np.ones((3, 3)))
+    peaks = ndimage.maximum(ink, pieces, np.arange(count + 1))
+    return np.asarray((peaks < least)[pieces])
 
 
 def _off_the_page(ink: np.ndarray) -> np.ndarray:

@@ -1,55 +1,78 @@
 """From the ink of a page to its digits, with strokes as wide as MNIST's."""
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
 
 _SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a speck.
 _SMALLEST_DIGIT = 0.4  # As a part of the tallest digit's height: less is a mark.
-_WIDEST_GAP = 0.25  # Between strokes of a digit, one above the other, as a part of its height.
+_WIDEST_GAP = 0.25  # Between strokes of a digit, as a part of its height.
 _STROKE = (
     0.1  # Of a digit's longer side: three quarters of MNIST's training images have wider ones.
 )
 _WORKING_SIDE = 160
 
+# A digit may be turned by these degrees, each at a price in width by height: no training image is
+# upright, and what is only a little narrower is best left as it is.
+_TURNS = range(-30, 31, 5)
+_PRICE = 0.01
+
 
 def digits_of(ink: np.ndarray) -> list[np.ndarray]:
     """Parts ink into digits, left to right: uint8 [height, width] each, bright on exactly 0.
 
-    Strokes belong to one digit if they lie above each other, or so near that the pen, not the
-    writer, has left the gap.
+    Strokes a quarter of the height apart belong to one digit if they lie above each other or one is
+    too low for a digit; others, if they are so near that the pen, not the writer, left the gap.
+    What is too low and far from a digit is no part of any.
     """
     from scipy import ndimage
+    from scipy.sparse.csgraph import connected_components
 
-    pieces, count = ndimage.label(ink, np.ones((3, 3)))
-    amounts = np.bincount(pieces.ravel(), ink.ravel(), count + 1)
-    large = np.flatnonzero(amounts >= _SMALLEST_PIECE * amounts.max())
-    groups: list[np.ndarray] = []
-    for piece in large[large > 0]:
-        group = pieces == piece
-        near = [other for other in groups if _are_one(group, other)]
-        groups = [other for other in groups if not any(other is one for one in near)]
-        groups.append(np.any([group, *near], axis=0))
-    boxes = [ndimage.find_objects(group.astype(int))[0] for group in groups]
-    tallest = max((rows.stop - rows.start for rows, _ in boxes), default=0)
-    digits = [
-        (columns.start + columns.stop, np.where(group[rows, columns], ink[rows, columns], 0))
-        for group, (rows, columns) in zip(groups, boxes, strict=True)
-        if rows.stop - rows.start >= _SMALLEST_DIGIT * tallest
-    ]
+    labels, count = ndimage.label(ink, np.ones((3, 3)))
+    amounts = np.bincount(labels.ravel(), ink.ravel(), count + 1)
+    large = [i for i in range(1, count + 1) if amounts[i] >= _SMALLEST_PIECE * amounts.max()]
+    boxes = ndimage.find_objects(labels)
+    pieces = [_Piece(boxes[i - 1], labels[boxes[i - 1]] == i) for i in large]
+    linked = np.zeros((len(pieces), len(pieces)))
+    for one, other in itertools.combinations(range(len(pieces)), 2):
+        linked[one, other] = _are_one(pieces[one], pieces[other])
+    count, groups = connected_components(linked) if pieces else (0, [])
+    digits = []
+    for group in range(count):
+        alone = np.where(np.isin(labels, np.array(large)[groups == group]), ink, 0)
+        box = ndimage.find_objects((alone > 0).astype(int))[0]
+        digits.append((box[1].start + box[1].stop, alone[box]))
+    tallest = max((len(digit) for _, digit in digits), default=0)
+    digits = [digit for digit in digits if len(digit[1]) >= _SMALLEST_DIGIT * tallest]
     return [digit for _, digit in sorted(digits, key=lambda digit: digit[0])]
 
 
-def _are_one(one: np.ndarray, other: np.ndarray) -> bool:
-    from scipy import ndimage
+class _Piece(NamedTuple):
+    """Connected ink: its rows and columns, and which pixels of that box it is."""
 
-    columns = [np.flatnonzero(part.any(axis=0)) for part in (one, other)]
-    starts, ends = zip(*((c[0], c[-1] + 1) for c in columns), strict=True)
-    shared = min(ends) - max(starts)
-    rows = [np.flatnonzero(part.any(axis=1)) for part in (one, other)]
-    height = max(r[-1] - r[0] for r in rows) + 1
-    gap = float(ndimage.distance_transform_edt(~one)[other].min())
-    if shared >= 0.5 * min(end - start for start, end in zip(starts, ends, strict=True)):
-        return bool(gap <= _WIDEST_GAP * height)
-    return bool(gap <= max(2, 0.5 * min(stroke_width(one), stroke_width(other))))
+    box: tuple[slice, slice]
+    inside: np.ndarray
+
+
+def _are_one(one: _Piece, other: _Piece) -> bool:
+    """Whether two pieces lie above each other, one is a mark at the other, or they almost touch."""
+    from scipy.spatial import KDTree
+
+    low, high = sorted((len(one.inside), len(other.inside)))
+    down, across = (
+        max(a.start, b.start) - min(a.stop, b.stop) for a, b in zip(one.box, other.box, strict=True)
+    )
+    if max(down, across) > _WIDEST_GAP * high:
+        return False
+    first, second = (
+        np.argwhere(piece.inside) + [side.start for side in piece.box] for piece in (one, other)
+    )
+    gap = float(KDTree(first).query(second)[0].min())
+    narrow = min(one.inside.shape[1], other.inside.shape[1])
+    if -across >= 0.5 * narrow or low < _SMALLEST_DIGIT * high:
+        return gap <= _WIDEST_GAP * high
+    return gap <= max(2, 0.5 * min(stroke_width(one.inside), stroke_width(other.inside)))
 
 
 def stroke_width(ink: np.ndarray) -> float:
@@ -76,3 +99,24 @@ def strengthened(digit: np.ndarray) -> np.ndarray:
         return digit
     distance = ndimage.distance_transform_edt(~np.pad(inside, int(missing) + 1))
     return np.where(distance <= missing, 255, 0).astype(np.uint8)
+
+
+def turned(digit: np.ndarray) -> np.ndarray | None:
+    """Turns a digit by up to 30° to where it is narrowest; None if that is where it stands.
+
+    A digit is higher than wide, and one that has been turned is wider than it was.
+    """
+    from PIL import Image
+
+    rows, columns = np.nonzero(digit > 127)
+    prices = []
+    for degrees in _TURNS:
+        sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+        width = np.ptp(columns * cosine + rows * sine) + 1
+        height = np.ptp(rows * cosine - columns * sine) + 1
+        prices.append(width / height + _PRICE * abs(degrees))
+    degrees = _TURNS[int(np.argmin(prices))]
+    if degrees == 0:
+        return None
+    image = Image.fromarray(digit).rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+    return np.asarray(image)
