@@ -58,11 +58,9 @@ def test_the_page_does_not_change_the_digit(family: str) -> None:
     for digit in range(10):
         rng = np.random.default_rng(digit)
         cover = drawn(digit, rng, width=14, height=150, shape=(260, 280))
+        pages = (FAMILIES[look].look(rng, cover) for look in ("normal", family))
         clean, seen = (
-            frames_of(
-                np.rint(FAMILIES[look].look(rng, cover)).clip(0, 255).astype(np.uint8), "mnist"
-            )
-            for look in ("normal", family)
+            frames_of(np.rint(page).clip(0, 255).astype(np.uint8), "mnist") for page in pages
         )
         assert len(seen) == 1
         likeness.append(np.corrcoef(clean[0][0].ravel(), seen[0][0].ravel())[0, 1])
@@ -113,7 +111,9 @@ def test_strokes_make_digits(name: str) -> None:
 
 
 def test_digits_go_from_left_to_right() -> None:
-    thin, wide = frames_of(strokes((70, 150, 40, 52), (40, 160, 180, 240)), "mnist")
+    thin, wide = frames_of(
+        strokes((70, 150, 40, 52), (40, 160, 180, 192), (148, 160, 180, 240)), "mnist"
+    )
     assert thin[0].any(axis=0).sum() < wide[0].any(axis=0).sum()
 
 
@@ -144,9 +144,12 @@ def test_bounds_are_quantiles_of_the_training_images(name: str) -> None:
         pytest.skip(f"$MNIST_JAX_DATA_DIR has no {name}")
     measured = np.array([measures(image) for image in images[:1500]])
     low, high = np.array(TYPICAL[name]).T
-    below, above = (measured < low - 0.005).mean(0), (measured > high + 0.005).mean(0)
-    assert max(below.max(), above.max()) < 0.012
-    assert min(below[0], above[0], below[1], above[1], above[3], below[4], above[4]) > 0.001
+    # Rounded to hundredths; 8 of 1,500 where 1.5 are expected would be chance once in 3,000.
+    assert max((measured < low - 0.005).sum(0).max(), (measured > high + 0.005).sum(0).max()) < 8
+    # And not far beyond all of them.
+    ranges = np.ptp(measured, axis=0)
+    assert (low > measured.min(0) - 0.5 * ranges).all()
+    assert (high < measured.max(0) + 0.5 * ranges).all()
 
 
 MODES: dict[str, Callable[[Picture], Image.Image]] = {

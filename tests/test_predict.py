@@ -220,7 +220,7 @@ def test_what_is_unlike_the_training_images_is_warned_of(
 ) -> None:
     good = saved(255 - enlarged(dataset.test.images[0], 4), tmp_path / "good.png")
     page = np.full((200, 300), 255, np.uint8)
-    page[40:160, 30:270] = 0
+    page[95:110, 30:270] = 0
     bad = saved(page, tmp_path / "bad.png")
     done = run_command(tmp_path, "mnist_jax.predict", f"--workdir={run.path}", bad, good, "--json")
     assert done.returncode == 0
@@ -228,7 +228,7 @@ def test_what_is_unlike_the_training_images_is_warned_of(
     assert sentence.startswith(f"{bad}: what the network saw is unlike the images it was trained")
     of_bad, of_good = (json.loads(line)["warnings"] for line in done.stdout.splitlines())
     assert ", ".join(of_bad) in sentence
-    assert any("stroke width" in warning for warning in of_bad)
+    assert any("width by height" in warning for warning in of_bad)
     assert of_good == []
 
 
@@ -252,14 +252,14 @@ def test_folders_and_standard_input_and_steps(
     done = run_command(tmp_path, "mnist_jax.predict", workdir, folder, "--step=1")
     assert done.returncode == 1
     assert "has no checkpoint of step 1; there are: " in done.stderr
-    done = subprocess.run(
+    read = subprocess.run(
         [sys.executable, "-m", "mnist_jax.predict", "-", workdir, f"--step={steps(run)[0]}"],
         input=(folder / "deeper" / "c.png").read_bytes(),
         capture_output=True,
         env=environment(tmp_path),
         check=True,
     )
-    assert done.stdout.startswith(f"-: {dataset.test.labels[0]} ".encode())
+    assert read.stdout.startswith(f"-: {dataset.test.labels[0]} ".encode())
 
 
 def steps(run: RunDirectory) -> list[int]:
@@ -269,12 +269,12 @@ def steps(run: RunDirectory) -> list[int]:
 
 @pytest.mark.slow
 def test_9_of_10_drawn_digits_are_read_in_every_family(tmp_path: Path) -> None:
-    """Seeds 2000 and 2001; what the thresholds were chosen with are the seeds 1000 to 1039."""
+    """Seeds 2000 to 2002; what the thresholds were chosen with are the seeds 1000 to 1039."""
     try:
         mnist = load_dataset("mnist", os.environ["MNIST_JAX_DATA_DIR"])
     except (KeyError, DatasetNotFound):
         pytest.skip("$MNIST_JAX_DATA_DIR has no mnist")
-    recipe = dataclasses.replace(model_entry("dbl_conv_relu").recipe, epochs=2)
+    recipe = dataclasses.replace(model_entry("dbl_conv_relu").recipe, epochs=3)
     run = RunDirectory(tmp_path)
     run.create(recipe, describe_environment(mnist, {}))
     fit(Trainer(recipe, mnist, seeds=[0], num_devices=1), [run], lambda _: None)
@@ -282,7 +282,7 @@ def test_9_of_10_drawn_digits_are_read_in_every_family(tmp_path: Path) -> None:
     right = {}
     for family in FAMILIES:
         read = []
-        for seed, digit in itertools.product((2000, 2001), range(10)):
+        for seed, digit in itertools.product(range(2000, 2003), range(10)):
             digits = frames_of(drawn_picture(family, digit, seed), "mnist")
             rows = np.concatenate([loaded.probabilities(way[None]) for way in digits[0]])
             read.append(len(digits) == 1 and rows[rows.max(-1).argmax()].argmax() == digit)

@@ -29,13 +29,22 @@ def ink_of(image: np.ndarray) -> np.ndarray:
     # Imported here: importing the package must stay fast.
     from scipy import ndimage
 
-    brightness = image @ _direction(image)
-    side = max(3, round(_WIDEST_STROKE * min(brightness.shape)))
+    height, width = image.shape[:2]
+    colour = _colour_of_the_sides(image)
+    side = round(_WIDEST_STROKE * (min if colour is None else max)(height, width)) + 2
+    # Strokes may touch the border of a crop: they end within a margin, if its colour is known.
+    margin = 0 if colour is None else side
+    page = np.empty((height + 2 * margin, width + 2 * margin, 3), np.uint8)
+    page[:] = 0 if colour is None else colour
+    page[margin : margin + height, margin : margin + width] = image
+    brightness = page @ _direction(page)
     # The median takes away noise, which an opening would follow.
     smooth = ndimage.median_filter(brightness, 5) if side > 10 else brightness
     difference = brightness - ndimage.grey_opening(smooth, (side, side))
-    difference -= np.median(difference)
-    noise = 1.5 * float(np.median(np.abs(difference)))
+    difference = difference[margin : margin + height, margin : margin + width]
+    on_paper = difference <= difference.max() / 2
+    difference -= np.median(difference[on_paper])
+    noise = 1.5 * float(np.median(np.abs(difference[on_paper])))
     ink = difference.clip(0)
     for turned in (ink, ink.T):
         turned[:] = _without_lines(turned)
@@ -51,6 +60,14 @@ def ink_of(image: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(np.minimum(ink / darkness, 1) * 255), np.uint8)
 
 
+def _colour_of_the_sides(image: np.ndarray) -> np.ndarray | None:
+    """The colour of most of each of the page's four sides, [3]; None if they differ."""
+    sides = [np.median(side, 0) for side in (image[0], image[-1], image[:, 0], image[:, -1])]
+    if np.ptp(sides, axis=0).max() > 2 * _FAINTEST_INK:
+        return None
+    return np.asarray(np.median(sides, axis=0))
+
+
 def _direction(image: np.ndarray) -> np.ndarray:
     """From the colour of the paper to that of the ink: float32 [3], of length 1.
 
@@ -61,7 +78,7 @@ def _direction(image: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     height, width = image.shape[:2]
-    small = Image.fromarray(image).resize((min(width, 48), min(height, 48)), Image.Resampling.BOX)
+    small = Image.fromarray(image).resize((min(width, 32), min(height, 32)), Image.Resampling.BOX)
     size = ((small.height + 1) // 2 | 1, (small.width + 1) // 2 | 1, 1)
     paper = Image.fromarray(ndimage.median_filter(np.asarray(small), size))
     difference = image.astype(np.float32) - np.asarray(paper.resize((width, height)))
@@ -114,9 +131,8 @@ def _faint(ink: np.ndarray, least: float) -> np.ndarray:
     """Which pixels belong to pieces that nowhere reach what ink has at least."""
     from scipy import ndimage
 
-    pieces, count = ndimage.label(ink, np.ones((3, 3)))
-    peaks = ndimage.maximum(ink, pieces, np.arange(count + 1))
-    return np.asarray((peaks < least)[pieces])
+    pieces, _ = ndimage.label(ink, np.ones((3, 3)))
+    return ~np.isin(pieces, np.unique(pieces[ink >= least]))
 
 
 def _off_the_page(ink: np.ndarray) -> np.ndarray:
