@@ -63,13 +63,17 @@ def main(argv: Sequence[str]) -> None:
     for number, file in enumerate(files, 1):
         try:
             image = read_image(io.BytesIO(sys.stdin.buffer.read()) if file == _STDIN else file)
-            digits = frames_of(image, dataset)
-            if not len(digits):
-                raise Failure(f"{file} is an empty page: nothing stands out from it.")
-            if len(digits) > 1 and not many:
-                raise Failure(f"{file} shows {len(digits)} digits; add --digits=many to read them.")
         except Failure as failure:
             failures.append(str(failure))
+            continue
+        try:
+            digits = frames_of(image, dataset)
+            if not digits:
+                raise Failure("is an empty page: nothing stands out from it.")
+            if len(digits) > 1 and not many:
+                raise Failure(f"shows {len(digits)} digits; add --digits=many to read them.")
+        except Failure as failure:
+            failures.append(f"{file} {failure}")
             continue
         believed = [_believed(ways, run.probabilities) for ways in digits]
         frames, probabilities = map(np.stack, zip(*believed, strict=True))

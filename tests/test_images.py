@@ -20,6 +20,7 @@ from image_files import (
     shape_of,
 )
 from PIL import Image
+from scipy import ndimage
 
 from mnist_jax.data import Dataset, DatasetNotFound, load_dataset
 from mnist_jax.data.framing import frame_digit, frame_garment
@@ -115,6 +116,20 @@ def test_digits_go_from_left_to_right() -> None:
         strokes((70, 150, 40, 52), (40, 160, 180, 192), (148, 160, 180, 240)), "mnist"
     )
     assert thin[0].any(axis=0).sum() < wide[0].any(axis=0).sum()
+
+
+@pytest.mark.parametrize("digit", [0, 3, 6, 8])
+def test_a_crop_without_a_margin_shows_the_same(digit: int) -> None:
+    cover = drawn(digit, np.random.default_rng(0), width=20, height=150, shape=(260, 260))
+    page = np.rint(255 - 255 * cover)[..., None].repeat(3, -1).astype(np.uint8)
+    (box,) = ndimage.find_objects((cover > 0).astype(int))
+    ((whole, *_),), ((crop, *_),) = (frames_of(image, "mnist") for image in (page, page[box]))
+    assert np.corrcoef(whole.ravel(), crop.ravel())[0, 1] > 0.97
+
+
+def test_digits_on_two_lines_have_no_order() -> None:
+    with pytest.raises(Failure, match=r"^shows digits on more than one line; crop it to one\.$"):
+        frames_of(strokes((10, 70, 40, 52), (120, 180, 40, 52)), "mnist")
 
 
 def test_framed_images_and_their_negatives_stay_as_they_are(digits: Dataset) -> None:

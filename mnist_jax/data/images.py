@@ -93,6 +93,9 @@ def frames_of(image: np.ndarray, dataset: str) -> list[np.ndarray]:
     Returns:
         uint8 [1 or 2, 28, 28] each: as it stands and, if a digit could be upright when turned,
         turned. Whichever the network is surer of is best believed.
+
+    Raises:
+        Failure: there are digits on several lines; the sentence lacks the picture's name.
     """
     if dataset == "fashion_mnist":
         garment = frame_garment(_garment(image))

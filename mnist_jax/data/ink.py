@@ -63,7 +63,7 @@ def ink_of(image: np.ndarray) -> np.ndarray:
 def _colour_of_the_sides(image: np.ndarray) -> np.ndarray | None:
     """The colour of most of each of the page's four sides, [3]; None if they differ."""
     sides = [np.median(side, 0) for side in (image[0], image[-1], image[:, 0], image[:, -1])]
-    if np.ptp(sides, axis=0).max() > 2 * _FAINTEST_INK:
+    if np.ptp(sides, axis=0).max() > _FAINTEST_INK:
         return None
     return np.asarray(np.median(sides, axis=0))
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mnist_jax.errors import Failure
+
 _SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a speck.
 _SMALLEST_DIGIT = 0.4  # As a part of the tallest digit's height: less is a mark.
 _WIDEST_GAP = 0.25  # Between strokes of a digit, as a part of its height.
-_STROKE = (
-    0.1  # Of a digit's longer side: three quarters of MNIST's training images have wider ones.
-)
+_STROKE = 0.1  # Of a digit's longer side; three quarters of MNIST's strokes are wider.
 _WORKING_SIDE = 160
 
 # A digit may be turned by these degrees, each at a price in width by height: no training image is
@@ -25,6 +25,9 @@ def digits_of(ink: np.ndarray) -> list[np.ndarray]:
     Strokes a quarter of the height apart belong to one digit if they lie above each other or one is
     too low for a digit; others, if they are so near that the pen, not the writer, left the gap.
     What is too low and far from a digit is no part of any.
+
+    Raises:
+        Failure: one digit is below another, so that left to right is no order.
     """
     from scipy import ndimage
     from scipy.sparse.csgraph import connected_components
@@ -42,10 +45,14 @@ def digits_of(ink: np.ndarray) -> list[np.ndarray]:
     for group in range(count):
         alone = np.where(np.isin(labels, np.array(large)[groups == group]), ink, 0)
         box = ndimage.find_objects((alone > 0).astype(int))[0]
-        digits.append((box[1].start + box[1].stop, alone[box]))
+        digits.append((box, alone[box]))
     tallest = max((len(digit) for _, digit in digits), default=0)
     digits = [digit for digit in digits if len(digit[1]) >= _SMALLEST_DIGIT * tallest]
-    return [digit for _, digit in sorted(digits, key=lambda digit: digit[0])]
+    rows = [box[0] for box, _ in digits]
+    if digits and max(row.start for row in rows) >= min(row.stop for row in rows):
+        raise Failure("shows digits on more than one line; crop it to one.")
+    digits.sort(key=lambda digit: digit[0][1].start + digit[0][1].stop)
+    return [digit for _, digit in digits]
 
 
 class _Piece(NamedTuple):
