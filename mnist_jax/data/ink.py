@@ -2,8 +2,10 @@
 
 import numpy as np
 
-# Parts of the page's shorter side: strokes are thinner than the one, printed lines than the other.
+# As parts of the page's shorter side, what strokes and printed lines are narrower than; of the
+# longer side, what strokes are on even paper.
 _WIDEST_STROKE = 0.25
+_WIDEST_BOLD_STROKE = 0.5
 _WIDEST_LINE = 0.025
 _STEEPEST_LINE = 0.06  # Lines of a page that lies askew in its picture, by about 3°.
 
@@ -11,7 +13,7 @@ _STEEPEST_LINE = 0.06  # Lines of a page that lies askew in its picture, by abou
 _FAINTEST_INK = 20.0
 _NOISE_SPREADS = 6.0
 # Parts of the ink's own distance: less is smudge or JPEG; ink in a shadow is paler by as much.
-_FAINTEST_EDGE = 0.25
+_FAINTEST_EDGE = 0.15
 _DEEPEST_SHADOW = 0.3
 
 
@@ -31,7 +33,10 @@ def ink_of(image: np.ndarray) -> np.ndarray:
 
     height, width = image.shape[:2]
     colour = _colour_of_the_sides(image)
-    side = round(_WIDEST_STROKE * (min if colour is None else max)(height, width)) + 2
+    if colour is None:
+        side = 2 + round(_WIDEST_STROKE * min(height, width))
+    else:  # No shadow asks for a narrow square: there may be bold strokes.
+        side = 2 + round(_WIDEST_BOLD_STROKE * max(height, width))
     # Strokes may touch the border of a crop: they end within a margin, if its colour is known.
     margin = 0 if colour is None else side
     page = np.empty((height + 2 * margin, width + 2 * margin, 3), np.uint8)
