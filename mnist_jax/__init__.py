@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mnist_jax.runs.network import load_run
 
 __all__ = ["differentiable", "load_run"]
+__version__ = "0.1.0"
 
 _HOMES = {"differentiable": "kernels.differentiation", "load_run": "runs.network"}
 

@@ -27,7 +27,6 @@ from mnist_jax.training.session import Watch, groups, train
 
 # They replace values of the article's recipe, or of --config's.
 _OVERRIDES = recipe_flags.define()
-flags.adopt_module_key_flags(recipe_flags)  # --help shows them.
 _MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
 _CONFIG = cli.define_path(
     "config", None, "A recipe to run instead of an article's, such as a run's config.json."

@@ -11,7 +11,11 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags
 from absl import logging as absl_logging
 
+from mnist_jax import __version__
+from mnist_jax.cli import starting
 from mnist_jax.errors import Failure, UsageError
+
+starting.begin()  # Before a command imports the rest.
 
 # Before JAX is imported: loading a compiled program from the cache makes XLA log an error about
 # "+prefer-no-gather", which is a preference of the compiler and no feature the processor lacks.
@@ -19,14 +23,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # So that --help lists a path's flag with the command that defines it.
 flags.disclaim_key_flags()
 
+_HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+
 
 def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> None:
     """Parses the flags, calls main, and exits: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C.
+
+    With --help or -h it prints the command's flags instead, with --version the version.
 
     Args:
       main: gets the program's name and the operands.
       operands: whether there may be arguments that are no flags, before, between or after them.
     """
+    starting.end()
+    if asked := next((a for a in sys.argv[1:] if a in ("--version", *_HELP)), None):
+        sys.stdout.write(f"mnist_jax {__version__}\n" if asked == "--version" else _help(main))
+        return
     absl_logging.use_absl_handler()
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -76,6 +88,14 @@ def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f'--{flag.name} is not a JSON object; give {{"name": value, ...}}.')
     return values
+
+
+def _help(main: Callable[[Sequence[str]], None]) -> str:
+    """What the command says of itself, and the flags that are not those of every absl program."""
+    modules = flags.FLAGS.flags_by_module_dict()
+    own = [flags.FLAGS.module_help(name) for name in modules if not name.startswith("absl.")]
+    about = sys.modules["__main__"].__doc__ or main.__doc__ or ""
+    return about.strip() + "\n" + "".join(own) + "\n"
 
 
 def _parse(arguments: Sequence[str]) -> Sequence[str]:

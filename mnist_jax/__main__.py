@@ -1,0 +1,25 @@
+"""Lists the commands: `python -m mnist_jax`."""
+
+import ast
+import sys
+from pathlib import Path
+
+from mnist_jax import __version__
+
+
+def main() -> None:
+    """Prints every command with the first line of what it says of itself."""
+    lines = [f"mnist_jax {__version__}"]
+    if "--version" not in sys.argv:
+        lines += ["", "Commands, each with --help:"]
+        for path in sorted(Path(__file__).parent.glob("*.py")):
+            text = path.read_text()
+            # Judged by its text, because importing a command takes seconds.
+            if path.name != "__main__.py" and 'if __name__ == "__main__":' in text:
+                about = (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
+                lines.append(f"  python -m mnist_jax.{path.stem:<10} {about.split(':')[0]}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
