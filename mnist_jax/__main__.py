@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-from mnist_jax import __version__
+from mnist_jax.version import __version__
 
 
 def main() -> None:

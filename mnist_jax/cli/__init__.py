@@ -11,9 +11,9 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags
 from absl import logging as absl_logging
 
-from mnist_jax import __version__
 from mnist_jax.cli import starting
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.version import __version__
 
 starting.begin()  # Before a command imports the rest.
 
