@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mnist_jax import cli
 from mnist_jax.cli import display, recipe_flags
-from mnist_jax.cli.signals import stopping
+from mnist_jax.cli.signals import in_thread, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
@@ -89,7 +89,8 @@ def main(argv: Sequence[str]) -> None:
     with stopping() as stop:
         for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
             together = [todo[place] for place in group]
-            results = train(
+            results = in_thread(
+                train,
                 together,
                 dataset,
                 watches=watches,

@@ -104,7 +104,7 @@ def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads((path / "seed-0/config.json").read_text())["validation"] == 250
     assert "Holding out 250 images for validation instead of 10000" in done.stderr
-    assert done.stdout.count("  validation accuracy ") == 2
+    assert done.stdout.count("  val ") == 2
     results = [json.loads((path / f"seed-{seed}/result.json").read_text()) for seed in (0, 1)]
     assert f"(best validation accuracy, after step {results[0]['selected_step']})" in done.stdout
     accuracies = [100 * result["test_accuracy"] for result in results]
@@ -135,7 +135,7 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
         "eval_every": 60,
         "seed": 7,
     }
-    plain = {option.name for option in options()} - {"model", "model_args", "dataset"}
+    plain = {option.name for option in options()} - {"model", "model_args", "dataset", "init_from"}
     assert protocol.keys() == plain
     shown = run(home, "mnist_jax.train", "--help").stdout
     assert [name for name in plain if f"{name}:" not in shown.replace("]", "")] == []

@@ -164,6 +164,8 @@ def fit(
             trainer.start_from(weights.arrays)
             for run in runs:
                 run.note(init_from_sha256=weights.sha256)
+        if trainer.step < schedule.total_steps:
+            trainer.compile()
         stopping = False
         saved = time.perf_counter()
         stretch = 1
