@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
-from mnist_jax.errors import Failure
+from mnist_jax.files import unwritable
 from mnist_jax.reporting.style import CSS_PIXELS_PER_INCH
 
 # How many columns of a table a phone has room for; of more, every row becomes a card.
@@ -118,10 +118,7 @@ def write(page: Page, folder: Path) -> Path:
             (folder / f"{name}.png").write_bytes(png)
         target.write_text(html(page, pngs), encoding="utf-8")
     except OSError as error:
-        raise Failure(
-            f"{error.filename or folder} can't be written ({error.strerror});"
-            " make room or give another folder."
-        ) from error
+        raise unwritable(error.filename or folder, error, "folder") from error
     return target
 
 

@@ -20,7 +20,7 @@ from absl import logging
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import replacing, write_text
+from mnist_jax.files import replacing, unwritable, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -254,8 +254,8 @@ class RunDirectory:
                 logging.warning(
                     "%s ran with %s and goes on with %s: the last digits may differ.",
                     self.path,
-                    last[name],
-                    now[name],
+                    _difference({name: last[name]}, now),
+                    _difference({name: now[name]}, last),
                 )
         before = [*last["before"], {name: last[name] for name in _VARYING}]
         return [one for i, one in enumerate(before) if one != now and one not in before[:i]]
@@ -274,10 +274,18 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            raise Failure(
-                f"{error.filename or self.path} can't be written ({error.strerror});"
-                " make room or give another --workdir."
-            ) from error
+            raise unwritable(error.filename or self.path, error, "--workdir") from error
+
+
+def _difference(values: Any, others: Any) -> str:
+    """What JSON values have that others have not, in words, such as "device mesh data 2"."""
+    if not isinstance(values, dict) or not isinstance(others, dict):
+        return str(values)
+    return ", ".join(
+        f"{name} {_difference(value, others.get(name))}"
+        for name, value in values.items()
+        if value != others.get(name)
+    )
 
 
 def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[str, Any]:
