@@ -238,6 +238,21 @@ def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_network_larger_than_memory_is_one_sentence(home: Path) -> None:
+    arguments = json.dumps({"hidden": [10**12]})  # Of 1.6 PB.
+    done = run(
+        home,
+        "mnist_jax.train",
+        "--model=lenet",
+        "--dataset=digits",
+        f"--model_args={arguments}",
+        f"--workdir={home}/large",
+    )
+    assert done.returncode == 1
+    assert "take a smaller batch_size or network" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_overwriting_begins_when_every_directory_is_free(home: Path) -> None:
     for seed in range(2):
         (home / f"busy/seed-{seed}").mkdir(parents=True)

@@ -23,6 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # So that --help lists a path's flag with the command that defines it.
 flags.disclaim_key_flags()
 
+# How JAX's errors begin where a device has no memory left.
+_EXHAUSTED = "RESOURCE_EXHAUSTED: "
 _HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
@@ -52,6 +54,11 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
         _exit(str(error), error.exit_code)
     except KeyboardInterrupt:
         _exit("Interrupted.", 130)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and _EXHAUSTED not in str(error):
+            raise
+        reason = (str(error).splitlines() or ["Out of memory"])[0].removeprefix(_EXHAUSTED)
+        _exit(f"{reason.rstrip('.')}; take a smaller batch_size or network, or fewer seeds.", 1)
 
 
 Default = TypeVar("Default", Path, None)
