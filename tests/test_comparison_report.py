@@ -1,5 +1,6 @@
 """The page of the whole comparison: what is drawn of the records."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from report_runs import PHONE, SCREEN, check_legible
 from toy_records import ARTICLE, LABELS, record, results_of
 
-from experiments.evidence import charts, pages, statistics
+from experiments.evidence import charts, pages, records, statistics
 from experiments.evidence.analysis import Results
 from experiments.evidence.charts import ForestRow
 from experiments.evidence.rows import all_articles
@@ -154,3 +155,21 @@ def test_a_report_is_no_check(tmp_path):
     done = run(tmp_path, "experiments.compare", "--report", "--check")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_other_records_have_tables_of_their_own(tmp_path):
+    folder = tmp_path / "mine" / "results"
+    missing = run(tmp_path, "experiments.compare", f"--results={folder}")
+    assert missing.returncode == 1
+    assert "no folder" in missing.stderr
+    folder.mkdir(parents=True)
+    shutil.copy(records.RESULTS / "cmu_cnn.jsonl", folder)
+    assert run(tmp_path, "experiments.compare", f"--results={folder}").returncode == 0
+    written = (tmp_path / "mine/RESULTS.md").read_text()
+    ours = (records.RESULTS.parent / "RESULTS.md").read_text()
+    row = next(line for line in ours.splitlines() if line.startswith("| `cmu_cnn` |"))
+    assert row in written.splitlines()
+
+    assert (folder / "table.csv").exists()
+    check = run(tmp_path, "experiments.compare", f"--results={folder}", "--check")
+    assert check.returncode == 0
