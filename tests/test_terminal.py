@@ -76,6 +76,22 @@ def test_ctrl_c_while_importing_is_one_word(module: str, later: float) -> None:
         assert terminal.process.wait() == 130
 
 
+def test_ctrl_c_where_python_lets_no_exception_out_ends_the_command() -> None:
+    program = """
+import gc, signal, sys
+sys.orig_argv[1:] = ["-m", "mnist_jax.train"]
+from mnist_jax import cli
+def main(_):
+    gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))
+    gc.collect()
+    print("It went on.")
+cli.run(main)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
 def test_starting_is_not_said_in_files_and_not_left_on_terminals() -> None:
     with _Terminal("mnist_jax.convert") as terminal:
         start, _, after = terminal.rest().partition("\r\x1b[K")

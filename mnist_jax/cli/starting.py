@@ -22,6 +22,7 @@ def begin() -> None:
 def end() -> None:
     """From here on Ctrl-C raises KeyboardInterrupt, as always."""
     if signal.getsignal(signal.SIGINT) is _interrupted:
+        sys.unraisablehook = _unraisable
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _show(_ERASE_LINE)
 
@@ -39,6 +40,14 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
     _show(_ERASE_LINE)
     os.write(sys.stderr.fileno(), b"Interrupted.\n")
     os._exit(130)
+
+
+def _unraisable(what: "sys.UnraisableHookArgs") -> None:
+    # Where Python lets no exception out, such as JAX's callback of the garbage collector, the
+    # command would print a traceback and go on.
+    if issubclass(what.exc_type, KeyboardInterrupt):
+        _interrupted(signal.SIGINT, None)
+    sys.__unraisablehook__(what)
 
 
 def _show(text: str) -> None:
