@@ -238,19 +238,46 @@ def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_network_larger_than_memory_is_one_sentence(home: Path) -> None:
-    arguments = json.dumps({"hidden": [10**12]})  # Of 1.6 PB.
+@pytest.mark.parametrize(
+    ("model", "hidden"),
+    [
+        ("lenet", [10**12]),  # Of 1.6 PB, refused when an array is placed.
+        ("dbl_conv_relu", 10**11),  # Of 256 TB, refused within a program.
+    ],
+)
+def test_a_network_larger_than_memory_is_one_sentence(
+    home: Path, model: str, hidden: object
+) -> None:
+    arguments = json.dumps({"hidden": hidden})
     done = run(
         home,
         "mnist_jax.train",
-        "--model=lenet",
+        f"--model={model}",
         "--dataset=digits",
         f"--model_args={arguments}",
-        f"--workdir={home}/large",
+        f"--workdir={home}/large-{model}",
     )
     assert done.returncode == 1
+    assert done.stderr.startswith("Out of memory allocating ")
     assert "take a smaller batch_size or network" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        ("MemoryError()", "Out of memory; take a smaller"),
+        ("MemoryError('No 2 TiB for it.')", "No 2 TiB for it; take a smaller"),
+        ("RuntimeError('a mistake of ours')", "RuntimeError: a mistake of ours"),
+    ],
+)
+def test_only_memory_that_is_lacking_is_no_traceback(error: str, end: str) -> None:
+    program = f"from mnist_jax import cli\ndef main(_): raise {error}\ncli.run(main)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(end)
+    assert ("Traceback" in done.stderr) == ("mistake" in error)
 
 
 def test_overwriting_begins_when_every_directory_is_free(home: Path) -> None:

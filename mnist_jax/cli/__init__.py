@@ -23,8 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # So that --help lists a path's flag with the command that defines it.
 flags.disclaim_key_flags()
 
-# How JAX's errors begin where a device has no memory left.
-_EXHAUSTED = "RESOURCE_EXHAUSTED: "
+# How JAX tells of a device without memory: of an array, and, after "INTERNAL:", of a program.
+_EXHAUSTED = ("RESOURCE_EXHAUSTED: ", "Out of memory")
 _HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
@@ -55,9 +55,10 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
     except KeyboardInterrupt:
         _exit("Interrupted.", 130)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and _EXHAUSTED not in str(error):
+        text = str(error)
+        if isinstance(error, RuntimeError) and not any(words in text for words in _EXHAUSTED):
             raise
-        reason = (str(error).splitlines() or ["Out of memory"])[0].removeprefix(_EXHAUSTED)
+        reason = text.partition("\n")[0].rpartition(": ")[2] or "Out of memory"
         _exit(f"{reason.rstrip('.')}; take a smaller batch_size or network, or fewer seeds.", 1)
 
 
