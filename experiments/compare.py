@@ -11,11 +11,14 @@ from experiments.evidence.rows import all_articles
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import Failure
+from mnist_jax.files import unwritable
 
 _REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if the files are out of date.")
 _RESULTS = cli.define_path(
-    "results", records.RESULTS, "Where the records live; what is written goes there and beside it."
+    "results",
+    records.RESULTS,
+    "Where the records live; of other records than ours, all is written there.",
 )
 flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
@@ -28,10 +31,16 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     """
     results = Results.load(all_articles(), directory)
     return {
-        directory.parent / "RESULTS.md": rendering.markdown(results),
+        _pages(directory) / "RESULTS.md": rendering.markdown(results),
         directory / "table.csv": rendering.csv_table(results),
         directory / "table.tex": rendering.latex(results),
     }
+
+
+def _pages(directory: Path) -> Path:
+    """Where pages go: beside our records, and among others, whose neighbours may be our pages."""
+    ours = directory.resolve() == records.RESULTS.resolve()
+    return directory.parent if ours else directory
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,14 +54,17 @@ def main(argv: Sequence[str]) -> None:
         from mnist_jax.reporting import page
 
         comparison = pages.comparison(Results.load(all_articles(), _RESULTS.value))
-        written = page.write(comparison, _RESULTS.value.parent / "report")
+        written = page.write(comparison, _pages(_RESULTS.value) / "report")
         display.console().print(f"{written} has the report; its pictures are beside it.")
         return
     for path, text in files(_RESULTS.value).items():
         if not _CHECK.value:
-            path.write_text(text)
+            try:
+                path.write_text(text)
+            except OSError as error:
+                raise unwritable(path, error, "--results") from error
         elif not path.exists() or path.read_text() != text:
-            raise Failure(f"{path} is out of date; run `python -m experiments.compare`.")
+            raise Failure(f"{path} is out of date; give the same command without --check.")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from report_runs import PHONE, SCREEN, check_legible
 from toy_records import ARTICLE, LABELS, record, results_of
 
+from experiments import compare
 from experiments.evidence import charts, pages, records, statistics
 from experiments.evidence.analysis import Results
 from experiments.evidence.charts import ForestRow
@@ -165,7 +166,9 @@ def test_other_records_have_tables_of_their_own(tmp_path):
     folder.mkdir(parents=True)
     shutil.copy(records.RESULTS / "cmu_cnn.jsonl", folder)
     assert run(tmp_path, "experiments.compare", f"--results={folder}").returncode == 0
-    written = (tmp_path / "mine/RESULTS.md").read_text()
+    # Not into the parent, where ours would be if that were experiments/.
+    assert [path.name for path in folder.parent.iterdir()] == ["results"]
+    written = (folder / "RESULTS.md").read_text()
     ours = (records.RESULTS.parent / "RESULTS.md").read_text()
     row = next(line for line in ours.splitlines() if line.startswith("| `cmu_cnn` |"))
     assert row in written.splitlines()
@@ -173,3 +176,13 @@ def test_other_records_have_tables_of_their_own(tmp_path):
     assert (folder / "table.csv").exists()
     check = run(tmp_path, "experiments.compare", f"--results={folder}", "--check")
     assert check.returncode == 0
+    (folder / "table.tex").unlink()
+    (folder / "table.tex").mkdir()
+    refused = run(tmp_path, "experiments.compare", f"--results={folder}")
+    assert refused.returncode == 1
+    assert "table.tex can't be written (Is a directory)" in refused.stderr.splitlines()[0]
+
+
+def test_our_records_have_the_tracked_pages_by_any_name(monkeypatch):
+    monkeypatch.chdir(records.RESULTS.parent)
+    assert [path.resolve() for path in compare.files(Path("results"))] == list(compare.files())
