@@ -181,26 +181,25 @@ def test_an_epoch_s_line_is_of_the_whole_epoch_however_often_it_was_evaluated(
     assert max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h", "-help"])
 @pytest.mark.parametrize(
-    ("module", "flags"),
+    ("module", "flag", "own"),
     [
-        ("mnist_jax.train", ["--model", "--learning_rate", "--workdir"]),
-        ("mnist_jax.evaluate", ["--step"]),
-        ("mnist_jax.predict", ["--show"]),
-        ("mnist_jax.report", ["--images"]),
-        ("mnist_jax.convert", ["--from"]),
-        ("experiments.nielsen", ["--experiment", "--num_seeds"]),
-        ("experiments.compare", ["--report"]),
+        ("mnist_jax.train", "--help", ["--model", "--learning_rate", "--workdir"]),
+        ("mnist_jax.evaluate", "-h", ["--step"]),
+        ("mnist_jax.predict", "-help", ["--show"]),
+        ("mnist_jax.report", "--help", ["--images"]),
+        ("mnist_jax.convert", "-h", ["--from"]),
+        ("experiments.nielsen", "--helpshort", ["--experiment", "--num_seeds"]),
+        ("experiments.compare", "--helpfull", ["--[no]report"]),
     ],
 )
 def test_help_shows_the_command_s_flags(
-    tmp_path_factory: pytest.TempPathFactory, module: str, flags: list[str], flag: str
+    tmp_path_factory: pytest.TempPathFactory, module: str, flag: str, own: list[str]
 ) -> None:
     done = run(tmp_path_factory.getbasetemp(), module, flag)
     assert done.returncode == 0, done.stderr
-    for name in flags:
-        assert f"\n  {name}:" in done.stdout or f"\n  --[no]{name[2:]}:" in done.stdout
+    for name in own:
+        assert f"\n  {name}:" in done.stdout
     assert "alsologtostderr" not in done.stdout
 
 
