@@ -242,7 +242,8 @@ def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
     ("model", "hidden"),
     [
         ("lenet", [10**12]),  # Of 1.6 PB, refused when an array is placed.
-        ("dbl_conv_relu", 10**11),  # Of 256 TB, refused within a program.
+        # Of 256 TB, refused within a program.
+        pytest.param("dbl_conv_relu", 10**11, marks=pytest.mark.slow),
     ],
 )
 def test_a_network_larger_than_memory_is_one_sentence(
