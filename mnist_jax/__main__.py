@@ -4,11 +4,16 @@ import ast
 import sys
 from pathlib import Path
 
+from mnist_jax.errors import UsageError
 from mnist_jax.version import __version__
 
 
 def main() -> None:
-    """Prints every command with the first line of what it says of itself."""
+    """Prints every command with the first line of what it says of itself.
+
+    Exits with 2 where something else was asked for, such as a command after a space.
+    """
+    mistaken = set(sys.argv[1:]) - {"--version", "--help", "-h"}
     lines = [f"mnist_jax {__version__}"]
     if "--version" not in sys.argv:
         lines += ["", "Commands, each with --help:"]
@@ -18,7 +23,8 @@ def main() -> None:
             if path.name != "__main__.py" and 'if __name__ == "__main__":' in text:
                 about = (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
                 lines.append(f"  python -m mnist_jax.{path.stem:<10} {about.split(':')[0]}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    (sys.stderr if mistaken else sys.stdout).write("\n".join(lines) + "\n")
+    sys.exit(UsageError.exit_code if mistaken else 0)
 
 
 if __name__ == "__main__":

@@ -162,10 +162,13 @@ def _override(recipe: Recipe) -> Recipe:
     values: dict[str, Any] = {
         flag.name: flag.value for flag in _OVERRIDES if flag.value is not None
     }
-    if values.get("init_from"):
-        values["init_from"] = str(Path(values["init_from"]).expanduser())
     values["model_args"] = {**recipe.model_args, **cli.json_object(_MODEL_ARGS)}
-    return dataclasses.replace(recipe, **values)
+    recipe = dataclasses.replace(recipe, **values)
+    if not recipe.init_from:
+        return recipe
+    # The same from every folder, and however it was typed.
+    source = Path(recipe.init_from).expanduser().resolve()
+    return dataclasses.replace(recipe, init_from=str(source))
 
 
 def _run_directories(recipes: Sequence[Recipe]) -> list[RunDirectory]:

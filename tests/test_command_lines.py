@@ -260,15 +260,15 @@ def test_a_network_larger_than_memory_is_one_sentence(
     )
     assert done.returncode == 1
     assert done.stderr.startswith("Out of memory allocating ")
-    assert "take a smaller batch_size or network" in done.stderr
+    assert "use a smaller network or batch" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("error", "end"),
     [
-        ("MemoryError()", "Out of memory; take a smaller"),
-        ("MemoryError('No 2 TiB for it.')", "No 2 TiB for it; take a smaller"),
+        ("MemoryError()", "Out of memory; use a smaller"),
+        ("MemoryError('No 2 TiB for it.')", "No 2 TiB for it; use a smaller"),
         ("RuntimeError('a mistake of ours')", "RuntimeError: a mistake of ours"),
     ],
 )

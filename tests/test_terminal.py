@@ -117,6 +117,24 @@ def test_ctrl_c_while_training_is_answered_at_once(tmp_path: Path) -> None:
         assert terminal.process.wait() == 130
 
 
+def test_ctrl_c_that_ends_the_reader_of_a_command_too_loses_nothing(tmp_path: Path) -> None:
+    arguments = ["--model=dense", "--dataset=digits", "--epochs=100000", "--workdir=run"]
+    command = [sys.executable, "-m", "mnist_jax.train", *arguments, "--save_every=1000"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path, env=env
+    )
+    assert process.stdout
+    with process:
+        while not process.stdout.readline().startswith(b"epoch 2/"):
+            assert process.poll() is None
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    steps = [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert max(steps) >= 300
+
+
 ROWS = [
     # Step, loss, accuracy, images per second.
     (2, 2.0, 0.1, 50.0),
@@ -213,3 +231,6 @@ def test_version_and_the_list_of_commands() -> None:
     for door in ("train", "evaluate", "predict", "report", "convert"):
         assert f"python -m mnist_jax.{door} " in listed
     assert "__main__" not in listed
+    mistaken = subprocess.run([*command, "train"], capture_output=True, text=True, check=False)
+    assert (mistaken.returncode, mistaken.stdout) == (2, "")
+    assert mistaken.stderr == listed

@@ -1,5 +1,6 @@
 """What every command line shares: flags, exit codes, and one sentence for what went wrong."""
 
+import contextlib
 import json
 import logging
 import os
@@ -59,7 +60,10 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
         if isinstance(error, RuntimeError) and not any(words in text for words in _EXHAUSTED):
             raise
         reason = text.partition("\n")[0].rpartition(": ")[2] or "Out of memory"
-        _exit(f"{reason.rstrip('.')}; take a smaller batch_size or network, or fewer seeds.", 1)
+        _exit(
+            f"{reason.rstrip('.')}; use a smaller network or batch, or a device with more memory.",
+            1,
+        )
 
 
 Default = TypeVar("Default", Path, None)
@@ -122,5 +126,6 @@ def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _exit(sentence: str, code: int) -> NoReturn:
-    sys.stderr.write(sentence.strip() + "\n")
+    with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
+        sys.stderr.write(sentence.strip() + "\n")
     sys.exit(code)

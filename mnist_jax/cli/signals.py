@@ -50,11 +50,12 @@ def stopping() -> Iterator[Stop]:
             signal.signal(either, signal.SIG_DFL)
         # Now, because a second signal leaves no time for it: the bar has hidden the cursor.
         cursor = _ERASE_LINE_AND_SHOW_CURSOR if sys.stderr.isatty() else ""
-        os.write(
-            sys.stderr.fileno(),
-            f"{cursor}{stop.received.name}: stopping once the present steps are saved;"
-            " a second one stops at once.\n".encode(),
+        sentence = (
+            f"{cursor}{stop.received.name}: stopping once the present steps are saved; a second one"
+            " stops at once.\n"
         )
+        with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
+            os.write(sys.stderr.fileno(), sentence.encode())
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -134,9 +134,11 @@ class Trainer:
     def compile(self) -> None:
         """Compiles what `advance` runs: full batches and the short last one, side by side."""
         self._place_in_epoch()
-        with ThreadPoolExecutor(len(self._orders)) as threads:
-            for one in [threads.submit(self._compile, order) for order in self._orders]:
-                one.result()
+        # Traced in this thread, to which the caller's JAX contexts belong.
+        lowered = [self._run.lower(self.states, one, *self._data, 0, 1) for one in self._orders]
+        with ThreadPoolExecutor(len(lowered)) as threads:
+            for compiled in [threads.submit(one.compile) for one in lowered]:
+                compiled.result()
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Evaluates every image exactly once: uint8 [N, 28, 28] to logits [seeds, N, 10].
@@ -152,9 +154,6 @@ class Trainer:
         if self._epoch != epoch:
             self._epoch, self._orders = epoch, self._epoch_orders(epoch)
         return start
-
-    def _compile(self, order: jax.Array) -> None:
-        self._run.lower(self.states, order, *self._data, 0, 1).compile()
 
     def _make_mesh(self, num_devices: int | None, work: float) -> Mesh:
         size = self.recipe.batch_size
