@@ -1,9 +1,11 @@
 """Classifies image files with a run: `python -m mnist_jax.predict --workdir=DIR IMAGE...`.
 
-PNG or JPEG of any size, dark on light or light on dark. Every image is brought into the frame of
-the run's dataset first: one digit, or one garment, on an even page.
+PNG, JPEG, GIF, WebP or BMP of any size, folders of them, or `-` for standard input; dark on light
+or light on dark. Every image is brought into the frame of the run's dataset first: one digit, or
+one garment, on an even page.
 """
 
+import io
 import json
 import os
 import sys
@@ -15,14 +17,16 @@ from absl import flags
 
 from mnist_jax import cli
 from mnist_jax.data import CLASS_NAMES
-from mnist_jax.data.images import frame_image, read_image
+from mnist_jax.data.images import FORMATS, frame_image, image_files, read_image
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import cache_folder
-from mnist_jax.runs.directory import RunDirectory
-from mnist_jax.runs.network import classifier, load_network
+from mnist_jax.runs.network import load_run
 from mnist_jax.training import devices
 
 _WORKDIR = cli.define_path("workdir", None, "The run directory.")
+_STEP = flags.DEFINE_integer(
+    "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
+)
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON object per image, each on its line.")
 _SHOW = cli.define_path(
     "show", None, "A folder for pictures: each image, and beside it what the network saw."
@@ -30,36 +34,40 @@ _SHOW = cli.define_path(
 
 # Sides of the pictures that --show saves: ten pixels for one of the network's.
 _SHOWN = 280
+_STDIN = Path("-")
 
 
 def main(argv: Sequence[str]) -> None:
     """Classifies what the arguments name; what can't be read is told of at the end."""
     if _WORKDIR.value is None:
         raise UsageError("No run given; add --workdir=DIR.")
-    paths = [Path(argument) for argument in argv[1:]]
-    if not paths:
-        raise UsageError("No image given; add the names of PNG or JPEG files.")
+    if len(argv) < 2:
+        raise UsageError(f"No image given; add {FORMATS} files, folders of them, or - for stdin.")
     devices.configure_process(cache_folder() / "compiled")
-    run = RunDirectory(_WORKDIR.value)
-    recipe = run.recipe()
-    _, network = load_network(run)
-    classify = classifier(network, recipe)
-    names = CLASS_NAMES[recipe.dataset]
+    run = load_run(_WORKDIR.value, _STEP.value)
+    names = CLASS_NAMES[run.recipe.dataset]
+    paths = list[Path]()
     failures = []
+    for operand in map(Path, argv[1:]):
+        try:
+            paths += image_files(operand) if operand.is_dir() else [operand]
+        except Failure as failure:
+            failures.append(str(failure))
     for number, path in enumerate(paths, 1):
         try:
-            image = read_image(path)
-            seen = frame_image(image, recipe.dataset)
+            image = read_image(io.BytesIO(sys.stdin.buffer.read()) if path == _STDIN else path)
+            seen = frame_image(image, run.recipe.dataset)
             if not seen.any():
                 raise Failure(f"{path} is an empty page: nothing stands out from its border.")
         except Failure as failure:
             failures.append(str(failure))
             continue
         # One by one: a single shape to compile for, and each result as soon as it is there.
-        (probabilities,) = classify(seen[None])
+        (probabilities,) = run.probabilities(seen[None])
         sys.stdout.write(_line(path, probabilities, names) + "\n")
         if _SHOW.value is not None:
-            _save(_SHOW.value / f"{number}-{path.stem}.png", image, seen)
+            name = "stdin" if path == _STDIN else path.stem
+            _save(_SHOW.value / f"{number}-{name}.png", image, seen)
     if failures:
         raise Failure("\n".join(failures))
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,7 +140,9 @@ def test_the_command_classifies_what_it_can(
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "bomb.png").write_bytes(bomb(10_000))
     blank = saved(np.full((9, 9), 255, np.uint8), tmp_path / "blank.png")
-    bad = [tmp_path / "text.png", tmp_path / "bomb.png", blank, tmp_path / "none.png", tmp_path]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    bad = [empty, tmp_path / "text.png", tmp_path / "bomb.png", blank, tmp_path / "none.png"]
     shown = tmp_path / "shown"
     options = (f"--workdir={run.path}", "--json", f"--show={shown}")
     done = run_command(tmp_path, "mnist_jax.predict", good[0], *bad, good[1], *options)
@@ -148,7 +152,7 @@ def test_the_command_classifies_what_it_can(
     for path, sentence, part in zip(
         bad,
         sentences,
-        ("is no PNG", "89,478,485", "is an empty page", "No such", "directory"),
+        ("has no files", "is no PNG", "89,478,485", "is an empty page", "No such"),
         strict=True,
     ):
         assert sentence.startswith(f"{path} ")
@@ -161,10 +165,38 @@ def test_the_command_classifies_what_it_can(
         np.testing.assert_allclose(row["probabilities"], probabilities, rtol=1e-3, atol=1e-6)
         assert row["label"] == probabilities.argmax()
         assert row["class"] == CLASS_NAMES[dataset.name][row["label"]]
-    assert sorted(path.name for path in shown.iterdir()) == ["1-0.png", "7-1.png"]
+    assert sorted(path.name for path in shown.iterdir()) == ["1-0.png", "6-1.png"]
     with Image.open(shown / "1-0.png") as picture:
         assert picture.size == (560, 280)
         np.testing.assert_array_equal(np.asarray(picture)[5::10, 285::10, 0], seen[0])
+
+
+def test_folders_and_standard_input_are_read(
+    run: RunDirectory, dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    image = Image.fromarray(255 - enlarged(dataset.test.images[0], 3))
+    for name in ("b.PNG", "a.gif", "c.webp", "d.bmp"):
+        image.save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    step = max(int(path.name) for path in run.checkpoints.iterdir() if path.name.isdigit())
+    options = (f"--workdir={run.path}", f"--step={step}")
+    done = run_command(tmp_path, "mnist_jax.predict", folder, *options)
+    assert done.returncode == 0, done.stderr
+    named = dict(line.split(": ") for line in done.stdout.splitlines())
+    assert list(named) == [str(folder / name) for name in ("a.gif", "b.PNG", "c.webp", "d.bmp")]
+    assert named[str(folder / "a.gif")] == named[str(folder / "d.bmp")]
+    read = subprocess.run(
+        [sys.executable, "-m", "mnist_jax.predict", "-", *options],
+        input=(folder / "b.PNG").read_bytes(),
+        capture_output=True,
+        check=True,
+    )
+    assert read.stdout.decode().strip() == f"-: {named[str(folder / 'b.PNG')]}"
+    absent = run_command(tmp_path, "mnist_jax.predict", folder, options[0], "--step=999999")
+    assert absent.returncode == 1
+    assert "no checkpoint of step 999999" in absent.stderr
 
 
 def test_the_command_prints_label_and_probabilities(
@@ -184,7 +216,7 @@ def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
     workdir = f"--workdir={run.path}"
     for arguments, code, sentence in (
         ([image], 2, "No run given; add --workdir=DIR."),
-        ([workdir], 2, "No image given; add the names of PNG or JPEG files."),
+        ([workdir], 2, "No image given; add PNG, JPEG, GIF, WebP or BMP files, folders of them"),
         ([image, workdir, f"--show={image}"], 1, "can't be written"),
     ):
         done = run_command(tmp_path, "mnist_jax.predict", *arguments)

@@ -3,6 +3,7 @@
 import struct
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -11,6 +12,10 @@ from mnist_jax.errors import Failure
 
 # Larger pictures are reduced at once: plenty for 28×28, and what follows takes no time.
 _LONGEST_SIDE = 1024
+
+FORMATS = "PNG, JPEG, GIF, WebP or BMP"
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
+_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 # Distances from the colour of the page, in the levels of RGB.
 _FAINTEST_INK = 20.0
@@ -21,8 +26,25 @@ _SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a sp
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Reads a PNG or JPEG file, turned as its EXIF says, of at most 1,024 pixels a side.
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder by their endings, sorted; not those in folders within it.
+
+    Raises:
+        Failure: there are none, or the folder can't be read.
+    """
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _ENDINGS)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if not files:
+        raise Failure(f"{folder} has no files that end in {', '.join(_ENDINGS)}; name another.")
+    return files
+
+
+def read_image(source: str | Path | BinaryIO) -> np.ndarray:
+    """Reads an image file, turned as its EXIF says, of at most 1,024 pixels a side.
+
+    PNG, JPEG, GIF, WebP or BMP, a path or an open file; of an animation the first picture.
 
     Where a picture is transparent it gets a ground: the colour of its page if most of it is
     opaque; otherwise the opaque part is what was drawn, on whichever of black and white is
@@ -38,12 +60,13 @@ def read_image(path: Path) -> np.ndarray:
     # Imported here: importing the package must stay fast.
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    path = source if isinstance(source, str | Path) else "Standard input"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what does not concern the pixels.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             # Only the header is read here, and its size checked.
-            with Image.open(path, formats=("PNG", "JPEG")) as file:
+            with Image.open(source, formats=_FORMATS) as file:
                 file.draft(None, (_LONGEST_SIDE, _LONGEST_SIDE))
                 file.load()
                 image = ImageOps.exif_transpose(file)
@@ -52,12 +75,10 @@ def read_image(path: Path) -> np.ndarray:
                 f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first."
             ) from error
         except UnidentifiedImageError as error:
-            raise Failure(f"{path} is no PNG or JPEG image; save it as one of them.") from error
+            raise Failure(f"{path} is no {FORMATS} image; save it as one of them.") from error
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             if isinstance(error, OSError) and error.strerror:
-                raise Failure(
-                    f"{path} can't be read ({error.strerror}); check the file and its permissions."
-                ) from error
+                raise _unreadable(path, error) from error
             raise Failure(f"{path} is damaged or cut short; save it once more.") from error
     if image.mode.startswith("I;16"):  # Pillow's conversion would clip instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -76,6 +97,10 @@ def frame_image(image: np.ndarray, dataset: str) -> np.ndarray:
     if dataset == "fashion_mnist":
         return frame_garment(_garment(image))
     return frame_digit(_ink(image))
+
+
+def _unreadable(path: object, error: OSError) -> Failure:
+    return Failure(f"{path} can't be read ({error.strerror}); check it and its permissions.")
 
 
 def _on_ground(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
