@@ -11,9 +11,15 @@ from experiments.evidence.rows import all_articles
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import Failure
+from mnist_jax.files import unwritable
 
 _REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if the files are out of date.")
+_RESULTS = cli.define_path(
+    "results",
+    records.RESULTS,
+    "Where the records live; of other records than ours, all is written there.",
+)
 flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
 
@@ -25,31 +31,40 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     """
     results = Results.load(all_articles(), directory)
     return {
-        directory.parent / "RESULTS.md": rendering.markdown(results),
+        _pages(directory) / "RESULTS.md": rendering.markdown(results),
         directory / "table.csv": rendering.csv_table(results),
         directory / "table.tex": rendering.latex(results),
     }
 
 
+def _pages(directory: Path) -> Path:
+    """Where pages go: beside our records, and among others, whose neighbours may be our pages."""
+    ours = directory.resolve() == records.RESULTS.resolve()
+    return directory.parent if ours else directory
+
+
 def main(argv: Sequence[str]) -> None:
     """Writes the files or the page, or checks the files."""
     del argv
+    if not _RESULTS.value.is_dir():
+        raise Failure(f"{_RESULTS.value} is no folder; give one with records to --results.")
     if _REPORT.value:
         # Here, where what is missing for it becomes a sentence.
         from experiments.evidence import pages
         from mnist_jax.reporting import page
 
-        folder = records.RESULTS.parent / "report"
-        written = page.write(
-            pages.comparison(Results.load(all_articles(), records.RESULTS)), folder
-        )
+        comparison = pages.comparison(Results.load(all_articles(), _RESULTS.value))
+        written = page.write(comparison, _pages(_RESULTS.value) / "report")
         display.console().print(f"{written} has the report; its pictures are beside it.")
         return
-    for path, text in files().items():
+    for path, text in files(_RESULTS.value).items():
         if not _CHECK.value:
-            path.write_text(text)
+            try:
+                path.write_text(text)
+            except OSError as error:
+                raise unwritable(path, error, "--results") from error
         elif not path.exists() or path.read_text() != text:
-            raise Failure(f"{path} is out of date; run `python -m experiments.compare`.")
+            raise Failure(f"{path} is out of date; give the same command without --check.")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mnist_jax.version import __version__
+
 if TYPE_CHECKING:
     from mnist_jax.kernels.differentiation import differentiable
     from mnist_jax.runs.network import load_run
 
-__all__ = ["differentiable", "load_run"]
+__all__ = ["__version__", "differentiable", "load_run"]
 
 _HOMES = {"differentiable": "kernels.differentiation", "load_run": "runs.network"}
 

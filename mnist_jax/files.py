@@ -1,12 +1,15 @@
 """Files that are whole or absent, whatever interrupts their writing, and the cache's folder."""
 
 import contextlib
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from absl import logging
+
+from mnist_jax.errors import Failure
 
 
 @contextlib.contextmanager
@@ -26,6 +29,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def unwritable(path: object, error: OSError, instead: str) -> Failure:
+    """The sentence for what the system won't write, with `instead` of it to be given."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what_to_do = f"{'make room or ' if full else ''}give another {instead}"
+    return Failure(f"{path} can't be written ({error.strerror}); {what_to_do}.")
 
 
 def write_text(path: Path, text: str) -> None:

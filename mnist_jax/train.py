@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mnist_jax import cli
 from mnist_jax.cli import display, recipe_flags
-from mnist_jax.cli.signals import stopping
+from mnist_jax.cli.signals import in_thread, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
@@ -27,7 +27,6 @@ from mnist_jax.training.session import Watch, groups, train
 
 # They replace values of the article's recipe, or of --config's.
 _OVERRIDES = recipe_flags.define()
-flags.adopt_module_key_flags(recipe_flags)  # --help shows them.
 _MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
 _CONFIG = cli.define_path(
     "config", None, "A recipe to run instead of an article's, such as a run's config.json."
@@ -90,7 +89,8 @@ def main(argv: Sequence[str]) -> None:
     with stopping() as stop:
         for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
             together = [todo[place] for place in group]
-            results = train(
+            results = in_thread(
+                train,
                 together,
                 dataset,
                 watches=watches,
@@ -162,10 +162,13 @@ def _override(recipe: Recipe) -> Recipe:
     values: dict[str, Any] = {
         flag.name: flag.value for flag in _OVERRIDES if flag.value is not None
     }
-    if values.get("init_from"):
-        values["init_from"] = str(Path(values["init_from"]).expanduser())
     values["model_args"] = {**recipe.model_args, **cli.json_object(_MODEL_ARGS)}
-    return dataclasses.replace(recipe, **values)
+    recipe = dataclasses.replace(recipe, **values)
+    if not recipe.init_from:
+        return recipe
+    # The same from every folder, and however it was typed.
+    source = Path(recipe.init_from).expanduser().resolve()
+    return dataclasses.replace(recipe, init_from=str(source))
 
 
 def _run_directories(recipes: Sequence[Recipe]) -> list[RunDirectory]:

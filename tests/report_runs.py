@@ -5,9 +5,13 @@ And what a report of them shows.
 
 import dataclasses
 from pathlib import Path
+from unittest.mock import patch
 
 from flax import nnx
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from experiments.references.ours import initial_states
 from mnist_jax.data import load_dataset
@@ -25,6 +29,8 @@ RECIPE = dataclasses.replace(
     epochs=2,
     eval_every=4,
 )
+# How wide pictures are at least, in pixels of CSS: on a phone of 390, and drawn for a screen.
+PHONE, SCREEN = 358, 928
 # 10 steps an epoch.
 STEPS = (4, 8, 10, 14, 18, 20)
 
@@ -52,6 +58,29 @@ def write_runs(parent: Path) -> None:
 def pictures(shown: Page) -> dict[str, Figure]:
     blocks = [block for section in shown.sections for block in section.blocks]
     return {block.name: block.figure for block in blocks if isinstance(block, Picture)}
+
+
+def check_legible(figure: Figure, shown: float) -> None:
+    """Makes sure that all words of a picture, so many pixels of CSS wide, can be read.
+
+    That none is smaller than 10.5 pixels, cut off, or written over another.
+    """
+    words: list[tuple[Text, Bbox]] = []
+
+    def draw(text: Text, renderer: RendererBase) -> None:
+        if text.get_visible() and text.get_text().strip():
+            words.append((text, text.get_window_extent(renderer)))
+
+    with patch.object(Text, "draw", draw):
+        figure.draw_without_rendering()
+    assert words
+    width, height = figure.bbox.size
+    for i, (text, box) in enumerate(words):
+        assert float(text.get_fontsize()) * figure.dpi / 72 * shown / width >= 10.5, text
+        assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= -1, text
+        for other, taken in words[:i]:
+            common = Bbox.intersection(box, taken)
+            assert common is None or min(common.size) < 1, f"{text} over {other}"
 
 
 def _row(step: int, seed: int) -> Evaluation:

@@ -104,7 +104,7 @@ def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads((path / "seed-0/config.json").read_text())["validation"] == 250
     assert "Holding out 250 images for validation instead of 10000" in done.stderr
-    assert done.stdout.count("  validation accuracy ") == 2
+    assert done.stdout.count("  val ") == 2
     results = [json.loads((path / f"seed-{seed}/result.json").read_text()) for seed in (0, 1)]
     assert f"(best validation accuracy, after step {results[0]['selected_step']})" in done.stdout
     accuracies = [100 * result["test_accuracy"] for result in results]
@@ -135,7 +135,7 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
         "eval_every": 60,
         "seed": 7,
     }
-    plain = {option.name for option in options()} - {"model", "model_args", "dataset"}
+    plain = {option.name for option in options()} - {"model", "model_args", "dataset", "init_from"}
     assert protocol.keys() == plain
     shown = run(home, "mnist_jax.train", "--help").stdout
     assert [name for name in plain if f"{name}:" not in shown.replace("]", "")] == []
@@ -236,6 +236,49 @@ def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
     assert done.returncode == 1
     assert "can't be written" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "hidden"),
+    [
+        ("lenet", [10**12]),  # Of 1.6 PB, refused when an array is placed.
+        # Of 256 TB, refused within a program.
+        pytest.param("dbl_conv_relu", 10**11, marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_larger_than_memory_is_one_sentence(
+    home: Path, model: str, hidden: object
+) -> None:
+    arguments = json.dumps({"hidden": hidden})
+    done = run(
+        home,
+        "mnist_jax.train",
+        f"--model={model}",
+        "--dataset=digits",
+        f"--model_args={arguments}",
+        f"--workdir={home}/large-{model}",
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Out of memory allocating ")
+    assert "use a smaller network or batch" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        ("MemoryError()", "Out of memory; use a smaller"),
+        ("MemoryError('No 2 TiB for it.')", "No 2 TiB for it; use a smaller"),
+        ("RuntimeError('a mistake of ours')", "RuntimeError: a mistake of ours"),
+    ],
+)
+def test_only_memory_that_is_lacking_is_no_traceback(error: str, end: str) -> None:
+    program = f"from mnist_jax import cli\ndef main(_): raise {error}\ncli.run(main)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(end)
+    assert ("Traceback" in done.stderr) == ("mistake" in error)
 
 
 def test_overwriting_begins_when_every_directory_is_free(home: Path) -> None:

@@ -1,5 +1,6 @@
 """The page of the whole comparison: what is drawn of the records."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,16 @@ import pytest
 from commands import run
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from report_runs import PHONE, SCREEN, check_legible
 from toy_records import ARTICLE, LABELS, record, results_of
 
-from experiments.evidence import charts, pages, statistics
+from experiments import compare
+from experiments.evidence import charts, pages, records, statistics
 from experiments.evidence.analysis import Results
 from experiments.evidence.charts import ForestRow
+from experiments.evidence.rows import all_articles
 from mnist_jax.data import Dataset, DatasetNotFound, Split
+from mnist_jax.measures import Course
 from mnist_jax.reporting.page import Page, Picture, Table, Text
 from mnist_jax.reporting.style import COLORS
 
@@ -59,6 +64,9 @@ def test_accuracies_are_placed_by_their_error():
     filled, hollow = (to_hex(axes.lines[i].get_markerfacecolor()) for i in (1, 3))
     assert (filled, hollow) == (COLORS["test"].lower(), "#ffffff")
     texts = [text.get_text() for text in axes.texts]
+    assert texts == ["one", "99.20 | 99.00 ± 0.10", "two", "98 | 97.00"]
+    wide: Any = charts.published_and_ours(comparisons, wide=True).axes[0]
+    texts = [text.get_text() for text in wide.texts]
     assert texts == ["one", "99.20 | 99.00 ± 0.10 (n = 3)", "two", "98 | 97.00 (n = 1)"]
     drawn.draw_without_rendering()
     labels = {tick.get_text(): tick.get_position()[0] for tick in axes.get_xticklabels()}
@@ -84,6 +92,25 @@ def test_every_evaluation_is_drawn(page):
     assert mean[1] == pytest.approx([90, 50, 30, 9])
     # The published figure, 91%, from one side to the other.
     assert lines(axes, "published")[0][1] == [pytest.approx(9.0)] * 2
+
+
+def test_every_row_can_be_read_on_a_phone_and_on_a_screen():
+    articles = all_articles()
+    names = [f"{article.letter} {row.id}" for article in articles for row in article.figures]
+    ours = statistics.summarize([99.1, 99.2, 99.3], (0.0, 100.0))
+    comparisons = [ForestRow(name, 75.6 + i / 2, 0.005, ours) for i, name in enumerate(names)]
+    # From ten percent to narrow ranges, which need other numbers on their axes.
+    ends = {row.id: 99.6 - i / 50 for i, row in enumerate(articles[1].rows)}
+    epochs = np.arange(1, 31)
+    rows = {
+        name: [Course(epochs, np.linspace(10 + 6 * i, end, 30))]
+        for i, (name, end) in enumerate(ends.items())
+    }
+    for wide, shown in ((False, PHONE), (True, SCREEN)):
+        check_legible(charts.published_and_ours(comparisons, wide=wide), shown)
+        drawn = charts.accuracy_by_epoch(rows, ends, wide=wide)
+        check_legible(drawn, shown)
+        assert all(len(axes.get_yticks()) > 1 for axes in drawn.axes)
 
 
 def test_printed_values_stand_beside_ours(page):
@@ -129,3 +156,33 @@ def test_a_report_is_no_check(tmp_path):
     done = run(tmp_path, "experiments.compare", "--report", "--check")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_other_records_have_tables_of_their_own(tmp_path):
+    folder = tmp_path / "mine" / "results"
+    missing = run(tmp_path, "experiments.compare", f"--results={folder}")
+    assert missing.returncode == 1
+    assert "no folder" in missing.stderr
+    folder.mkdir(parents=True)
+    shutil.copy(records.RESULTS / "cmu_cnn.jsonl", folder)
+    assert run(tmp_path, "experiments.compare", f"--results={folder}").returncode == 0
+    # Not into the parent, where ours would be if that were experiments/.
+    assert [path.name for path in folder.parent.iterdir()] == ["results"]
+    written = (folder / "RESULTS.md").read_text()
+    ours = (records.RESULTS.parent / "RESULTS.md").read_text()
+    row = next(line for line in ours.splitlines() if line.startswith("| `cmu_cnn` |"))
+    assert row in written.splitlines()
+
+    assert (folder / "table.csv").exists()
+    check = run(tmp_path, "experiments.compare", f"--results={folder}", "--check")
+    assert check.returncode == 0
+    (folder / "table.tex").unlink()
+    (folder / "table.tex").mkdir()
+    refused = run(tmp_path, "experiments.compare", f"--results={folder}")
+    assert refused.returncode == 1
+    assert "table.tex can't be written (Is a directory)" in refused.stderr.splitlines()[0]
+
+
+def test_our_records_have_the_tracked_pages_by_any_name(monkeypatch):
+    monkeypatch.chdir(records.RESULTS.parent)
+    assert [path.resolve() for path in compare.files(Path("results"))] == list(compare.files())

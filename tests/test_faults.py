@@ -269,7 +269,7 @@ def test_read_only_disk(reference: Reference, tmp_path: Path) -> None:
     command = f"exec unshare -rm sh -c '{script}' sh \"$@\""
     done = reference.command.under(command, tmp_path / "run")
     assert done.returncode == 1
-    assert "can't be written (Read-only file system)" in done.stderr
+    assert "can't be written (Read-only file system); give another --workdir." in done.stderr
 
 
 @FEW

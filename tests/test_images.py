@@ -307,3 +307,20 @@ def test_damaged_bytes_are_a_sentence_or_a_picture(tmp_path: Path) -> None:
             except Failure:
                 outcomes.add(())
     assert outcomes == {(), (28, 28)}
+
+
+@pytest.mark.parametrize("format_", ["png", "jpeg", "gif", "webp", "bmp"])
+def test_a_file_that_is_cut_short_is_refused_in_a_sentence(format_: str, tmp_path: Path) -> None:
+    whole = encoded(format_)
+    path = tmp_path / f"image.{format_}"
+    path.write_bytes(whole)
+    read_image(path)
+    sentences = []
+    for kept in range(0, len(whole) - 1, max(1, len(whole) // 50)):
+        path.write_bytes(whole[:kept])
+        try:
+            read_image(str(path))
+        except Failure as failure:
+            sentences.append(str(failure))
+    assert len(sentences) > 5
+    assert all(sentence.startswith(f"{path} ") for sentence in sentences)

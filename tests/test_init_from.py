@@ -1,5 +1,6 @@
 """Training that starts from weights that are there already, and loading them."""
 
+import dataclasses
 import json
 import shutil
 from functools import partial
@@ -84,6 +85,32 @@ def test_a_run_goes_on_without_what_it_started_from(
     shutil.rmtree(gone)
     train([pair], digits, num_devices=1, read_weights=read)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    hashes = {
+        RunDirectory(tmp_path / name).environment()["init_from_sha256"]
+        for name in ("whole", "stopped")
+    }
+    assert len(hashes) == 1
+
+
+def test_a_run_may_take_the_place_of_what_it_starts_from(
+    source: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    path = shutil.copytree(source, tmp_path / "run")
+    expected = _parameters(path)
+    recipe = dataclasses.replace(FROM_SCRATCH, init_from=str(path), learning_rate=1e-12)
+    read = partial(read_weights, recipe)
+    train([(recipe, RunDirectory(path))], digits, num_devices=1, overwrite=True, read_weights=read)
+    for ours, theirs in zip(_parameters(path), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-8)
+
+
+def test_a_recipe_that_names_weights_is_not_trained_without(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(FROM_SCRATCH, init_from="run")
+    with pytest.raises(ValueError, match="needs `read_weights`"):
+        train([(recipe, RunDirectory(tmp_path / "run"))], digits, num_devices=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_network_leave_nothing(

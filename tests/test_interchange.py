@@ -13,7 +13,7 @@ from experiments.references.ours import ARRAYS, make_network
 from mnist_jax.errors import Failure
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry, model_names
-from mnist_jax.models.layers import Network, flatten
+from mnist_jax.models.layers import Network, check_trainable, flatten
 
 PREFIXES = {
     "dense": "hidden_layer output_layer",
@@ -179,6 +179,40 @@ class _Scale(nnx.Module):
         ),
         (
             {
+                "conv": nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)),
+                "flat": flatten,
+                "norm": nnx.GroupNorm(1568, num_groups=2, rngs=nnx.Rngs(0)),
+            },
+            "norm.bias, and the order",
+        ),
+        (
+            {
+                "conv": nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)),
+                "flat": flatten,
+                "turn": lambda x: x[:, ::-1],
+                "out": nnx.Linear(1568, 10, rngs=nnx.Rngs(0)),
+            },
+            "out.bias, and the order",
+        ),
+        (
+            {
+                "conv": nnx.Conv(1, 2, (3, 3), rngs=nnx.Rngs(0)),
+                "rows": lambda x: x.reshape(len(x), -1, 2),
+                "flat": lambda x: x.reshape(len(x), -1),
+                "out": nnx.Linear(1568, 10, rngs=nnx.Rngs(0)),
+            },
+            "out.bias, and the order",
+        ),
+        (
+            {
+                "flat": flatten,
+                "wide": nnx.Linear(784, 98, rngs=nnx.Rngs(0)),
+                "images": lambda x: x.reshape(len(x), 7, 7, 2),
+            },
+            "makes images of what is flat in images",
+        ),
+        (
+            {
                 "head": nnx.Sequential(flatten, nnx.Linear(784, 10, rngs=nnx.Rngs(0))),
             },
             "head.layers.1.bias, and the order",
@@ -222,3 +256,27 @@ def test_a_network_with_other_layers_than_its_author_s() -> None:
     network = make_network("lenet", np.float32, hidden=(120,))
     with pytest.raises(Failure, match="other layers"):
         pytorch.torch_layers(network, model_entry("lenet").torch_names)
+
+
+def test_what_is_pooled_globally_has_no_order_to_know() -> None:
+    network = Network(
+        conv=nnx.Conv(1, 4, (3, 3), rngs=nnx.Rngs(0)),
+        pool=lambda x: x.mean((1, 2)),
+        head=nnx.Sequential(nnx.Linear(4, 10, rngs=nnx.Rngs(0))),
+    )
+    assert set(pytorch.torch_layers(network, {})) == {"conv", "head.layers.0"}
+
+
+def test_modules_in_plain_containers_are_refused_by_name() -> None:
+    class Several(nnx.Module):
+        def __init__(self) -> None:
+            self.convs = nnx.data([nnx.Conv(1, 1, (3, 3), rngs=nnx.Rngs(0))])
+            self.factors = nnx.data([nnx.Param(jnp.ones(()))])
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.convs[0](x) * self.factors[0]
+
+    network = Network(several=Several())
+    check_trainable(network)
+    with pytest.raises(Failure, match=r"has several\.factors\.0 of"):
+        pytorch.torch_layers(network, {})

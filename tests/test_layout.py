@@ -23,7 +23,7 @@ FLOORS = [
     {"mnist_jax.data"},
     {
         f"mnist_jax.{name}"
-        for name in ("recipe", "errors", "files", "inputs", "measures", "augment")
+        for name in ("recipe", "errors", "files", "inputs", "measures", "augment", "version")
     },
 ]
 

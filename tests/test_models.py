@@ -151,9 +151,15 @@ def test_a_network_in_a_network_gets_keys_of_its_own() -> None:
     assert set(np.unique(outputs)) == {1.0, 3.0, 7.0}
 
 
+class _Keyless(Network):
+    def __call__(self, images: jax.Array) -> jax.Array:  # type: ignore[override]
+        return images + super().__call__(images)
+
+
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
+        ({"block": _Keyless(act=nnx.relu)}, "network at block takes no keys"),
         ({"drop": nnx.Dropout(0.5)}, "Dropout at drop would get no keys"),
         ({"drop": nnx.Dropout(0.5, rngs=nnx.Rngs(0))}, "Dropout at drop would get no keys"),
         ({"head": nnx.Sequential(Dropout(0.5))}, "Dropout at head.layers.0 would get no keys"),

@@ -1,6 +1,7 @@
 """The page a report is written to: complete, closed, escaped, and shown by a browser."""
 
 import base64
+import dataclasses
 import io
 import json
 import shutil
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from report_runs import pictures
+from report_runs import PHONE, SCREEN, check_legible
 
+from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure
-from mnist_jax.reporting import page
+from mnist_jax.reporting import contents, page
+from mnist_jax.reporting.history import History
 from mnist_jax.reporting.page import Block, Code, Page, Picture, Section, Table, Text
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "source", "wbr"}
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -65,18 +68,48 @@ def written(whole_report: Page, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_the_page_holds_its_pictures(written: Path, whole_report: Page) -> None:
-    elements = parse(written).elements
-    sources = [attributes for tag, attributes in elements if tag == "img"]
-    assert len(sources) == len(pictures(whole_report)) == len(list(written.parent.glob("*.png")))
-    for attributes, name in zip(sources, pictures(whole_report), strict=True):
-        head, data = attributes["src"].split(",")
+    # The drawing for a screen comes first: a browser takes the first that fits.
+    names = [
+        name
+        for section in whole_report.sections
+        for block in section.blocks
+        if isinstance(block, Picture)
+        for name in reversed(block.figures)
+    ]
+    assert "training-images-wide" in names
+    sources = [one for one in parse(written).elements if one[0] in ("img", "source")]
+    assert len(sources) == len(list(written.parent.glob("*.png")))
+    for (tag, attributes), name in zip(sources, names, strict=True):
+        head, data = attributes["src" if tag == "img" else "srcset"].split(",")
         assert head == "data:image/png;base64"
         png = base64.b64decode(data, validate=True)
         assert png == (written.parent / f"{name}.png").read_bytes()
         with Image.open(io.BytesIO(png)) as image:
             size = (int(attributes["width"]), int(attributes["height"]))
             assert np.asarray(image.size) / 2 == pytest.approx(size, abs=1)
-        assert len(attributes["alt"]) > 10
+        assert tag == "source" or len(attributes["alt"]) > 10
+
+
+def test_every_word_of_every_picture_can_be_read(
+    whole_report: Page, histories: list[History], digits: Dataset
+) -> None:
+    fashion = contents.report(histories, dataclasses.replace(digits, name="fashion_mnist"), [0])
+    for section in [*whole_report.sections, *fashion.sections]:
+        for block in section.blocks:
+            if isinstance(block, Picture):
+                check_legible(block.figure, PHONE)
+                if block.wide is not None:
+                    check_legible(block.wide, SCREEN)
+
+
+def test_every_value_has_its_name_where_a_row_is_a_card(written: Path) -> None:
+    elements = parse(written).elements
+    viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
+    assert ("meta", viewport) in elements
+    start = [attributes.get("class") for _, attributes in elements].index("table cards")
+    names = [attributes.get("data-name") for tag, attributes in elements[start:] if tag == "td"]
+    head = ["seed", "state", "epoch that counts", "test accuracy", "test loss", "minutes"]
+    assert names[:12] == [*head, *head]
 
 
 def test_the_page_needs_nothing_else(written: Path) -> None:
@@ -117,6 +150,13 @@ addEventListener("load", () => parent.postMessage({
   errors,
   window: innerWidth,
   content: document.documentElement.scrollWidth,
+  cut: [...document.querySelectorAll(".table, .code")].filter(
+    box => box.scrollWidth > box.clientWidth).length,
+  columns: [...document.querySelectorAll(".pictures")].map(row => new Set(
+    [...row.children].map(figure => figure.getBoundingClientRect().left)).size),
+  card: getComputedStyle(document.querySelector(".cards tr")).display,
+  letters: Math.min(...[...document.querySelectorAll("main *")].map(
+    element => parseFloat(getComputedStyle(element).fontSize))),
   images: [...document.images].map(image => image.naturalWidth),
 }, "*"));
 </script>"""
@@ -155,9 +195,13 @@ def test_a_browser_shows_the_page(written: Path, tmp_path: Path) -> None:
     (tmp_path / "frames.html").write_text(_FRAMES)
     done = browse(tmp_path / "frames.html", tmp_path / "profile")
     found = json.loads(done.stdout[done.stdout.index("[{") : done.stdout.rindex("}]") + 2])
-    assert {one["window"] for one in found} == {390, 1280}
+    phone, screen = sorted(found, key=lambda one: one["window"])
+    assert (phone["window"], phone["card"], max(phone["columns"])) == (390, "block", 1)
+    assert (screen["window"], screen["card"], max(screen["columns"])) == (1280, "table-row", 3)
     for one in found:
         assert one["errors"] == []
         assert one["content"] <= one["window"]
-        assert len(one["images"]) == len(list(written.parent.glob("*.png")))
+        assert one["cut"] == 0
+        assert one["letters"] >= 12
+        assert len(one["images"]) == written.read_text("utf-8").count("<img ")
         assert min(one["images"]) > 0

@@ -284,14 +284,22 @@ def test_two_processes_that_train_the_same_leave_one_result(copy: Path, whole: P
     assert train([(RECIPE, RunDirectory(copy))], DATASET, num_devices=1) == [expected]
 
 
-def test_the_environment_tells_of_every_part(copy: Path) -> None:
+def test_the_environment_tells_of_every_part(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     _cut(copy)
     file = copy / "environment.json"
     now = json.loads(file.read_text())
-    other = {"revision": "1" * 40, "dirty": True}
-    file.write_text(json.dumps(now | {"git": other}))
+    other = {"revision": "1" * 40, "dirty": now["git"]["dirty"]}
+    packages = now["packages"] | {"jax": "0.9.0"}
+    file.write_text(json.dumps(now | {"git": other, "packages": packages}))
     assert _train([copy]) > 0
-    part = {"packages": now["packages"], "device": now["device"], "git": other}
+    part = {"packages": packages, "device": now["device"], "git": other}
+    said = [record.getMessage().removeprefix(f"{copy} ran with ") for record in caplog.records]
+    assert said == [
+        f"packages jax 0.9.0 and goes on with packages jax {now['packages']['jax']}:"
+        " the last digits may differ.",
+        f"git revision {'1' * 40} and goes on with git revision {now['git']['revision']}:"
+        " the last digits may differ.",
+    ]
     assert json.loads(file.read_text()) == now | {"before": [part]}
     # A run that starts again is of one part.
     shutil.rmtree(copy / "checkpoints")
@@ -386,7 +394,9 @@ def test_disk_full_while_writing_a_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
-        with pytest.raises(Failure, match=rf"{name}.* can't be written \(No space left"):
+        with pytest.raises(
+            Failure, match=rf"{name}.* can't be written \(No space left.*\); make room"
+        ):
             _train([path])
     assert not (path / "result.json").exists()
     _train([path])

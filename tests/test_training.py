@@ -404,3 +404,26 @@ def test_training_mode_evaluation_moves_the_statistics_and_keeps_dropout_on() ->
     proper = Trainer(exact, data, seeds=[0], num_devices=2)
     assert np.abs(as_published - proper.logits(data.test.images)).max() > 1e-3
     assert largest_difference(before, proper.state(0).batch_stats) == 0
+
+
+def test_nothing_is_compiled_once_training_is_under_way() -> None:
+    recipe = Recipe(model="dense", dataset="digits", batch_size=7, epochs=1, learning_rate=0.1)
+    trainer = Trainer(recipe, make_dataset(), seeds=[0], num_devices=1)
+    assert len(trainer.schedule.batch_sizes) == 2
+    compiled = list[str]()
+    listener = lambda event, *_, **__: compiled.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        # Within a context of JAX's, which belongs to a thread.
+        with jax.enable_x64(True):
+            trainer.compile()
+            assert len([event for event in compiled if "backend_compile" in event]) >= 2
+            compiled.clear()
+            trainer.advance(1)
+        trainer.compile()
+        compiled.clear()
+        while trainer.step < trainer.schedule.total_steps:
+            trainer.advance(100)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert not [event for event in compiled if "backend_compile" in event]

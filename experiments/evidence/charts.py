@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import blended_transform_factory
 
 from experiments.evidence.analysis import ENOUGH_SEEDS
 from experiments.evidence.statistics import Summary
 from mnist_jax.measures import Course
 from mnist_jax.reporting import curves
-from mnist_jax.reporting.style import COLORS, SMALL, TINY, new_figure, tidy
+from mnist_jax.reporting.style import COLORS, SMALL, TINY, WIDE, WIDTH, new_figure, tidy
 
-# Errors in percent: what is labelled on an axis over several powers of ten, and on a shorter one.
-_TICKS = (0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 20, 50, 90)
-_MORE_TICKS = (*_TICKS, 0.4, 0.6, 0.7, 0.8, 1.5, 3, 4, 7, 15, 30, 70)
-_COLUMNS = 2
-_ROW = 0.3  # Inches.
+# Errors in percent that an axis labels where it has room, the roundest first.
+_TICKS = [
+    mantissa * power
+    for mantissa in (1, 2, 5, 3, 7, 4, 1.5, 6, 8, 9, 2.5)
+    for power in (1, 0.1, 10, 0.01)
+    if mantissa * power < 100
+]
 
 
 @dataclass(frozen=True)
@@ -41,54 +43,64 @@ class ForestRow:
     ours: Summary
 
 
-def published_and_ours(comparisons: Sequence[ForestRow]) -> Figure:
+def published_and_ours(comparisons: Sequence[ForestRow], *, wide: bool = False) -> Figure:
     """Draws our means with their prediction intervals, and the published figures.
 
     Accuracies are spaced by the logarithm of the error: otherwise 98 and 99.6% would be one dot.
+    Words and numbers are above each row or, if `wide`, beside it.
     """
-    figure = new_figure(1.3 + _ROW * len(comparisons))
+    count = len(comparisons)
+    figure = new_figure(1.0 + 0.22 * count, WIDE) if wide else new_figure(1.2 + 0.33 * count)
     axes = figure.subplots()
     for row, comparison in enumerate(comparisons):
         _draw(axes, row, comparison)
-    axes.set_ylim(len(comparisons) - 0.4, -0.8)
+        _write(axes, row, comparison, wide)
+    axes.set_ylim(count - 0.4, -0.6 if wide else -0.8)
     axes.set_yticks([])
     axes.set_xscale("log")
     largest, smallest = _limits(comparisons)
     axes.set_xlim(largest, smallest)
-    _label_accuracies(axes.xaxis, largest / smallest)
-    axes.set_xlabel("test accuracy (%), spaced by the logarithm of the error")
+    _label_accuracies(axes.xaxis, 20 if wide else 10)
+    axes.set_xlabel("test accuracy (%), logarithmic in the error")
     tidy(axes, grid="x")
     axes.spines["left"].set_visible(False)
     figure.legend(
-        handles=_legend(), ncols=2, frameon=False, fontsize=SMALL, loc="outside upper left"
+        handles=_legend(),
+        ncols=4 if wide else 2,
+        columnspacing=2 if wide else 0.8,
+        handlelength=1.5,
+        frameon=False,
+        fontsize=SMALL,
+        loc="outside upper left",
     )
     return figure
 
 
 def accuracy_by_epoch(
-    rows: Mapping[str, Sequence[Course]], published: Mapping[str, float]
+    rows: Mapping[str, Sequence[Course]], published: Mapping[str, float], *, wide: bool = False
 ) -> Figure:
     """Draws a panel for each row: its seeds' test accuracy in percent, and the published figure.
 
     Args:
       rows: a course for each seed, by the row's name.
       published: in percent, of the rows that have one.
+      wide: whether up to five panels stand side by side, instead of two.
     """
-    lines = math.ceil(len(rows) / _COLUMNS)
-    figure = new_figure(0.5 + 1.55 * lines)
-    grid = figure.subplots(lines, _COLUMNS, squeeze=False).ravel()
+    lines = math.ceil(len(rows) / (5 if wide else 2))
+    columns = math.ceil(len(rows) / lines) if wide else 2
+    figure = new_figure(0.4 + 1.7 * lines, WIDE if wide else WIDTH)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (name, courses) in zip(grid, rows.items(), strict=False):
         curves.draw(axes, "test", [Course(course.x, 100 - course.y) for course in courses])
         if name in published:
             axes.axhline(100 - published[name], color=COLORS["published"], linestyle="--", lw=1)
         axes.set_yscale("log")
         axes.invert_yaxis()
-        errors = np.concatenate([100 - course.y for course in courses])
-        _label_accuracies(axes.yaxis, errors.max() / errors.min())
+        _label_accuracies(axes.yaxis, 7)
         tidy(axes)
-        axes.set_title(name, fontsize=TINY, loc="left")
+        axes.set_title(_in_lines(name, 26 if wide else 18), fontsize=TINY, loc="left")
         axes.xaxis.set_major_locator(
-            MaxNLocator(5, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+            MaxNLocator(6 if wide else 4, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
         )
     for axes in grid[len(rows) :]:
         axes.remove()
@@ -110,23 +122,37 @@ def _draw(axes: Any, row: int, comparison: ForestRow) -> None:
     axes.plot(
         100 - comparison.published, row, "D", color=COLORS["published"], mec="white", markersize=5
     )
+
+
+def _write(axes: Any, row: int, comparison: ForestRow, wide: bool) -> None:
+    ours = comparison.ours
     deviation = "" if math.isnan(ours.sd) else f" ± {ours.sd:.2f}"
     digits = round(-math.log10(2 * comparison.rounding))
     published = f"{comparison.published:.{digits}f}"
-    words = [
-        (0, "left", comparison.label),
-        (1, "right", f"{published} | {ours.mean:.2f}{deviation} (n = {ours.n})"),
-    ]
+    numbers = f"{published} | {ours.mean:.2f}{deviation}"
+    if wide:
+        words = [(-0.01, "right", comparison.label), (1.01, "left", f"{numbers} (n = {ours.n})")]
+        across, above = axes.transAxes, 0.0
+    else:  # From one side of the picture to the other.
+        words = [(0.015, "left", comparison.label), (0.985, "right", numbers)]
+        across, above = axes.figure.transFigure, 0.2
     for x, side, text in words:
-        axes.text(
+        written = axes.text(
             x,
-            row - 0.2,
+            row - above,
             text,
             ha=side,
-            va="bottom",
+            va="center" if wide else "bottom",
             fontsize=TINY,
-            transform=axes.get_yaxis_transform(),
+            transform=blended_transform_factory(across, axes.transData),
         )
+        written.set_in_layout(wide)
+
+
+def _in_lines(name: str, most: int) -> str:
+    """A row's name, in two lines if it has more than so many letters."""
+    cut = name.rfind("_", 0, most) + 1 if len(name) > most else 0
+    return f"{name[:cut]}\n{name[cut:]}" if cut else name
 
 
 def _limits(comparisons: Sequence[ForestRow]) -> tuple[float, float]:
@@ -137,9 +163,15 @@ def _limits(comparisons: Sequence[ForestRow]) -> tuple[float, float]:
     return 1.2 * max(errors + ends), min(errors) / 1.5
 
 
-def _label_accuracies(axis: Any, ratio: float) -> None:
-    """Labels an axis of errors in percent, the largest `ratio` times the smallest."""
-    axis.set_major_locator(FixedLocator(_TICKS if ratio > 10 else _MORE_TICKS))
+def _label_accuracies(axis: Any, most: int) -> None:
+    """Labels a logarithmic axis of errors in percent, whose limits are set, in `most` places."""
+    low, high = sorted(axis.get_view_interval())
+    gap = math.log(high / low) / most
+    ticks: list[float] = []
+    for tick in _TICKS:
+        if low <= tick <= high and all(abs(math.log(tick / other)) >= gap for other in ticks):
+            ticks.append(tick)
+    axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda error, _: f"{100 - error:g}"))
     axis.set_minor_locator(NullLocator())
 
@@ -150,6 +182,6 @@ def _legend() -> list[Line2D]:
     return [
         Line2D([], [], linestyle="", marker="D", mec="white", color=black, label="published"),
         dot(label="ours, mean over seeds"),
-        Line2D([], [], linewidth=2.5, alpha=0.6, color=blue, label="where 95% of our runs fall"),
-        dot(mfc="white", label=f"ours, fewer than {ENOUGH_SEEDS} seeds"),
+        Line2D([], [], linewidth=2.5, alpha=0.6, color=blue, label="95% of our runs"),
+        dot(mfc="white", label=f"fewer than {ENOUGH_SEEDS} seeds"),
     ]

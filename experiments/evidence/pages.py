@@ -45,6 +45,11 @@ def comparison(results: Results) -> Page:
 
 def _overview(results: Results) -> Iterator[Text | Picture]:
     yield Text(rendering.headline(results))
+    yield Text(
+        "Inside, above or below is where a published figure lies beside the interval in which 95%"
+        f" of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not a claim: the"
+        " article gives no test accuracy."
+    )
     comparisons = []
     for article in results.articles:
         for row in article.figures:
@@ -59,13 +64,14 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
             "A line for each row: the published accuracy, our mean and our interval.",
             "Published accuracies and ours. One more run of ours falls on the line with 95%"
             " probability. On the right: the published figure | our mean ± standard deviation.",
+            wide=charts.published_and_ours(comparisons, wide=True),
         )
 
 
 def _article(results: Results, article: Article) -> Iterator[Text | Table | Picture]:
     table = rendering.article_table(results, article)
     head, *rows = [[cell.replace("`", "") for cell in row[:_SHOWN]] for row in table]
-    yield Table(head, rows, numbers=(2, 3, 4))
+    yield Table([*head[:-1], "figure is"], rows, numbers=(2, 3, 4))
     runs = {row.id: results.runs[article.name, row.id, "jax"] for row in article.rows}
     shown = {name: [_course(run) for run in found] for name, found in runs.items() if found}
     if shown:
@@ -76,6 +82,7 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
             f"Curves of test accuracy for {', '.join(shown)}.",
             "Test accuracy at every evaluation, spaced by the logarithm of the error; the dashed"
             f" line is the published figure. {curves.READING}",
+            wide=charts.accuracy_by_epoch(shown, figures, wide=True),
         )
     for row in article.rows:
         if runs[row.id] and any(curve.values for curve in row.curves):
@@ -104,11 +111,13 @@ def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Pic
         part, what = curve.column.split("_")
         name = _NAMES[part]
         panels.append(Panel(f"{name} {what}", {name: ours}, what == "loss", published))
+    wide = curves.courses(panels, "epoch", wide=True) if len(panels) > 1 else None
     return Picture(
         f"{article.name}-{row.id}-published",
         curves.courses(panels, "epoch"),
         f"Curves of {row.id} beside the values that the article prints.",
         f"{row.id} beside the values that the article prints, in its units. {curves.READING}",
+        wide=wide,
     )
 
 

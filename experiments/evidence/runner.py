@@ -15,7 +15,7 @@ from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Row
 from mnist_jax import cli
 from mnist_jax.cli import display
-from mnist_jax.cli.signals import Stop, stopping
+from mnist_jax.cli.signals import Stop, in_thread, stopping
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
@@ -112,7 +112,7 @@ def _train(
     # An ended run without a record was stopped between the two.
     if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
         watch = partial(display.training, out)
-        train(unfinished, dataset, watches=[watch], stop=stop)
+        in_thread(train, unfinished, dataset, watches=[watch], stop=stop)
     for recipe, run in pairs:
         result, environment = run.result(), run.environment()
         assert result is not None

@@ -1,5 +1,6 @@
 """What every command line shares: flags, exit codes, and one sentence for what went wrong."""
 
+import contextlib
 import json
 import logging
 import os
@@ -11,7 +12,11 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags
 from absl import logging as absl_logging
 
+from mnist_jax.cli import starting
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.version import __version__
+
+starting.begin()  # Before a command imports the rest.
 
 # Before JAX is imported: loading a compiled program from the cache makes XLA log an error about
 # "+prefer-no-gather", which is a preference of the compiler and no feature the processor lacks.
@@ -19,14 +24,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # So that --help lists a path's flag with the command that defines it.
 flags.disclaim_key_flags()
 
+# How JAX tells of a device without memory: of an array, and, after "INTERNAL:", of a program.
+_EXHAUSTED = ("RESOURCE_EXHAUSTED: ", "Out of memory")
+_HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+
 
 def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> None:
     """Parses the flags, calls main, and exits: 0, 1 on failure, 2 on misuse, 130 on Ctrl-C.
+
+    With --help or -h it prints the command's flags instead, with --version the version.
 
     Args:
       main: gets the program's name and the operands.
       operands: whether there may be arguments that are no flags, before, between or after them.
     """
+    starting.end()
+    if asked := next((a for a in sys.argv[1:] if a in ("--version", *_HELP)), None):
+        sys.stdout.write(f"mnist_jax {__version__}\n" if asked == "--version" else _help(main))
+        return
     absl_logging.use_absl_handler()
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -40,6 +55,15 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
         _exit(str(error), error.exit_code)
     except KeyboardInterrupt:
         _exit("Interrupted.", 130)
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, RuntimeError) and not any(words in text for words in _EXHAUSTED):
+            raise
+        reason = text.partition("\n")[0].rpartition(": ")[2] or "Out of memory"
+        _exit(
+            f"{reason.rstrip('.')}; use a smaller network or batch, or a device with more memory.",
+            1,
+        )
 
 
 Default = TypeVar("Default", Path, None)
@@ -78,6 +102,14 @@ def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
     return values
 
 
+def _help(main: Callable[[Sequence[str]], None]) -> str:
+    """What the command says of itself, and the flags that are not those of every absl program."""
+    modules = flags.FLAGS.flags_by_module_dict()
+    own = [flags.FLAGS.module_help(name) for name in modules if not name.startswith("absl.")]
+    about = sys.modules["__main__"].__doc__ or main.__doc__ or ""
+    return about.strip() + "\n" + "".join(own) + "\n"
+
+
 def _parse(arguments: Sequence[str]) -> Sequence[str]:
     rest = _parse_with_operands(arguments)
     if len(rest) > 1:
@@ -94,5 +126,6 @@ def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _exit(sentence: str, code: int) -> NoReturn:
-    sys.stderr.write(sentence.strip() + "\n")
+    with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
+        sys.stderr.write(sentence.strip() + "\n")
     sys.exit(code)

@@ -1,7 +1,10 @@
 """What the training command shows: the networks, the layer table, progress and epochs."""
 
 import contextlib
+import dataclasses
+import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,13 +16,25 @@ from mnist_jax.models import abstract_model, model_entry, model_names
 from mnist_jax.models.layers import Network
 from mnist_jax.models.summary import summarize
 from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.session import Evaluated, Listener, Progress, Resumed
 from mnist_jax.training.trainer import Trainer
 
+# Seconds of training after which a file gets a line.
+_SILENCE = 30
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Goes on in silence: Ctrl-C may have ended `tee`, and what was trained is to be saved."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 
 def console() -> Console:
-    """Standard output; a fixed width where it is no terminal, so that lines do not wrap."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    """Standard output, which leaves the wrapping of long lines to the terminal."""
+    return _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def list_models(out: Console) -> None:
@@ -30,7 +45,7 @@ def list_models(out: Console) -> None:
         layers = summarize(abstract_model(name, **entry.recipe.model_args))
         parameters = sum(layer.parameters for layer in layers)
         table.add_row(name, f"{parameters:,}", entry.published, entry.article)
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 def layer_table(out: Console, model: Network) -> None:
@@ -41,7 +56,7 @@ def layer_table(out: Console, model: Network) -> None:
         shape = "×".join(str(side) for side in layer.output_shape)
         table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}")
     table.add_row("total", "", "", f"{sum(layer.parameters for layer in layers):,}")
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 def class_table(out: Console, names: Sequence[str], confusion: np.ndarray) -> None:
@@ -49,7 +64,7 @@ def class_table(out: Console, names: Sequence[str], confusion: np.ndarray) -> No
     table = Table("class", "images", "correct", "accuracy", box=None)
     for name, row, correct in zip(names, confusion, confusion.diagonal(), strict=True):
         table.add_row(name, f"{row.sum():,}", f"{correct:,}", f"{correct / row.sum():.2%}")
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 def confusion_matrix(out: Console, names: Sequence[str], confusion: np.ndarray) -> None:
@@ -57,48 +72,91 @@ def confusion_matrix(out: Console, names: Sequence[str], confusion: np.ndarray) 
     table = Table("true \\ predicted", *names, box=None)
     for name, row in zip(names, confusion, strict=True):
         table.add_row(name, *(str(count) for count in row))
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 @contextlib.contextmanager
 def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> Iterator[Listener]:
-    """Shows a live bar on a terminal, and a line after every epoch."""
-    del runs
+    """Shows a live bar on a terminal, and a line after every evaluation.
+
+    An epoch's own line, at its end, has the means of the whole epoch. In a file the bar's text is
+    a line of its own where there has been none for a while.
+    """
     schedule = trainer.schedule
+    epochs, total = schedule.epochs, schedule.total_steps
     bar = progress.Progress(
         progress.TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
         progress.BarColumn(),
-        progress.TextColumn("loss {task.fields[loss]:.4f}  {task.fields[speed]:,.0f} images/s "),
+        progress.TextColumn("{task.fields[now]} "),
         progress.TimeRemainingColumn(),
         console=out,
         disable=not out.is_terminal,
         transient=True,
     )
-    epochs = schedule.epochs
-    task = bar.add_task(
-        "", total=schedule.total_steps, epoch=1, epochs=epochs, loss=float("nan"), speed=0.0
-    )
+    task = bar.add_task("", total=total, epoch=1, epochs=epochs, now="compiling")
+    evaluated = list[Sequence[Evaluation]]()  # Of the present epoch.
+    printed = time.monotonic()
+
+    def show(line: str) -> None:
+        nonlocal printed
+        printed = time.monotonic()
+        out.print(line)
 
     def listener(event: Progress | Evaluated | Resumed) -> None:
         if isinstance(event, Progress):
+            now = f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s"
             epoch = (event.step - 1) // schedule.steps_per_epoch + 1
-            speed = event.images_per_second
-            bar.update(task, completed=event.step, epoch=epoch, loss=event.loss, speed=speed)
+            bar.update(task, completed=event.step, epoch=epoch, now=now)
+            if not out.is_terminal and time.monotonic() - printed > _SILENCE:
+                show(f"step {event.step}/{total}  {now}")
         elif isinstance(event, Resumed):
+            begun = event.step // schedule.steps_per_epoch * schedule.steps_per_epoch
+            kept = [[row for row in run.metrics() if row.step > begun] for run in runs]
+            evaluated.extend(zip(*kept, strict=True))
             done = event.step / schedule.steps_per_epoch
-            out.print(f"Continuing at step {event.step}, after {done:.2f} of {epochs} epochs.")
-        elif event.rows[0].step % schedule.steps_per_epoch == 0:
-            for seed, row in zip(trainer.seeds, event.rows, strict=True):
-                held_out = row.validation_accuracy
-                validation = "" if held_out is None else f"  validation accuracy {held_out:.2%}"
-                prefix = f"seed {seed}  " if len(trainer.seeds) > 1 else ""
-                out.print(
-                    f"{prefix}epoch {row.epoch:.0f}/{epochs}"
-                    f"  train loss {row.train_loss:.4f}"
-                    f"  train accuracy {row.train_accuracy:.2%}"
-                    f"{validation}  test accuracy {row.test_accuracy:.2%}"
-                    f"  {row.images_per_second:,.0f} images/s"
-                )
+            show(f"Continuing at step {event.step}, after {done:.2f} of {epochs} epochs.")
+        else:
+            evaluated.append(event.rows)
+            rows, what = event.rows, f"step {event.rows[0].step}/{total}"
+            if rows[0].step % schedule.steps_per_epoch == 0:
+                rows, what = _of_epoch(schedule, evaluated), f"epoch {rows[0].epoch:.0f}/{epochs}"
+                evaluated.clear()
+            for seed, row in zip(trainer.seeds, rows, strict=True):
+                show(_line(what, row, seed if len(rows) > 1 else None))
 
     with bar:
+        if not out.is_terminal:
+            show("compiling")
         yield listener
+
+
+def _of_epoch(schedule: Schedule, evaluated: Sequence[Sequence[Evaluation]]) -> list[Evaluation]:
+    """Each seed's last evaluation of an epoch, with means of the whole epoch's training."""
+    steps = [rows[0].step for rows in evaluated]
+    starts = [steps[-1] - schedule.steps_per_epoch, *steps[:-1]]
+    images = [schedule.images(*ends).sum() for ends in zip(starts, steps, strict=True)]
+    means = []
+    for of_seed in zip(*evaluated, strict=True):
+        loss, accuracy, seconds = np.average(
+            [(row.train_loss, row.train_accuracy, 1 / row.images_per_second) for row in of_seed],
+            axis=0,
+            weights=images,
+        )
+        values = {"train_loss": loss, "train_accuracy": accuracy, "images_per_second": 1 / seconds}
+        means.append(dataclasses.replace(of_seed[-1], **values))
+    return means
+
+
+def _line(what: str, row: Evaluation, seed: int | None) -> str:
+    """An evaluation in the 80 columns of a terminal."""
+    held_out = row.validation_accuracy
+    parts = [
+        *([] if seed is None else [f"seed {seed}"]),
+        what,
+        f"loss {row.train_loss:.4f}",
+        f"train {row.train_accuracy:.2%}",
+        *([] if held_out is None else [f"val {held_out:.2%}"]),
+        f"test {row.test_accuracy:.2%}",
+        *([f"{row.images_per_second:,.0f} img/s"] if seed is None else []),
+    ]
+    return "  ".join(parts)

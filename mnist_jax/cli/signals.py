@@ -1,15 +1,23 @@
 """Ending on SIGTERM and Ctrl-C at a moment of our own choosing."""
 
 import contextlib
+import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
+from typing import ParamSpec, TypeVar
 
 from mnist_jax.errors import Interrupted
 from mnist_jax.training.session import Stopped
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ERASE_LINE_AND_SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
 
 
 class Stop:
@@ -28,7 +36,7 @@ class Stop:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """Takes note of the first SIGTERM or SIGINT; a second one ends the process at once.
+    """Takes note of the first SIGTERM or SIGINT, and says so; a second one ends the process.
 
     Raises:
       Interrupted: training stopped for the first; the sentence says how to go on.
@@ -40,6 +48,14 @@ def stopping() -> Iterator[Stop]:
         stop.received = signal.Signals(number)
         for either in before:
             signal.signal(either, signal.SIG_DFL)
+        # Now, because a second signal leaves no time for it: the bar has hidden the cursor.
+        cursor = _ERASE_LINE_AND_SHOW_CURSOR if sys.stderr.isatty() else ""
+        sentence = (
+            f"{cursor}{stop.received.name}: stopping once the present steps are saved; a second one"
+            " stops at once.\n"
+        )
+        with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
+            os.write(sys.stderr.fileno(), sentence.encode())
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -54,6 +70,15 @@ def stopping() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function in a thread of its own, and meanwhile takes signals.
+
+    Python's handlers run in the main thread, which does not come to it while XLA compiles.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *args, **kwargs).result()
 
 
 def _same_command() -> str:

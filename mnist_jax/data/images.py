@@ -56,7 +56,7 @@ def read_image(source: str | Path | BinaryIO) -> np.ndarray:
     # Imported here: importing the package must stay fast.
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    path = source if isinstance(source, str | Path) else getattr(source, "name", "The image")
+    path = source if isinstance(source, str | Path) else "Standard input"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what does not concern the pixels.
         warnings.simplefilter("error", Image.DecompressionBombWarning)

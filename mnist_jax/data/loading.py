@@ -151,8 +151,10 @@ def _load_downloaded(files: FileSet, looked: list[str]) -> Dataset:
             store(folder / file, content.data)
     except download.DownloadError as error:
         raise DatasetNotFound(
-            f"{files.name} is not in {', '.join(looked)}, and can't be downloaded ({error});"
-            f" put {', '.join(FILES)} (gzipped or not) into {folder}, name the folder that holds"
-            f" them with --data_dir, or train on --dataset={EMBEDDED}, which needs no files."
+            f"{files.name} is not here and can't be downloaded; name its folder with --data_dir, or"
+            f" train on --dataset={EMBEDDED}, which needs no files.\n"
+            f"  looked in: {', '.join(looked)}\n"
+            f"  asked: {error}\n"
+            f"  needed: {', '.join(FILES)} (gzipped or not), for example in {folder}"
         ) from error
     return files.assemble(contents, str(folder))

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from mnist_jax.errors import Failure
-from mnist_jax.models.layers import Network, dotted, flatten
+from mnist_jax.models.layers import ACTIVATIONS, Network, dotted, flatten
 from mnist_jax.models.summary import summarize
 
 Variables = nnx.State[Any, Any]
@@ -22,6 +22,8 @@ Layers = Mapping[str, Mapping[str, np.ndarray]]
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 # Those whose arrays PyTorch's modules have as well, in an order that is known.
 _CONVERTIBLE = (nnx.Conv, nnx.Linear, nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
+# What leaves the order of flat activations as it is; activations do, too.
+_KEEPING = (nnx.Dropout, nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
 _COUNTER = "num_batches_tracked"
 
 
@@ -106,7 +108,7 @@ def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, 
     layers = {}
     for path, array in nnx.to_flat_state(nnx.as_pure(nnx.state(network))):
         owner = path[:-1]
-        module = modules[owner]
+        module = modules.get(owner)
         if not isinstance(module, _CONVERTIBLE) or array.ndim == 3 or owner[:1] not in order:
             kind = type(module).__name__
             raise Failure(f"has {dotted(path)} of {kind}, which PyTorch has in no known form")
@@ -115,7 +117,8 @@ def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, 
         if channels is None:
             known = not nested or not isinstance(module, nnx.Linear)
         else:
-            known = channels == 1 or (channels > 1 and not nested)
+            in_groups = isinstance(module, nnx.GroupNorm)
+            known = channels == 1 or (channels > 1 and not nested and not in_groups)
         if not known:
             raise Failure(
                 f"has {dotted(path)}, and the order of that layer's inputs is not known; flatten"
@@ -141,11 +144,18 @@ def _flattened_channels(network: Network) -> dict[str, int | None]:
     for layer in summarize(network):
         module, output = getattr(network, layer.name), layer.output_shape
         flattened[layer.name] = None if len(shape) == 4 else channels
-        if len(shape) == 4 and len(output) == 2:
-            known = module is flatten or output[-1] == shape[-1]
-            channels = shape[-1] if known else 0
+        if module is flatten:
+            channels = shape[-1]
+        elif len(output) != len(shape):
+            # One number a channel, of global pooling, has no order to know.
+            channels = 1 if (len(shape), len(output)) == (4, 2) and output[-1] == shape[-1] else 0
+            if len(output) == 4:
+                raise Failure(f"makes images of what is flat in {layer.name}, in an unknown order")
         elif isinstance(module, nnx.Linear):
             channels = 1
+        elif channels > 1 and not isinstance(module, _KEEPING):
+            # A function may put flat activations into any order; these are known not to.
+            channels = channels if module in ACTIVATIONS.values() else 0
         shape = output
     return flattened
 

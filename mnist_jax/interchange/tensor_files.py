@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import replacing
+from mnist_jax.files import replacing, unwritable
 
 # The largest documented network needs 7 MB.
 _MOST_BYTES = 2**28
@@ -60,7 +60,7 @@ def write_tensors(tensors: Mapping[str, np.ndarray], path: Path | str) -> None:
         with replacing(path) as temporary:
             temporary.write_bytes(save(dict(tensors), metadata={"format": "pt"}))
     except OSError as error:
-        raise Failure(f"{path} can't be written ({error.strerror}); name another file.") from error
+        raise unwritable(path, error, "file") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ A `Network` is an article's list of layers, applied in order. How a layer is com
 at hand is the business of `ops`.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -212,7 +213,8 @@ def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Ar
 class Network(nnx.Module):
     """Named layers applied in order, as an article lists them.
 
-    A layer may be a network itself, a residual block for example, and gets keys of its own.
+    A layer may be a network itself, a residual block for example, and gets keys of its own: its
+    `__call__` takes them as the one here does, `(self, images, *, keys=None)`.
 
     Args:
       **layers: modules and functions from activations to activations. The names are those of the
@@ -281,13 +283,18 @@ def check_trainable(network: Network) -> None:
     """
     modules = dict(nnx.iter_modules(network))
     for path, module in modules.items():
-        above = [modules[path[:depth]] for depth in range(len(path))]
+        above = [modules.get(path[:depth]) for depth in range(len(path))]
         if isinstance(module, nnx.Dropout) and not (
             isinstance(module, Dropout) and all(isinstance(owner, Network) for owner in above)
         ):
             raise UsageError(
                 f"Dropout at {dotted(path)} would get no keys; use"
                 " `mnist_jax.models.layers.Dropout`, as a layer of a `Network`."
+            )
+        if isinstance(module, Network) and "keys" not in inspect.signature(module).parameters:
+            raise UsageError(
+                f"The network at {dotted(path) or 'the top'} takes no keys; write"
+                " `def __call__(self, images, *, keys=None)` and pass them on."
             )
         if isinstance(module, nnx.BatchNorm) and not isinstance(module, BatchNorm):
             raise UsageError(

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mnist_jax import measures
 from mnist_jax.measures import Course
-from mnist_jax.reporting.style import COLORS, DASHES, SMALL, log_ticks, new_figure, tidy
+from mnist_jax.reporting.style import COLORS, DASHES, SMALL, WIDE, log_ticks, new_figure, tidy
 
 READING = (
     "Thin lines are single seeds, the thick one is their mean, and the band is from the lowest seed"
@@ -37,13 +37,19 @@ class Panel:
     published: Course | None = None
 
 
-def courses(panels: Sequence[Panel], across: str) -> Figure:
+def courses(panels: Sequence[Panel], across: str, *, wide: bool = False) -> Figure:
     """Draws panels above each other: every seed, and over several their mean and range.
 
-    Each has a value at least; `across` is what the horizontal axis counts.
+    Each has a value at least; `across` is what the horizontal axis counts. If `wide`, panels stand
+    side by side.
     """
-    figure = new_figure(0.5 + (2.1 if len(panels) > 1 else 2.9) * len(panels))
-    grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    count = len(panels)
+    if wide:
+        figure = new_figure(2.8, WIDE)
+        grid = figure.subplots(1, count, squeeze=False)[0]
+    else:
+        figure = new_figure(0.5 + (1.9 if count > 1 else 2.4) * count)
+        grid = figure.subplots(count, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(grid, panels, strict=True):
         for name, runs in panel.lines.items():
             draw(axes, name, runs)
@@ -51,16 +57,18 @@ def courses(panels: Sequence[Panel], across: str) -> Figure:
             x, y = panel.published.x, panel.published.y
             axes.plot(x, y, "D", color=COLORS["published"], markersize=5, label="published")
         tidy(axes)
-        axes.set_ylabel(panel.label)
+        # Above the axis, where long words have room.
+        axes.set_title(panel.label, fontsize=SMALL, loc="left")
         if panel.logarithmic:
             _logarithmic(axes, [run for runs in panel.lines.values() for run in runs])
         if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend(frameon=False, fontsize=SMALL)
-    grid[-1].set_xlabel(across)
-    grid[-1].xaxis.set_major_locator(
-        MaxNLocator(6, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
-    )
-    grid[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for axes in grid if wide else grid[-1:]:
+        axes.set_xlabel(across)
+        axes.xaxis.set_major_locator(
+            MaxNLocator(5, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
+        )
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     return figure
 
 

@@ -37,14 +37,18 @@ class LayerOutput:
 
 
 def image_grid(
-    images: np.ndarray, titles: Sequence[str], columns: int, colors: Sequence[str] | None = None
+    images: np.ndarray,
+    titles: Sequence[str],
+    columns: int,
+    colors: Sequence[str] | None = None,
+    width: float = WIDTH,
 ) -> Figure:
     """Shows images [N, H, W] of uint8 in rows, dark on light, each below its title."""
     lines = max(title.count("\n") + 1 for title in titles)
-    cell = (WIDTH - _MARGIN) / columns
+    cell = (width - _MARGIN) / columns
     side, head = cell - _MARGIN, 0.06 + _LINE * lines
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(WIDTH, rows * (side + head) + _MARGIN), facecolor="white")
+    figure = Figure(figsize=(width, rows * (side + head) + _MARGIN), facecolor="white")
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         row, column = divmod(i, columns)
         top = head + row * (side + head)
@@ -65,7 +69,7 @@ def filters(kernel: np.ndarray) -> Figure:
     grid = _mosaic(
         shown.reshape(-1, *kernel.shape[:2]), min(outputs, 10) if inputs == 1 else outputs
     )
-    left, below, width = 0.35, 0.35, WIDTH - 1.2
+    left, below, width = 0.3, 0.8, WIDTH - 0.4
     height = width * grid.shape[0] / grid.shape[1]
     figure = Figure(figsize=(WIDTH, height + below + _MARGIN), facecolor="white")
     axes = place(figure, left, _MARGIN, width, height)
@@ -74,8 +78,11 @@ def filters(kernel: np.ndarray) -> Figure:
     if inputs > 1:
         axes.set_ylabel(f"{inputs} input channels", fontsize=SMALL)
     axes.set_xlabel(f"{outputs} output channels", fontsize=SMALL)
-    bar = place(figure, left + width + _MARGIN, _MARGIN, 0.12, height)
-    figure.colorbar(axes.images[0], cax=bar, ticks=MaxNLocator(5)).set_label("weight", size=SMALL)
+    bar = place(figure, left + width / 4, height + 0.4, width / 2, 0.1)
+    shades = figure.colorbar(
+        axes.images[0], cax=bar, orientation="horizontal", ticks=MaxNLocator(4)
+    )
+    shades.set_label("weight", size=SMALL)
     bar.tick_params(labelsize=TINY)
     return figure
 
@@ -113,7 +120,8 @@ def activations(
         picture(axes, grid, cmap=_SIGNED, vmin=-layer.limit, vmax=layer.limit)
         axes.set_title(_describe(layer), fontsize=SMALL, loc="left", pad=3)
         top += height + row
-    axes = place(figure, 1.1, top, width - 1.2, bars)
+    left = 0.3 + 0.08 * max(map(len, names))
+    axes = place(figure, left, top, width - left - _MARGIN, bars)
     axes.barh(range(len(names)), 100 * probability, color=COLORS["test"])
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -144,4 +152,4 @@ def _describe(layer: LayerOutput) -> str:
         size = f"{channels} channels of {height}×{width}"
     else:
         size = f"{len(layer.output)} units"
-    return f"{layer.name}: {size}, −{layer.limit:.3g} (blue) to {layer.limit:.3g} (red)"
+    return f"{layer.name}: {size}, ±{layer.limit:.3g}"

@@ -13,12 +13,12 @@ from mnist_jax.models.summary import summarize
 from mnist_jax.reporting import images, inspection, scores
 from mnist_jax.reporting.history import History
 from mnist_jax.reporting.page import Picture, Section, Table, Text
-from mnist_jax.reporting.style import COLORS
+from mnist_jax.reporting.style import COLORS, WIDE
 from mnist_jax.runs.network import load_network
 
 # Whose activations are shown: a sweater and a coat are article D's exercise; a 4 and a 9 are alike.
 _COMPARED = {"mnist": (4, 9), "fashion_mnist": (2, 4), "digits": (4, 9)}
-_FIRST, _SAMPLE, _ERROR_ROWS = 40, 12, 5
+_FIRST, _SAMPLE, _ERROR_ROWS = 40, 12, 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +73,14 @@ def check_images(chosen: Sequence[int], dataset: Dataset) -> None:
 def first_images(dataset: Dataset) -> Picture:
     """The first training images, as article E shows them."""
     names, train = CLASS_NAMES[dataset.name], dataset.train
-    titles = [names[label] for label in train.labels[:_FIRST]]
+    shown, titles = train.images[:_FIRST], [names[label] for label in train.labels[:_FIRST]]
+    columns, of_wide = (4, 10) if _words(names) else (8, 20)
     return Picture(
         "training-images",
-        images.image_grid(train.images[:_FIRST], titles, 5 if _words(names) else 8),
+        images.image_grid(shown, titles, columns),
         f"{_FIRST} small pictures, each with its label.",
         f"The first {_FIRST} training images, with their labels.",
+        wide=images.image_grid(shown, titles, of_wide, width=WIDE),
     )
 
 
@@ -118,7 +120,7 @@ def errors(
       noted: what the notes are.
     """
     names = CLASS_NAMES[dataset]
-    columns = 5 if _words(names) else 8
+    columns = 4 if _words(names) else 6
     between = "\n→ " if _words(names) else " → "
     titles = [
         f"{names[label]}{between}{names[guess]}\n{note}"
@@ -144,8 +146,14 @@ def _scores(tested: _Tested) -> Iterator[Text | Picture]:
     if tested.history.recipe.evaluation == "training_mode":
         yield Text("Its run measured itself in training mode, as the article's program does.")
     yield _sample(tested)
-    wrong = measures.misclassified(tested.probability, labels)
-    if len(wrong):
+    counts = measures.confusion(labels, predicted, len(names))
+    yield Picture(
+        "confusion-matrix",
+        scores.confusion_matrix(counts, names),
+        "A table of how many images of each true class got each predicted class.",
+        "Confusion matrix: test images by true and predicted class; errors are coloured.",
+    )
+    if len(wrong := measures.misclassified(tested.probability, labels)):
         yield errors(
             tested.dataset.test.images[wrong],
             labels[wrong],
@@ -154,13 +162,6 @@ def _scores(tested: _Tested) -> Iterator[Text | Picture]:
             dataset=tested.dataset.name,
             noted="that one's probability",
         )
-    counts = measures.confusion(labels, predicted, len(names))
-    yield Picture(
-        "confusion-matrix",
-        scores.confusion_matrix(counts, names),
-        "A table of how many images of each true class got each predicted class.",
-        "Confusion matrix: test images by true and predicted class; errors are coloured.",
-    )
     rates = measures.rates(counts.diagonal(), counts.sum(axis=1))
     yield Picture(
         "accuracy-by-class",
@@ -187,7 +188,7 @@ def _sample(tested: _Tested) -> Picture:
         for guess, label in pairs
     ]
     colors = ["black" if guess == label else COLORS["wrong"] for guess, label in pairs]
-    columns = 4 if _words(names) else 6
+    columns = 3 if _words(names) else 6
     return Picture(
         "test-sample",
         images.image_grid(tested.dataset.test.images[:_SAMPLE], titles, columns, colors),
@@ -197,6 +198,11 @@ def _sample(tested: _Tested) -> Picture:
 
 
 def _insides(tested: _Tested, chosen: Sequence[int]) -> Iterator[Text | Picture]:
+    yield Text(
+        "Blue is below zero, and red above. Activations are what every layer makes of an image, up"
+        " to the number after ±, on the same scale for all images; layers that leave the numbers as"
+        " they are, such as flatten, are left out."
+    )
     for name, kernel in inspection.kernels(tested.network).items():
         height, width, inputs, outputs = kernel.shape
         most_in, most_out = images.MOST_FILTERS
@@ -208,11 +214,6 @@ def _insides(tested: _Tested, chosen: Sequence[int]) -> Iterator[Text | Picture]
             f"Learned filters of {name}: {inputs} → {outputs} channels of {height}×{width}"
             f"{rest if inputs > most_in or outputs > most_out else ''}.",
         )
-    yield Text(
-        "Activations: what every layer makes of an image, blue below zero and red above, on the"
-        " same scale for all images. Layers that leave the numbers as they are, such as flatten,"
-        " are left out."
-    )
     test, names = tested.dataset.test, tested.names
     seen = inspection.activations(tested.network, tested.history.recipe, test.images[list(chosen)])
     for number, layers in zip(chosen, seen, strict=True):

@@ -11,9 +11,13 @@ from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
-from mnist_jax.errors import Failure
+from mnist_jax.files import unwritable
 from mnist_jax.reporting.style import CSS_PIXELS_PER_INCH
 
+# How many columns of a table a phone has room for; of more, every row becomes a card.
+_PHONE = 5
+# How wide a window has room for columns, and for how many of pictures.
+_SCREEN, _COLUMNS = "60rem", 3
 # Twice the pixels of CSS: sharp on a screen of today.
 _PNG = {"dpi": 2 * CSS_PIXELS_PER_INCH, "format": "png", "pil_kwargs": {"optimize": True}}
 
@@ -27,12 +31,20 @@ class Picture:
       figure: the drawing.
       alt: what it shows, for who can't see it.
       caption: what is below it.
+      wide: the same drawn for a screen that is wider than a phone, to its whole width.
     """
 
     name: str
     figure: Figure
     alt: str
     caption: str
+    wide: Figure | None = None
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """Its drawings, by the name of their file without `.png`."""
+        wide = {} if self.wide is None else {f"{self.name}-wide": self.wide}
+        return {self.name: self.figure} | wide
 
 
 @dataclass(frozen=True)
@@ -93,10 +105,11 @@ def write(page: Page, folder: Path) -> Path:
       Failure: the folder can't be written.
     """
     pngs = {
-        block.name: _png(block.figure)
+        name: _png(figure)
         for section in page.sections
         for block in section.blocks
         if isinstance(block, Picture)
+        for name, figure in block.figures.items()
     }
     target = folder / "report.html"
     try:
@@ -105,10 +118,7 @@ def write(page: Page, folder: Path) -> Path:
             (folder / f"{name}.png").write_bytes(png)
         target.write_text(html(page, pngs), encoding="utf-8")
     except OSError as error:
-        raise Failure(
-            f"{error.filename or folder} can't be written ({error.strerror});"
-            " make room or give another folder."
-        ) from error
+        raise unwritable(error.filename or folder, error, "folder") from error
     return target
 
 
@@ -117,62 +127,111 @@ def html(page: Page, pngs: dict[str, bytes]) -> str:
     numbered = list(enumerate(page.sections, start=1))
     links = [f'<a href="#s{i}">{escape(section.title)}</a>' for i, section in numbered]
     sections = [
-        f'<section id="s{i}">\n<h2>{escape(section.title)}</h2>\n'
+        f'<section id="s{i}"{_half(section)}>\n<h2>{escape(section.title)}</h2>\n'
         f"{_blocks(section, pngs)}\n</section>"
         for i, section in numbered
     ]
     return _PAGE.substitute(
-        title=escape(page.title), links="\n".join(links), sections="\n".join(sections)
+        title=escape(page.title),
+        links="\n".join(links),
+        sections="\n".join(sections),
+        screen=_SCREEN,
     )
+
+
+def _half(section: Section) -> str:
+    """Marks what needs half a screen: no pictures, and no table of many columns."""
+    whole = any(
+        isinstance(block, Picture) or (isinstance(block, Table) and len(block.head) > _PHONE)
+        for block in section.blocks
+    )
+    return "" if whole else ' class="half"'
 
 
 def _blocks(section: Section, pngs: dict[str, bytes]) -> str:
     """The section's blocks; pictures that follow each other stand side by side if there is room."""
-    parts, row = [], []
+    parts: list[str] = []
+    row: list[Picture] = []
     for block in section.blocks:
         if isinstance(block, Picture):
-            row.append(_figure(block, pngs[block.name]))
+            row.append(block)
             continue
-        parts += [_row(row), _block(block)]
+        parts += [_row(row, pngs), _block(block, section.title)]
         row = []
-    return "\n".join(part for part in (*parts, _row(row)) if part)
+    return "\n".join(part for part in (*parts, _row(row, pngs)) if part)
 
 
-def _row(figures: Sequence[str]) -> str:
-    return '<div class="pictures">\n' + "\n".join(figures) + "\n</div>" if figures else ""
+def _row(pictures: Sequence[Picture], pngs: dict[str, bytes]) -> str:
+    if not pictures:
+        return ""
+    columns = min(_COLUMNS, sum(picture.wide is None for picture in pictures))
+    figures = "\n".join(_figure(picture, pngs) for picture in pictures)
+    return f'<div class="pictures" style="--columns: {max(1, columns)}">\n{figures}\n</div>'
 
 
-def _block(block: Table | Code | Text) -> str:
+def _block(block: Table | Code | Text, title: str) -> str:
     match block:
-        case Table(head, rows, numbers):
-            heads = _cells('th scope="col"', head, numbers)
-            body = "\n".join(f"<tr>{_cells('td', row, numbers)}</tr>" for row in rows)
-            # Focusable, so that keys can scroll it too.
-            return (
-                f'<div class="table" tabindex="0">\n<table>\n<thead><tr>{heads}</tr></thead>\n'
-                f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-            )
+        case Table():
+            return _table(block, title)
         case Code(text):
-            return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
+            # Lines and words apart: what goes on below is indented, and no flag is split.
+            lines = "".join(f"<div>{_words(line)}\n</div>" for line in text.splitlines())
+            return f'<div class="code">{lines}</div>'
         case Text(text):
             return f"<p>{escape(text)}</p>"
 
 
-def _cells(start: str, row: Sequence[str], numbers: Collection[int]) -> str:
-    classes = ("", ' class="number"')
-    return "".join(
-        f"<{start}{classes[i in numbers]}>{escape(cell)}</{start[:2]}>"
-        for i, cell in enumerate(row)
+def _words(line: str) -> str:
+    return " ".join(f"<span>{escape(word)}</span>" for word in line.split(" "))
+
+
+def _table(table: Table, title: str) -> str:
+    classes = [' class="number"' if i in table.numbers else "" for i in range(len(table.head))]
+    heads = "".join(
+        f'<th scope="col"{kind}>{escape(name)}</th>'
+        for name, kind in zip(table.head, classes, strict=True)
     )
-
-
-def _figure(picture: Picture, png: bytes) -> str:
-    width, height = (round(CSS_PIXELS_PER_INCH * side) for side in picture.figure.get_size_inches())
+    rows = []
+    for first, *others in table.rows:
+        cells = "".join(
+            f'<td{kind} data-name="{escape(name)}">{_cell(cell)}</td>'
+            for cell, name, kind in zip(others, table.head[1:], classes[1:], strict=True)
+        )
+        rows.append(f'<tr><th scope="row"{classes[0]}>{escape(first)}</th>{cells}</tr>')
+    body = "\n".join(rows)
+    kind = " cards" if len(table.head) > _PHONE else ""
+    # Focusable, so that keys can scroll it too.
     return (
-        f'<figure>\n<img src="data:image/png;base64,{base64.b64encode(png).decode()}"'
-        f' width="{width}" height="{height}" alt="{escape(picture.alt)}">\n'
-        f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
+        f'<div class="table{kind}" tabindex="0" role="region" aria-label="{escape(title)}">\n'
+        f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
+
+
+def _cell(text: str) -> str:
+    # A shape may go on in the next line.
+    return escape(text).replace("×", "×<wbr>")
+
+
+def _figure(picture: Picture, pngs: dict[str, bytes]) -> str:
+    sources = {name: _source(figure, pngs[name]) for name, figure in picture.figures.items()}
+    url, size = sources[picture.name]
+    image = f'<img src="{url}" {size} alt="{escape(picture.alt)}">'
+    kind = ""
+    if picture.wide is not None:
+        url, size = sources[f"{picture.name}-wide"]
+        kind = ' class="wide"'
+        image = (
+            f'<picture>\n<source media="(min-width: {_SCREEN})" srcset="{url}" {size}>\n{image}\n'
+            "</picture>"
+        )
+    return f"<figure{kind}>\n{image}\n<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
+
+
+def _source(figure: Figure, png: bytes) -> tuple[str, str]:
+    """A PNG file as data, and its size in pixels of CSS."""
+    width, height = (round(CSS_PIXELS_PER_INCH * side) for side in figure.get_size_inches())
+    data = base64.b64encode(png).decode()
+    return f"data:image/png;base64,{data}", f'width="{width}" height="{height}"'
 
 
 def _png(figure: Figure) -> bytes:
@@ -194,29 +253,59 @@ _PAGE = Template("""\
 <title>$title</title>
 <style>
 :root { color-scheme: light dark;
-  --ink: #1b1b1b; --paper: #ffffff; --line: #d0d0d0; --link: #0b5394; }
+  --ink: #1b1b1b; --soft: #595959; --paper: #ffffff; --line: #d0d0d0; --link: #0b5394; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --paper: #1b1b1d; --line: #4a4a4a; --link: #8ab8ff; }
+  :root { --ink: #e6e6e6; --soft: #a8a8a8; --paper: #1b1b1d; --line: #4a4a4a; --link: #8ab8ff; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 66rem; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--ink); background: var(--paper);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; }
-h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; padding-top: 1rem;
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 1.5rem 0 .5rem; padding-top: 1rem;
   border-top: 1px solid var(--line); }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 a { color: var(--link); }
 p { max-width: 45rem; }
-.pictures { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1.5rem; }
-figure { margin: 0; max-width: 480px; }
-img { display: block; max-width: 100%; height: auto; background: white; border-radius: 4px; }
-figcaption { font-size: .9rem; margin-top: .4rem; }
-.table, pre { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; max-width: 20rem;
-  padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); }
+.pictures { columns: var(--columns) 20rem; column-gap: 1.5rem; margin-top: 1rem; }
+figure { margin: 0 0 1.5rem; break-inside: avoid; }
+.wide { column-span: all; }
+img { display: block; width: 100%; max-width: 30rem; height: auto; background: white;
+  border-radius: 4px; }
+figcaption { font-size: .9rem; margin-top: .4rem; max-width: 45rem; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
+  border-bottom: 1px solid var(--line); }
+td:only-of-type { width: 70%; overflow-wrap: anywhere; }
+tbody th { font-weight: normal; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-pre { font-size: .85rem; padding: .75rem; border: 1px solid var(--line); border-radius: 4px; }
+th:last-child, td:last-child { padding-right: 0; }
+.code { font: .8rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
+  padding: .75rem; margin: 1rem 0; border: 1px solid var(--line); border-radius: 4px; }
+.code div { padding-left: 2ch; text-indent: -2ch; }
+.code span { display: inline-block; max-width: 100%; text-indent: 0; }
+@media (min-width: $screen) {
+  main { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); column-gap: 1.5rem; }
+  section { grid-column: 1 / -1; }
+  /* Halves stand side by side, unless there is only one. */
+  .half:not(:not(.half) + :last-child) { grid-column: auto; }
+  .wide img { max-width: none; }
+}
+@media (max-width: 40rem) {
+  .table:not(.cards) table { font-size: .8rem; }
+  th, td { padding-right: .5rem; }
+}
+@media not all and (min-width: $screen) {
+  .cards tbody { columns: 20rem; column-gap: 1.5rem; }
+  .cards table, .cards tbody, .cards tr, .cards th { display: block; }
+  .cards thead, .cards td:empty { display: none; }
+  .cards tr { padding: .6rem 0; break-inside: avoid; border-bottom: 1px solid var(--line); }
+  .cards tr:last-child { border: 0; }
+  .cards th, .cards td { padding: 0; border: 0; text-align: left; white-space: normal; }
+  .cards th { font-weight: bold; overflow-wrap: anywhere; }
+  .cards td { display: grid; grid-template-columns: 8.5rem minmax(0, 1fr); gap: .5rem; }
+  .cards td::before { content: attr(data-name); color: var(--soft); }
+}
 </style>
 </head>
 <body>

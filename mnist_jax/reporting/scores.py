@@ -17,31 +17,25 @@ _ERRORS = LinearSegmentedColormap.from_list(
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Shows [classes, classes] images by true (row) and predicted class, errors in colour."""
-    figure = new_figure(5.0)
+    figure = new_figure(3.6)
     axes = figure.subplots()
     errors = np.where(np.eye(len(names), dtype=bool), np.nan, counts)
     axes.imshow(errors, cmap=_ERRORS, vmin=0, vmax=max(1, np.nanmax(errors)))
     for row, column in np.argwhere(counts):
         count = counts[row, column]
-        axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=TINY)
-    long = max(map(len, names)) > 2
-    axes.set_xticks(
-        range(len(names)),
-        names,
-        rotation=45 if long else 0,
-        ha="right" if long else "center",
-        rotation_mode="anchor",
-    )
+        axes.text(column, row, f"{count}", ha="center", va="center", fontsize=TINY)
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0, labelsize=SMALL)
-    axes.set(xlabel="predicted class", ylabel="true class")
+    axes.set_xlabel("predicted class", fontsize=SMALL)
+    axes.set_ylabel("true class", fontsize=SMALL)
     axes.spines[:].set_color(COLORS["frame"])
     return figure
 
 
 def class_accuracy(accuracy: Rates, overall: float, names: Sequence[str]) -> Figure:
     """Shows each class's accuracy with its 95% interval, beside the accuracy over all classes."""
-    figure = new_figure(3.6)
+    figure = new_figure(3.2)
     axes = figure.subplots()
     rows = np.arange(len(names))
     low, rate, high = (100 * values for values in (accuracy.low, accuracy.rate, accuracy.high))
@@ -60,14 +54,14 @@ def class_accuracy(accuracy: Rates, overall: float, names: Sequence[str]) -> Fig
     )
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy of the class (%), with 95% interval", ylabel="true class")
+    axes.set(xlabel="accuracy (%), with 95% interval", ylabel="true class")
     tidy(axes, grid="x")
     return figure
 
 
 def reliability(found: Calibration) -> Figure:
     """Shows accuracy against confidence, bin by bin, above how many images each bin has."""
-    figure = new_figure(4.4)
+    figure = new_figure(3.9)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     filled = found.count > 0
     x, rates = found.confidence[filled], found.accuracy
@@ -80,7 +74,7 @@ def reliability(found: Calibration) -> Figure:
         fmt="o",
         color=COLORS["test"],
         capsize=3,
-        label=f"test images; expected calibration error {found.error:.2%}",
+        label="test images",
     )
     upper.set(ylabel="accuracy", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
     figure.legend(frameon=False, fontsize=SMALL, loc="outside upper left")  # Clear of the dots.

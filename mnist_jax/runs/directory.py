@@ -20,12 +20,14 @@ from absl import logging
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import replacing, write_text
+from mnist_jax.files import replacing, unwritable, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
 # Of the environment, what may change while a run is interrupted.
 _VARYING = ("packages", "device", "git")
+# What `note` adds to it once, at the beginning.
+_NOTED = ("init_from_sha256",)
 # Of a result, what others read.
 _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -37,8 +39,9 @@ class RunDirectory:
     Attributes:
       path: the directory, with
         `config.json`, the recipe, enough to run it again;
-        `environment.json`, versions, device, git revision, dataset and its SHA-256, and in
-          `before` those versions, devices and revisions of a run that goes on in others;
+        `environment.json`, versions, device, git revision, dataset and its SHA-256, that of the
+          weights it started from if it did, and in `before` those versions, devices and
+          revisions of a run that goes on in others;
         `metrics.jsonl`, one object per evaluation;
         `predictions.npy`, the selected evaluation's predicted label of every test image;
         `result.json`, written once, at the end;
@@ -92,7 +95,11 @@ class RunDirectory:
             # A longer recipe continues a finished run, which then has not ended.
             (self.path / "result.json").unlink(missing_ok=True)
             write_text(self.path / "config.json", recipe.to_json() + "\n")
-            self._write_environment({**environment, "before": before} if before else environment)
+            kept = {"before": before} if before else {}
+            if (self.path / "environment.json").exists():
+                last = self.environment()
+                kept |= {name: last[name] for name in _NOTED if name in last}
+            self._write_environment({**environment, **kept})
 
     def check(self, recipe: Recipe) -> None:
         """Makes sure that the directory has no run of another recipe; more epochs are the same.
@@ -254,8 +261,8 @@ class RunDirectory:
                 logging.warning(
                     "%s ran with %s and goes on with %s: the last digits may differ.",
                     self.path,
-                    last[name],
-                    now[name],
+                    f"{name} {_difference(last[name], now[name])}",
+                    f"{name} {_difference(now[name], last[name])}",
                 )
         before = [*last["before"], {name: last[name] for name in _VARYING}]
         return [one for i, one in enumerate(before) if one != now and one not in before[:i]]
@@ -274,10 +281,18 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            raise Failure(
-                f"{error.filename or self.path} can't be written ({error.strerror});"
-                " make room or give another --workdir."
-            ) from error
+            raise unwritable(error.filename or self.path, error, "--workdir") from error
+
+
+def _difference(values: Any, others: Any) -> str:
+    """What JSON values have that others have not, in words, such as "device mesh data 2"."""
+    if not isinstance(values, dict) or not isinstance(others, dict):
+        return str(values)
+    return ", ".join(
+        f"{name} {_difference(values.get(name), others.get(name))}"
+        for name in {**values, **others}
+        if values.get(name) != others.get(name)
+    )
 
 
 def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Trains runs to the end of their recipe, through interruptions, and leaves run directories."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -109,13 +110,19 @@ def train(
     Raises:
       Stopped: `stop` said so; everything so far is saved.
       UsageError: a recipe does not fit its directory, the dataset or the devices.
+      ValueError: there is `read_weights`, but no `init_from` in the recipe, or the reverse.
       Failure: another process trains in a directory, it can't be written, or training diverged.
     """
     seeds, runs = [recipe.seed for recipe, _ in pairs], [run for _, run in pairs]
     trainer = Trainer(pairs[0][0], dataset, seeds=seeds, num_devices=num_devices)
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
-    if read_weights and (overwrite or not any(run.checkpoints.exists() for run in runs)):
-        read_weights()
+    if bool(pairs[0][0].init_from) != (read_weights is not None):
+        raise ValueError("A recipe with `init_from` needs `read_weights`, and no other has it.")
+    if read_weights:
+        # Once, since --overwrite may clear the very run that they are of.
+        read_weights = functools.cache(read_weights)
+        if overwrite or not any(Checkpoints(run.checkpoints).intact() for run in runs):
+            read_weights()
     with contextlib.ExitStack() as stack:
         # All locks first: if one is taken, nothing has been changed.
         for run in runs:
@@ -164,6 +171,8 @@ def fit(
             trainer.start_from(weights.arrays)
             for run in runs:
                 run.note(init_from_sha256=weights.sha256)
+        if trainer.step < schedule.total_steps:
+            trainer.compile()
         stopping = False
         saved = time.perf_counter()
         stretch = 1

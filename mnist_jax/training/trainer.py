@@ -1,6 +1,7 @@
 """Training of one recipe for several seeds on a mesh of devices, in compiled stretches."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -121,9 +122,7 @@ class Trainer:
         Returns:
           [seeds, steps taken, 2]: every step's loss and accuracy on its batch.
         """
-        epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
-        if self._epoch != epoch:
-            self._epoch, self._orders = epoch, self._epoch_orders(epoch)
+        start = self._place_in_epoch()
         # The short last batch is an order of its own, after those of full size.
         short, first = divmod(start, self.schedule.full_steps)
         order = self._orders[short]
@@ -132,6 +131,15 @@ class Trainer:
         self.step += stop - first
         return np.asarray(log)[:, first:stop]
 
+    def compile(self) -> None:
+        """Compiles what `advance` runs: full batches and the short last one, side by side."""
+        self._place_in_epoch()
+        # Traced in this thread, to which the caller's JAX contexts belong.
+        lowered = [self._run.lower(self.states, one, *self._data, 0, 1) for one in self._orders]
+        with ThreadPoolExecutor(len(lowered)) as threads:
+            for compiled in [threads.submit(one.compile) for one in lowered]:
+                compiled.result()
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Evaluates every image exactly once: uint8 [N, 28, 28] to logits [seeds, N, 10].
 
@@ -139,6 +147,13 @@ class Trainer:
         """
         self.states, logits = self._evaluate(self.states, images)
         return logits
+
+    def _place_in_epoch(self) -> int:
+        """The steps taken of the present epoch, whose order is then there."""
+        epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
+        if self._epoch != epoch:
+            self._epoch, self._orders = epoch, self._epoch_orders(epoch)
+        return start
 
     def _make_mesh(self, num_devices: int | None, work: float) -> Mesh:
         size = self.recipe.batch_size

@@ -1,0 +1,55 @@
+"""The seconds in which a command imports JAX: it says so, and Ctrl-C ends it without a word more.
+
+What is imported can neither be interrupted cleanly nor be kept short, so a command arranges this
+before it imports the rest. It does nothing in a process that is no command of these packages.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+_ERASE_LINE = "\r\x1b[K"
+
+
+def begin() -> None:
+    """On a terminal, says that the command is starting, until `end`."""
+    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+        _show("Starting ...")
+
+
+def end() -> None:
+    """From here on Ctrl-C raises KeyboardInterrupt, as always."""
+    if signal.getsignal(signal.SIGINT) is _interrupted:
+        sys.unraisablehook = _unraisable
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _show(_ERASE_LINE)
+
+
+def _is_command() -> bool:
+    """Whether the interpreter was started with -m and a module of these packages."""
+    # Not `sys.modules["__main__"]`, which is not known yet while the packages are imported.
+    before, _, after = " ".join(sys.orig_argv).partition(" -m ")
+    return bool(before) and after.split(".")[0] in ("mnist_jax", "experiments")
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    # Not an exception: libraries swallow it in the middle of an import, or break by it.
+    del number, frame
+    _show(_ERASE_LINE)
+    os.write(sys.stderr.fileno(), b"Interrupted.\n")
+    os._exit(130)
+
+
+def _unraisable(what: "sys.UnraisableHookArgs") -> None:
+    # Where Python lets no exception out, such as JAX's callback of the garbage collector, the
+    # command would print a traceback and go on.
+    if issubclass(what.exc_type, KeyboardInterrupt):
+        _interrupted(signal.SIGINT, None)
+    sys.__unraisablehook__(what)
+
+
+def _show(text: str) -> None:
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), text.encode())
