@@ -44,6 +44,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, with those above it, that will be found there after a loss of power."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        synchronize(path.parent)
+
+
 def synchronize(path: Path) -> None:
     """Waits until a file's content, or what a folder lists, would survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)

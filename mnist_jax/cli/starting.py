@@ -21,8 +21,8 @@ def begin() -> None:
 
 def end() -> None:
     """From here on Ctrl-C raises KeyboardInterrupt, as always."""
+    sys.unraisablehook = _unraisable
     if signal.getsignal(signal.SIGINT) is _interrupted:
-        sys.unraisablehook = _unraisable
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _show(_ERASE_LINE)
 
@@ -47,7 +47,10 @@ def _unraisable(what: "sys.UnraisableHookArgs") -> None:
     # command would print a traceback and go on.
     if issubclass(what.exc_type, KeyboardInterrupt):
         _interrupted(signal.SIGINT, None)
-    sys.__unraisablehook__(what)
+    # Where a file can't be written, Orbax raises and no longer listens to TensorStore's other
+    # threads, which then complain here.
+    if str(what.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(what)
 
 
 def _show(text: str) -> None:

@@ -90,7 +90,7 @@ def import_weights(
             # What a checkpoint has of a network whose training is about to begin.
             state = TrainState.create(network, make_optimizer(recipe, 1), key=jax.random.key(0))
             saved = {name: getattr(state, name) for name in ("params", "batch_stats", "opt_state")}
-            checkpoints.save(batches, saved, best=True)
+            checkpoints.save(batches, saved)
 
 
 def export_weights(run: RunDirectory, target: Path | str, step: int | None = None) -> None:

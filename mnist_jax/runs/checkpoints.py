@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,12 +16,14 @@ import numpy as np
 from absl import logging
 
 from mnist_jax.errors import Failure
-from mnist_jax.files import synchronize, write_text
+from mnist_jax.files import make_folder, synchronize, write_text
 
 # Orbax is imported where it is used: training starts without it.
 if TYPE_CHECKING:
-    from orbax.checkpoint import CheckpointManager
+    from orbax.checkpoint import Checkpointer
 
+# What Orbax writes of a checkpoint, where its CheckpointManager would look for it.
+_ARRAYS = "default"
 _MANIFEST = "SHA256SUMS"
 
 # Two saves at once, of two seeds, would mix up what Orbax counts for the whole process.
@@ -29,7 +31,7 @@ _ORBAX = threading.Lock()
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest two and the best one.
+    """The checkpoints of a run: the latest two, and one to be kept.
 
     Two, because the latest may turn out damaged. Beside Orbax's files every checkpoint has a
     manifest, `SHA256SUMS`, in the format of `sha256sum` with paths relative to `directory`. It
@@ -43,8 +45,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         self._directory = directory.absolute()
-        self._policy = _LatestTwoAndBest()
-        self._manager: CheckpointManager | None = None
+        self._prepared = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -56,7 +57,6 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._close()
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, in order, damaged ones included."""
@@ -66,8 +66,8 @@ class Checkpoints:
             return []
         return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
 
-    def save(self, step: int, tree: Any, *, best: bool = False) -> None:
-        """Writes a checkpoint in the background; `best` takes the place of the best one so far.
+    def save(self, step: int, tree: Any, *, keep: int | None = None) -> None:
+        """Writes a checkpoint in the background; then only the latest two and `keep` are left.
 
         The arrays of `tree` may change as soon as this returns. Checkpoints of later steps are
         removed: this run has taken another way.
@@ -78,7 +78,7 @@ class Checkpoints:
         self.wait()
         # Copies: a donated array's memory is reused by the next step.
         arrays = {name: np.array(array) for name, array in _by_name(tree).items()}
-        self._pending = self._writer.submit(self._write, step, arrays, best)
+        self._pending = self._writer.submit(self._write, step, arrays, keep)
 
     def wait(self) -> None:
         """Waits until the last save is safe on disk.
@@ -128,10 +128,8 @@ class Checkpoints:
         return intact
 
     def _read(self, step: int, like: Any) -> Any:
-        import orbax.checkpoint as ocp
-
-        with ocp.StandardCheckpointer() as reader:
-            found = reader.restore(self._directory / str(step) / "default")
+        with _orbax() as reader:
+            found = reader.restore(self._directory / str(step) / _ARRAYS)
         # Not left to Orbax, which takes another shape or dtype without a word.
         expected = _by_name(like)
         names = [n for n in expected if _kind(expected, n) != _kind(found, n)]
@@ -143,61 +141,39 @@ class Checkpoints:
             )
         return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in expected])
 
-    def _write(self, step: int, arrays: dict[str, np.ndarray], best: bool) -> None:
-        import orbax.checkpoint as ocp
-
+    def _write(self, step: int, arrays: dict[str, np.ndarray], keep: int | None) -> None:
         try:
-            with _ORBAX:
-                manager = self._manager = self._manager or self._open(step)
-                if step in manager.all_steps():
-                    return
-                if best:
-                    self._policy.best = step
-                metadata = {"best": best}
-                manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=metadata)
-                manager.wait_until_finished()
+            if not self._prepared:
+                self._prepare(step)
+            if step in self.steps():
+                return
+            make_folder(self._directory)
+            with _ORBAX, _orbax() as writer:
+                writer.save(self._directory / str(step) / _ARRAYS, arrays)
             self._write_manifest(step)
+            for other in self.steps()[:-2]:
+                if other != keep:
+                    shutil.rmtree(self._directory / str(other))
         except (OSError, ValueError) as error:
-            self._close()
             raise Failure(
                 f"The checkpoint of step {step} can't be written to {self._directory}"
                 f" ({_reason(error)}); what was saved before it is kept."
             ) from error
 
-    def _open(self, step: int) -> "CheckpointManager":
-        """Makes the manager, after removing what would mislead it.
-
-        Orbax counts an empty directory as a checkpoint, and saves no step before the latest.
-        """
-        import orbax.checkpoint as ocp
-
+    def _prepare(self, step: int) -> None:
+        """Removes what a process left behind that was interrupted, and what is not of this run."""
         for other in self.steps():
             if other > step or self._damage(other):
                 shutil.rmtree(self._directory / str(other))
-        self._directory.mkdir(parents=True, exist_ok=True)
-        manager = ocp.CheckpointManager(
-            self._directory,
-            item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy, cleanup_tmp_directories=True
-            ),
-        )
-        for other in manager.all_steps():
-            if manager.metadata(other).custom_metadata["best"]:
-                self._policy.best = other
-        return manager
-
-    def _close(self) -> None:
-        manager, self._manager = self._manager, None
-        if manager is not None:
-            # After a save that failed, closing raises the same error once more.
-            with contextlib.suppress(OSError, ValueError):
-                manager.close()
+        self._prepared = True
 
     def _write_manifest(self, step: int) -> None:
+        """Finishes a checkpoint: from here on it is one, also after a loss of power."""
+        folder = self._directory / str(step)
+        for path in (*folder.rglob("*"), folder, self._directory):
+            synchronize(path)
         lines = "".join(f"{d}  {name}\n" for name, d in sorted(self._digests(step).items()))
-        write_text(self._directory / str(step) / _MANIFEST, lines)
-        synchronize(self._directory)  # The checkpoint's own name, which Orbax gave it.
+        write_text(folder / _MANIFEST, lines)
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint, as a clause; None if nothing is."""
@@ -226,16 +202,17 @@ class Checkpoints:
         }
 
 
-@dataclass
-class _LatestTwoAndBest:
-    """Orbax's preservation policy."""
+@contextlib.contextmanager
+def _orbax() -> Iterator["Checkpointer"]:
+    """Orbax's checkpointer that has done everything when it returns.
 
-    best: int | None = None
+    What writes in the background here is a thread of ours: where Orbax's own can't make a folder,
+    it is five minutes until it says so.
+    """
+    import orbax.checkpoint as ocp
 
-    def should_preserve(self, checkpoints: Any, *, context: object) -> list[bool]:
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        return [step in (*steps[-2:], self.best) for step in steps]
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        yield checkpointer
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

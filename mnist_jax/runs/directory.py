@@ -20,7 +20,7 @@ from absl import logging
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import replacing, unwritable, write_text
+from mnist_jax.files import make_folder, replacing, unwritable, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -69,7 +69,7 @@ class RunDirectory:
         """
         with contextlib.ExitStack() as stack:
             with self._writing():
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path)
                 lock = stack.enter_context((self.path / ".lock").open("w"))
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -189,15 +189,15 @@ def fit(
             # Never so much more that one slow start makes the next stretch endless.
             in_time = round((trainer.step - before) * _STRETCH / seconds)
             stretch = min(4 * stretch, max(1, in_time))
-            selected = [False] * len(runs)
+            selected = False
             if trainer.step == schedule.last_evaluation(trainer.step):
                 rows, selected = files.evaluate()
                 listener(Evaluated(rows))
             stopping = stop()
             last = stopping or trainer.step == schedule.total_steps
-            to_keep = trainer.recipe.selection == "best_validation" and any(selected)
+            to_keep = trainer.recipe.selection == "best_validation" and selected
             if last or to_keep or time.perf_counter() - saved >= save_every:
-                files.save(selected)
+                files.save()
                 saved = time.perf_counter()
     if trainer.step < schedule.total_steps:
         raise Stopped(trainer.step, schedule.total_steps)
@@ -261,30 +261,29 @@ class _Files:
                 if _selected(trainer.recipe, row, self._best[i]):
                     self._best[i] = row
 
-    def save(self, selected: Sequence[bool]) -> None:
-        """Saves every seed, as the best so far where it was selected."""
+    def save(self) -> None:
+        """Saves every seed, and keeps what is selected so far."""
         times = np.asarray([self._images, self._busy, self._seconds()])
-        seeds = zip(self._stores, self._trainer.saved(), self._padded_log(), selected, strict=True)
+        seeds = zip(self._stores, self._trainer.saved(), self._padded_log(), self._best, strict=True)
         for store, state, log, best in seeds:
-            store.save(self._trainer.step, state | {"log": log, "times": times}, best=best)
+            keep = best.step if best else None
+            store.save(self._trainer.step, state | {"log": log, "times": times}, keep=keep)
 
     def add(self, log: np.ndarray, images: int, seconds: float) -> None:
         """Takes note of a stretch of steps; `log` is [seeds, steps, 2]."""
         self._log = np.concatenate([self._log, log], axis=1)
         self._images, self._busy = self._images + images, self._busy + seconds
 
-    def evaluate(self) -> tuple[list[Evaluation], list[bool]]:
-        """Writes a row for each seed; also says which of them are selected so far."""
+    def evaluate(self) -> tuple[list[Evaluation], bool]:
+        """Writes a row for each seed; also says whether one of them is selected so far."""
         rows, predictions = self._rows()
-        selected = []
         for i, (run, row) in enumerate(zip(self._runs, rows, strict=True)):
             run.append_metrics(row)
-            selected.append(_selected(self._trainer.recipe, row, self._best[i]))
-            if selected[i]:
+            if _selected(self._trainer.recipe, row, self._best[i]):
                 self._best[i] = row
                 run.write_predictions(predictions[i])
         self._log, self._images, self._busy = self._log[:, :0], 0.0, 0.0
-        return rows, selected
+        return rows, any(row is best for row, best in zip(rows, self._best, strict=True))
 
     def results(self) -> list[dict[str, Any]]:
         """Writes and returns each seed's `result.json`."""
