@@ -61,7 +61,6 @@ def main(argv: Sequence[str]) -> None:
         display.list_models(out)
         return
     recipe = _override(_given_recipe())
-    devices.configure_process(cache_folder() / "compiled")
     # Refuses wrong arguments of the network before a dataset is looked for.
     network = abstract_model(recipe.model, **recipe.model_args)
     if _DATASET.value == "auto":
@@ -78,6 +77,9 @@ def main(argv: Sequence[str]) -> None:
             _print_result(out, run, result)
         else:
             todo.append((one, run))
+    runs = [run for _, run in todo]
+    begun = [] if _OVERWRITE.value else [run.device() for run in runs if run.parts()]
+    devices.configure_process(cache_folder() / "compiled", like=begun[0] if begun else None)
     if todo:
         display.layer_table(out, network)
     watches: list[Watch] = [functools.partial(display.training, out)]
@@ -85,7 +87,6 @@ def main(argv: Sequence[str]) -> None:
         from mnist_jax.cli import tensorboard  # Loading it takes longer than the first step.
 
         watches.append(tensorboard.writers)
-    runs = [run for _, run in todo]
     with stopping() as stop:
         for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
             together = [todo[place] for place in group]

@@ -87,17 +87,17 @@ def test_saves_what_the_arrays_were_when_asked(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "c").restore([array])[1][0].tolist() == [0, 0, 0]
 
 
-def test_keeps_the_latest_two_and_the_best_across_processes(tmp_path: Path) -> None:
+def test_keeps_the_latest_two_and_one_more_across_processes(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         for step in range(1, 6):
-            checkpoints.save(step, [np.full(3, step)], best=step in (1, 2))
+            checkpoints.save(step, [np.full(3, step)], keep=2 if step > 1 else 1)
     assert checkpoints.steps() == [2, 4, 5]
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(6, [np.full(3, 6)])
+        checkpoints.save(6, [np.full(3, 6)], keep=2)
         assert checkpoints.restore([np.zeros(3, int)], step=2)[1][0].tolist() == [2, 2, 2]
     assert checkpoints.steps() == [2, 5, 6]
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(7, [np.full(3, 7)], best=True)
+        checkpoints.save(7, [np.full(3, 7)])
     assert checkpoints.steps() == [6, 7]
 
 

@@ -23,6 +23,7 @@ import pytest
 from runs_compared import assert_same_run
 
 from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.training import devices
 
 LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
 
@@ -206,6 +207,20 @@ def test_only_one_process_in_a_directory(reference: Reference, tmp_path: Path) -
     assert "Another process is training in" in second.stderr
     command.finish(workdir)
     command.assert_same(workdir, reference.path)
+
+
+@SLOW
+@pytest.mark.skipif(devices.cores() < 2, reason="needs two cores")
+@pytest.mark.parametrize("model", ["cmu_cnn", "dbl_conv_relu"])
+def test_goes_on_with_fewer_cores(model: str, tmp_path: Path) -> None:
+    """The first of them splits its matrix products over threads, the second its batches."""
+    short = Command(model, ("--epochs=1",), tmp_path)
+    whole = Command(model, ("--epochs=2",), tmp_path)
+    whole.finish(tmp_path / "reference")
+    short.finish(tmp_path / "run")
+    done = whole.under('exec taskset -c 0 "$@"', tmp_path / "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    whole.assert_same(tmp_path / "run", tmp_path / "reference")
 
 
 @SLOW

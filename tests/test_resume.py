@@ -1,5 +1,6 @@
 """Runs that are interrupted, damaged or asked for twice, within one process."""
 
+import contextlib
 import dataclasses
 import json
 import random
@@ -306,6 +307,50 @@ def test_the_environment_tells_of_every_part(copy: Path, caplog: pytest.LogCaptu
     _cut(copy)
     assert _train([copy]) == 0
     assert json.loads(file.read_text()) == now
+
+
+def test_a_seed_goes_on_as_it_began_whatever_runs_beside_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run_both(folder: Path, stop_after: int | None = None) -> None:
+        pairs = [
+            (dataclasses.replace(RECIPE, seed=seed), RunDirectory(folder / f"seed-{seed}"))
+            for seed in (0, 1)
+        ]
+        asked = iter(range(100))
+        with contextlib.suppress(Stopped):
+            for group in groups([run for _, run in pairs]):
+                train(
+                    [pairs[place] for place in group],
+                    DATASET,
+                    num_devices=2,
+                    save_every=0,
+                    stop=lambda: next(asked) == stop_after,
+                )
+
+    run_both(tmp_path / "alone")
+    run_both(tmp_path / "killed", stop_after=2)
+    # As if the process had been killed before the second seed had a checkpoint.
+    shutil.rmtree(tmp_path / "killed" / "seed-1" / "checkpoints")
+    run_both(tmp_path / "killed")
+    assert not caplog.records
+    for seed in ("seed-0", "seed-1"):
+        assert_same_run(tmp_path / "killed" / seed, tmp_path / "alone" / seed)
+        run = RunDirectory(tmp_path / "killed" / seed)
+        assert run.device()["mesh"] == {"seed": 2, "data": 1}
+        assert run.environment()["seeds_together"] == 2
+
+
+def test_groups_keep_seeds_apart_that_split_their_batches_differently(tmp_path: Path) -> None:
+    runs = [RunDirectory(tmp_path / name) for name in "abcd"]
+    for run, parts in zip(runs, (1, 2, None, 1), strict=True):
+        if parts:
+            _train([run.path])
+            (run.path / "environment.json").write_text(
+                json.dumps(run.environment() | {"device": {"mesh": {"data": parts}}})
+            )
+            shutil.rmtree(run.checkpoints)
+    assert groups(runs) == [[0, 2, 3], [1]]
 
 
 def test_a_run_older_than_a_field_has_its_default(copy: Path) -> None:

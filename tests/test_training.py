@@ -358,6 +358,28 @@ def test_the_mesh_takes_seeds_first_and_splits_what_is_worth_it(
     assert tuple(trainer.mesh.shape.values()) == mesh
 
 
+@pytest.mark.parametrize(
+    ("seeds", "num_devices", "parts", "mesh"),
+    [
+        (1, None, 2, (1, 2)),
+        (1, 4, 1, (1, 1)),
+        (2, 4, 1, (2, 1)),
+        (2, None, 4, (2, 4)),
+        # More than there are, or than divide a batch: as if nothing had been said.
+        (1, 1, 2, (1, 1)),
+        (2, 2, 3, (2, 1)),
+    ],
+)
+def test_the_mesh_splits_batches_as_when_a_run_began(
+    seeds: int, num_devices: int | None, parts: int, mesh: tuple[int, int]
+) -> None:
+    config = recipe(model="shallow")
+    trainer = Trainer(
+        config, make_dataset(), seeds=range(seeds), num_devices=num_devices, parts=parts
+    )
+    assert tuple(trainer.mesh.shape.values()) == mesh
+
+
 def test_devices_by_default_divide_every_batch() -> None:
     config = recipe(model="dbl_conv_relu", batch_size=20)
     trainer = Trainer(config, make_dataset(train=66), seeds=[0])

@@ -26,6 +26,8 @@ from mnist_jax.runs.metrics import Evaluation
 
 # Of the environment, what may change while a run is interrupted.
 _VARYING = ("packages", "device", "git")
+# What it tells of when the run began, as long as what it is trained on gives the same digits.
+_BEGUN = ("device", "seeds_together")
 # What `note` adds to it once, at the beginning.
 _NOTED = ("init_from_sha256",)
 # Of a result, what others read.
@@ -88,6 +90,7 @@ class RunDirectory:
           Failure: the data is not the same.
         """
         self.check(recipe)
+        environment = self._as_begun(environment)
         before = self._before(environment)
         with self._writing():
             for left in self.path.glob(".*.tmp"):  # By a process that was killed.
@@ -95,11 +98,7 @@ class RunDirectory:
             # A longer recipe continues a finished run, which then has not ended.
             (self.path / "result.json").unlink(missing_ok=True)
             write_text(self.path / "config.json", recipe.to_json() + "\n")
-            kept = {"before": before} if before else {}
-            if (self.path / "environment.json").exists():
-                last = self.environment()
-                kept |= {name: last[name] for name in _NOTED if name in last}
-            self._write_environment({**environment, **kept})
+            self._write_environment({**environment, **({"before": before} if before else {})})
 
     def check(self, recipe: Recipe) -> None:
         """Makes sure that the directory has no run of another recipe; more epochs are the same.
@@ -152,6 +151,18 @@ class RunDirectory:
     def environment(self) -> dict[str, Any]:
         """Reads `environment.json`."""
         return self._read("environment.json")
+
+    def device(self) -> dict[str, Any]:
+        """What the run was trained on; empty before it begins."""
+        if not (self.path / "environment.json").exists():
+            return {}
+        device = self.environment().get("device")
+        return device if isinstance(device, dict) else {}
+
+    def parts(self) -> int | None:
+        """Over how many devices the run's batches were split; None before it begins."""
+        mesh = self.device().get("mesh")
+        return mesh.get("data") if isinstance(mesh, dict) else None
 
     def result(self) -> dict[str, Any] | None:
         """Reads `result.json`; None while the run has not ended."""
@@ -236,6 +247,13 @@ class RunDirectory:
             " give another --workdir, or --overwrite to start again."
         )
 
+    def _as_begun(self, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """The environment as it is now, with what is kept of the one in which the run began."""
+        last = self.environment() if (self.path / "environment.json").exists() else {}
+        same = _gives_same_digits(last.get("device"), environment["device"])
+        kept = (*_NOTED, *(_BEGUN if same else ()))
+        return {**environment, **{name: last[name] for name in kept if name in last}}
+
     def _before(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
         """In what the run here ran so far, where that differs from what it goes on in."""
         if not (self.path / "environment.json").exists():
@@ -282,6 +300,17 @@ class RunDirectory:
             yield
         except OSError as error:
             raise unwritable(error.filename or self.path, error, "--workdir") from error
+
+
+def _gives_same_digits(device: Any, other: Mapping[str, Any]) -> bool:
+    """Whether `other` differs from a device only in what was trained beside a run.
+
+    What an older version did not describe counts as the same.
+    """
+    if not isinstance(device, dict) or not isinstance(device.get("mesh"), dict):
+        return False
+    mesh = {**other.get("mesh", {}), "seed": device["mesh"].get("seed")}
+    return device == {name: {**other, "mesh": mesh}.get(name) for name in device}
 
 
 def _difference(values: Any, others: Any) -> str:

@@ -5,7 +5,7 @@
 
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax.errors import UsageError
+
+# Where XLA looks for how many threads a CPU's devices share; otherwise it counts the cores.
+_THREADS = "PJRT_NPROC"
 
 # A CPU's devices share a step if it uses every parameter in so many multiplications; below, the
 # exchange of gradients takes longer than what it saves.
@@ -34,13 +37,20 @@ _CPU_EVALUATION_CHUNK = 40
 _EVALUATION_CHUNK = 1000
 
 
-def configure_process(cache_dir: Path) -> None:
+def configure_process(cache_dir: Path, like: Mapping[str, Any] | None = None) -> None:
     """Sets up JAX for a command line, before any device is touched; a library never calls this.
 
     On a CPU every core becomes a device, which trains small convolutional networks faster than
     several threads inside every operation. Compiled programs are kept in `cache_dir`.
+
+    Args:
+      cache_dir: may be absent.
+      like: what `describe` said when a run began that is to go on. It goes on with as many devices
+        and threads, because the order in which they add up decides on the last digits.
     """
-    jax.config.update("jax_num_cpu_devices", cores())
+    threads = (like or {}).get("threads") or cores()
+    os.environ.setdefault(_THREADS, str(threads))
+    jax.config.update("jax_num_cpu_devices", threads)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
@@ -58,6 +68,7 @@ def make_mesh(
     num_devices: int | None = None,
     *,
     split_batches: bool = True,
+    parts: int | None = None,
 ) -> Mesh:
     """Lays devices out as ('seed', 'data'): seeds side by side, each one's batches split.
 
@@ -68,6 +79,7 @@ def make_mesh(
       num_devices: how many devices to use; by default as many as can share the work evenly.
         Where seeds and batches can take as many, seeds do.
       split_batches: whether devices may share a batch.
+      parts: how many devices are to share a batch if there are so many, whatever else is given.
 
     Raises:
       UsageError: there are fewer devices, or a batch does not divide.
@@ -79,17 +91,15 @@ def make_mesh(
             f"num_devices is {num_devices}, but there are {len(devices)} devices"
             f" ({devices[0].platform}); give 1 to {len(devices)}."
         )
-    parts = math.gcd(*batch_sizes) if split_batches else 1
+    choices = _divisors(math.gcd(*batch_sizes), count)
+    given = parts in choices
+    if given or not split_batches:
+        choices = [parts if given and parts else 1]
     by_seed, by_data = max(
-        (
-            (a, b)
-            for a in _divisors(num_seeds, count)
-            for b in _divisors(parts, count)
-            if a * b <= count
-        ),
+        ((a, b) for a in _divisors(num_seeds, count) for b in choices if a * b <= count),
         key=lambda shape: (math.prod(shape), shape),
     )
-    if num_devices and by_seed * by_data < num_devices:
+    if num_devices and not given and by_seed * by_data < num_devices:
         sizes = " and ".join(str(size) for size in sorted(batch_sizes, reverse=True))
         whose = f" of {num_seeds} seeds" if num_seeds > 1 else ""
         raise UsageError(
@@ -176,6 +186,12 @@ def data_axis(mesh: Mesh) -> str | None:
 
 
 def describe(mesh: Mesh) -> dict[str, Any]:
-    """What ran: platform, device kind and the mesh's shape, for the record of a run."""
+    """What ran, for the record of a run: platform, device kind, the mesh's shape, and threads.
+
+    The threads are those that a CPU's devices share, which XLA has as many of.
+    """
     device = mesh.devices.flat[0]
-    return {"platform": device.platform, "kind": device.device_kind, "mesh": dict(mesh.shape)}
+    what = {"platform": device.platform, "kind": device.device_kind, "mesh": dict(mesh.shape)}
+    if device.platform == "cpu":
+        what["threads"] = max(int(os.environ.get(_THREADS) or cores()), jax.device_count())
+    return what

@@ -96,7 +96,8 @@ def train(
       pairs: what to train, and where its files go: directories that `groups` puts together.
       dataset: where the images come from.
       watches: who is told of progress and evaluations.
-      num_devices: how many devices to use; by default all that divide the work.
+      num_devices: how many devices to use; by default all that divide the work. A run that goes
+        on has as many share a batch as when it began, if there are so many.
       overwrite: whether to start again where there is a run already.
       save_every: seconds between checkpoints. The evaluations that may be selected and the end of
         training are saved in any case.
@@ -114,7 +115,14 @@ def train(
       Failure: another process trains in a directory, it can't be written, or training diverged.
     """
     seeds, runs = [recipe.seed for recipe, _ in pairs], [run for _, run in pairs]
-    trainer = Trainer(pairs[0][0], dataset, seeds=seeds, num_devices=num_devices)
+    begun = [] if overwrite else [parts for run in runs if (parts := run.parts())]
+    trainer = Trainer(
+        pairs[0][0],
+        dataset,
+        seeds=seeds,
+        num_devices=num_devices,
+        parts=begun[0] if begun else None,
+    )
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
     if bool(pairs[0][0].init_from) != (read_weights is not None):
         raise ValueError("A recipe with `init_from` needs `read_weights`, and no other has it.")
@@ -207,20 +215,32 @@ def fit(
 def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
     """Splits runs, given by place, into those that `train` can take together and lose nothing.
 
-    They have an intact checkpoint of the same step, or none of them has any.
+    They have an intact checkpoint of the same step, or none of them has any, and they began with
+    batches in as many parts.
     """
-    found: list[tuple[set[int], list[int]]] = []
+    found: list[_Group] = []
     for place, run in enumerate(runs):
         # The latest two: to go on from the best one would lose what follows it.
-        steps = set(Checkpoints(run.checkpoints).intact()[-2:])
-        for common, members in found:
-            if common & steps or not (common or steps):
-                common &= steps
-                members.append(place)
+        one = _Group(set(Checkpoints(run.checkpoints).intact()[-2:]), run.parts(), [place])
+        for group in found:
+            same_steps = group.steps & one.steps or not (group.steps or one.steps)
+            if same_steps and (group.parts == one.parts or not (group.parts and one.parts)):
+                group.steps &= one.steps
+                group.parts = group.parts or one.parts
+                group.members.append(place)
                 break
         else:
-            found.append((steps, [place]))
-    return [members for _, members in found]
+            found.append(one)
+    return [group.members for group in found]
+
+
+@dataclass
+class _Group:
+    """Runs that can be trained together: their common steps, and parts of a batch if known."""
+
+    steps: set[int]
+    parts: int | None
+    members: list[int]
 
 
 class _Files:
@@ -264,7 +284,9 @@ class _Files:
     def save(self) -> None:
         """Saves every seed, and keeps what is selected so far."""
         times = np.asarray([self._images, self._busy, self._seconds()])
-        seeds = zip(self._stores, self._trainer.saved(), self._padded_log(), self._best, strict=True)
+        seeds = zip(
+            self._stores, self._trainer.saved(), self._padded_log(), self._best, strict=True
+        )
         for store, state, log, best in seeds:
             keep = best.step if best else None
             store.save(self._trainer.step, state | {"log": log, "times": times}, keep=keep)

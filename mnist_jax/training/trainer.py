@@ -40,6 +40,7 @@ class Trainer:
       dataset: where its images come from.
       seeds: one network is trained for each.
       num_devices: how many devices to use; by default all that divide the work.
+      parts: how many devices are to share a batch, on which the last digits depend.
 
     Attributes:
       recipe: as given, as are `seeds`.
@@ -61,6 +62,7 @@ class Trainer:
         *,
         seeds: Sequence[int],
         num_devices: int | None = None,
+        parts: int | None = None,
     ):
         self.recipe, self.seeds, self.test = recipe, tuple(seeds), dataset.test
         train, self.validation = dataset.train, None
@@ -70,7 +72,7 @@ class Trainer:
         self.schedule = Schedule.of(recipe, views * len(train))
         self.step = 0
         work = multiply_adds_per_parameter(abstract_model(recipe.model, **recipe.model_args))
-        self.mesh = self._make_mesh(num_devices, work)
+        self.mesh = self._make_mesh(num_devices, parts, work)
         self.states = jax.device_put(self._initial_states(), NamedSharding(self.mesh, P("seed")))
         images = jnp.asarray(train.images)
         if recipe.one_pixel_shifts:
@@ -155,14 +157,16 @@ class Trainer:
             self._epoch, self._orders = epoch, self._epoch_orders(epoch)
         return start
 
-    def _make_mesh(self, num_devices: int | None, work: float) -> Mesh:
+    def _make_mesh(self, num_devices: int | None, parts: int | None, work: float) -> Mesh:
         size = self.recipe.batch_size
         sizes = self.schedule.batch_sizes
         if self.recipe.evaluation == "training_mode":
             sizes |= {len(self.test) % size or size}
         # Who names a number of devices gets them.
         split = bool(num_devices) or devices.worth_splitting(size, multiply_adds_per_parameter=work)
-        return devices.make_mesh(len(self.seeds), sizes, num_devices, split_batches=split)
+        return devices.make_mesh(
+            len(self.seeds), sizes, num_devices, split_batches=split, parts=parts
+        )
 
     def _initial_states(self) -> TrainState:
         recipe = self.recipe
