@@ -46,10 +46,10 @@ def write_text(path: Path, text: str) -> None:
 
 def make_folder(path: Path) -> None:
     """Makes a folder, with those above it, that will be found there after a loss of power."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        synchronize(path.parent)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        synchronize(folder.parent)
 
 
 def synchronize(path: Path) -> None:
