@@ -30,6 +30,9 @@
 
 enum { SHORT = -1, KILL = -2, NAMES = 100000 };
 
+/* Forgets what was counted: the next run begins. */
+void begin_run(void);
+
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static char *names[NAMES];
 static int counts[NAMES];
@@ -77,6 +80,12 @@ static void name_of(const char *what, const char *path, char *name) {
   while (names[i] && strcmp(names[i], name)) ++i;
   if (!names[i]) names[i] = strdup(name);
   sprintf(to, " %d", ++counts[i]);
+}
+
+void begin_run(void) {
+  pthread_mutex_lock(&turn);
+  memset(counts, 0, sizeof counts);
+  pthread_mutex_unlock(&turn);
 }
 
 /* What is to be done to this operation: 0 nothing, else as $FILE_OPERATIONS_ERROR. Holds `turn`. */

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import io
 import json
 import os
 import platform
@@ -205,12 +206,10 @@ class RunDirectory:
 
     def write_predictions(self, labels: np.ndarray) -> None:
         """Replaces `predictions.npy`: uint8 [N]."""
-        with (
-            self._writing(),
-            replacing(self.path / "predictions.npy") as temporary,
-            temporary.open("wb") as file,
-        ):
-            np.save(file, labels.astype(np.uint8))
+        content = io.BytesIO()
+        np.save(content, labels.astype(np.uint8))
+        with self._writing(), replacing(self.path / "predictions.npy") as temporary:
+            temporary.write_bytes(content.getvalue())
 
     def predictions(self) -> np.ndarray:
         """Reads `predictions.npy`: uint8 [N]."""

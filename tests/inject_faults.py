@@ -1,0 +1,217 @@
+"""Trains two seeds over and over, with a fault each time.
+
+A process to be run with the library of `file_operations` preloaded:
+`python tests/inject_faults.py FOLDER WHAT SHARE OF SAMPLE` prints a line of JSON for every fault:
+what it was, how the run ended and after how many seconds, and in what the run that then goes on
+differs from one that was left alone. WHAT is
+  errors: every operation fails once with each error number that it can have;
+  kills: the process is killed before every operation;
+  crashes: the power is lost after some operations.
+It takes one fault of every SAMPLE, and of these one of every OF, from SHARE on.
+
+Training is repeated within one process, which makes this affordable: a process that is killed
+leaves what the operations before have left, and that is written as its files.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from file_operations import Disk, Operation, read_log, write_files
+from runs_compared import assert_same_run
+
+from mnist_jax.data import Dataset, load_dataset
+from mnist_jax.errors import Failure
+from mnist_jax.files import cache_folder
+from mnist_jax.models import model_entry
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.training import devices
+from mnist_jax.training.session import groups, train
+
+# Three steps, an evaluation and a checkpoint after each, so that old checkpoints are removed.
+RECIPE = dataclasses.replace(
+    model_entry("dense").recipe, dataset="digits", batch_size=1500, epochs=3
+)
+SEEDS = (0, 1)
+CRASHES = 400  # Of each of the three histories.
+
+_SHORT_WRITE = -1
+_ERRORS = {
+    "open": (errno.EIO, errno.EACCES, errno.EMFILE),
+    "create": (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE),
+    "truncate": (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE),
+    "read": (errno.EIO,),
+    "write": (errno.EIO, errno.ENOSPC, _SHORT_WRITE),
+    "fsync": (errno.EIO, errno.ENOSPC),
+    "rename": (errno.EIO, errno.ENOSPC, errno.EACCES),
+    "mkdir": (errno.EIO, errno.ENOSPC, errno.EACCES),
+    "unlink": (errno.EIO, errno.EACCES),
+    "rmdir": (errno.EIO, errno.EACCES),
+    "flock": (errno.EIO,),
+}
+
+
+@dataclass(frozen=True)
+class History:
+    """Operations on the files of a run, and what was there before and is there after it."""
+
+    operations: list[Operation]
+    before: Path
+    after: Path
+    recipe: Recipe
+    overwrite: bool
+
+
+def main(folder: Path, what: str, share: int, of: int, sample: int) -> None:
+    """Prints the outcome of every fault."""
+    folder.mkdir(parents=True)
+    devices.configure_process(cache_folder() / "compiled")
+    injector = Injector(folder, load_dataset("digits"))
+    faults = {"errors": injector.errors, "kills": injector.kills, "crashes": injector.crashes}
+    for number, fault in enumerate(faults[what]()):
+        if number % sample == 0 and number // sample % of == share:
+            sys.stdout.write(json.dumps(fault()) + "\n")
+            sys.stdout.flush()
+
+
+class Injector:
+    """Makes the faults; each is a function that returns its outcome."""
+
+    def __init__(self, folder: Path, dataset: Dataset):
+        self._folder, self._dataset = folder, dataset
+        self._run, self._log = folder / "run", folder / "log"
+        self._library = ctypes.CDLL(None)
+
+    def errors(self) -> Iterator[Any]:
+        """Every operation of a fresh run, with every error."""
+        fresh, *_ = self._histories()
+        for operation in fresh.operations:
+            for number in _ERRORS[operation.what]:
+                yield partial(self._fail, fresh, operation, number)
+
+    def kills(self) -> Iterator[Any]:
+        """After every operation of a fresh run."""
+        fresh, *_ = self._histories()
+        disk = Disk(fresh.operations, fresh.before)
+        for after in range(len(fresh.operations) + 1):
+            yield lambda after=after: self._replay(fresh, f"kill {after}", disk.kill(after))
+
+    def crashes(self) -> Iterator[Any]:
+        """At some moments of a fresh run, of one that goes on, and of one that starts again."""
+        for seed, history in enumerate(self._histories()):
+            disk = Disk(history.operations, history.before)
+            for what, files in disk.crashes(CRASHES, seed):
+                yield partial(self._replay, history, f"crash {seed}: {what}", files)
+
+    def _histories(self) -> list[History]:
+        longer = dataclasses.replace(RECIPE, epochs=4)
+        empty, three = self._folder / "empty", self._folder / "three"
+        empty.mkdir()
+        self._train(empty, RECIPE)  # Compiles.
+        shutil.rmtree(empty)
+        empty.mkdir()
+        return [
+            self._history(empty, three, RECIPE),
+            self._history(three, self._folder / "four", longer),
+            self._history(three, self._folder / "again", RECIPE, overwrite=True),
+        ]
+
+    def _history(
+        self, before: Path, after: Path, recipe: Recipe, *, overwrite: bool = False
+    ) -> History:
+        self._start_from(before)
+        with self._watched():
+            self._train(self._run, recipe, overwrite=overwrite)
+        operations = read_log(self._log, self._run)
+        shutil.copytree(self._run, after)
+        return History(operations, before, after, recipe, overwrite)
+
+    def _fail(self, history: History, operation: Operation, number: int) -> dict[str, Any]:
+        self._start_from(history.before)
+        fault = {"FILE_OPERATIONS_AT": operation.name, "FILE_OPERATIONS_ERROR": str(number)}
+        started, ended = time.monotonic(), "trained"
+        with self._watched(fault):
+            try:
+                self._train(self._run, history.recipe, overwrite=history.overwrite)
+            except Failure as failure:
+                ended = str(failure)
+        seconds = time.monotonic() - started
+        happened = any(one.what == "fault" for one in read_log(self._log, self._run))
+        return {
+            "fault": f"{errno.errorcode.get(number, 'short write')} {operation.name}",
+            "happened": happened,
+            "ended": ended,
+            "seconds": seconds,
+            "difference": self._difference_after_going_on(history),
+        }
+
+    def _replay(
+        self, history: History, fault: str, files: dict[str, bytes | None]
+    ) -> dict[str, Any]:
+        shutil.rmtree(self._run)
+        write_files(files, self._run)
+        return {"fault": fault, "difference": self._difference_after_going_on(history)}
+
+    def _difference_after_going_on(self, history: History) -> str:
+        """In what a run that goes on ends otherwise than it should; empty if in nothing."""
+        try:
+            self._train(self._run, history.recipe)
+            for seed in SEEDS:
+                assert_same_run(self._run / f"seed-{seed}", history.after / f"seed-{seed}")
+        except (Failure, AssertionError) as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def _start_from(self, before: Path) -> None:
+        if self._run.exists():
+            shutil.rmtree(self._run)
+        shutil.copytree(before, self._run)
+
+    @contextlib.contextmanager
+    def _watched(self, fault: dict[str, str] | None = None) -> Iterator[None]:
+        self._log.unlink(missing_ok=True)
+        self._log.touch()
+        self._library.begin_run()
+        settings = {
+            "FILE_OPERATIONS_ROOT": str(self._run),
+            "FILE_OPERATIONS_LOG": str(self._log),
+            **(fault or {}),
+        }
+        os.environ.update(settings)
+        try:
+            yield
+        finally:
+            for name in settings:
+                del os.environ[name]
+
+    def _train(self, folder: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
+        """What the command does: those together that can be."""
+        runs = [RunDirectory(folder / f"seed-{seed}") for seed in SEEDS]
+        recipes = [dataclasses.replace(recipe, seed=seed) for seed in SEEDS]
+        todo = [
+            (one, run)
+            for one, run in zip(recipes, runs, strict=True)
+            if overwrite or not run.finished(one)
+        ]
+        together: Iterable[list[int]] = [list(range(len(todo)))]
+        if not overwrite:
+            together = groups([run for _, run in todo])
+        for group in together:
+            pairs = [todo[place] for place in group]
+            train(pairs, self._dataset, save_every=0, overwrite=overwrite)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
