@@ -52,7 +52,7 @@ _Entry = tuple[int, str, int | None]
 _Bytes = tuple[int, int, bytes | None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Effect:
     """What an operation changes, all at once, and after which operation that is on the disk."""
 

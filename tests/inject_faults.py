@@ -5,12 +5,13 @@ A process to be run with the library of `file_operations` preloaded:
 what it was, how the run ended and after how many seconds, and in what the run that then goes on
 differs from one that was left alone. WHAT is
   errors: every operation fails once with each error number that it can have;
+  commands: the same to a command line, for one of all operations that differ in seed and step only;
   kills: the process is killed before every operation;
   crashes: the power is lost after some operations.
 It takes one fault of every SAMPLE, and of these one of every OF, from SHARE on.
 
-Training is repeated within one process, which makes this affordable: a process that is killed
-leaves what the operations before have left, and that is written as its files.
+But for `commands`, training is repeated within one process, which makes this affordable. What a
+process leaves that is killed is what its operations before left: that is written as its files.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -28,12 +30,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import commands
 from file_operations import Disk, Operation, read_log, write_files
 from runs_compared import assert_same_run
 
+from mnist_jax.cli import starting
 from mnist_jax.data import Dataset, load_dataset
-from mnist_jax.errors import Failure
-from mnist_jax.files import cache_folder
+from mnist_jax.errors import Failure, UsageError
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
@@ -77,10 +80,10 @@ class History:
 def main(folder: Path, what: str, share: int, of: int, sample: int) -> None:
     """Prints the outcome of every fault."""
     folder.mkdir(parents=True)
-    devices.configure_process(cache_folder() / "compiled")
+    devices.configure_process(commands.COMPILED)
     injector = Injector(folder, load_dataset("digits"))
-    faults = {"errors": injector.errors, "kills": injector.kills, "crashes": injector.crashes}
-    for number, fault in enumerate(faults[what]()):
+    starting.end()  # As a command line, it passes over what Orbax's threads have to say.
+    for number, fault in enumerate(getattr(injector, what)()):
         if number % sample == 0 and number // sample % of == share:
             sys.stdout.write(json.dumps(fault()) + "\n")
             sys.stdout.flush()
@@ -101,6 +104,14 @@ class Injector:
             for number in _ERRORS[operation.what]:
                 yield partial(self._fail, fresh, operation, number)
 
+    def commands(self) -> Iterator[Any]:
+        """Every kind of operation of a fresh run of the command, with every error."""
+        fresh, *_ = self._histories()
+        kinds = {re.sub(r"\d+", "#", operation.name): operation for operation in fresh.operations}
+        for operation in kinds.values():
+            for number in _ERRORS[operation.what]:
+                yield partial(self._fail, fresh, operation, number, command=True)
+
     def kills(self) -> Iterator[Any]:
         """After every operation of a fresh run."""
         fresh, *_ = self._histories()
@@ -117,6 +128,7 @@ class Injector:
 
     def _histories(self) -> list[History]:
         longer = dataclasses.replace(RECIPE, epochs=4)
+        other = dataclasses.replace(RECIPE, learning_rate=2 * RECIPE.learning_rate)
         empty, three = self._folder / "empty", self._folder / "three"
         empty.mkdir()
         self._train(empty, RECIPE)  # Compiles.
@@ -125,7 +137,7 @@ class Injector:
         return [
             self._history(empty, three, RECIPE),
             self._history(three, self._folder / "four", longer),
-            self._history(three, self._folder / "again", RECIPE, overwrite=True),
+            self._history(three, self._folder / "other", other, overwrite=True),
         ]
 
     def _history(
@@ -138,15 +150,20 @@ class Injector:
         shutil.copytree(self._run, after)
         return History(operations, before, after, recipe, overwrite)
 
-    def _fail(self, history: History, operation: Operation, number: int) -> dict[str, Any]:
+    def _fail(
+        self, history: History, operation: Operation, number: int, *, command: bool = False
+    ) -> dict[str, Any]:
         self._start_from(history.before)
         fault = {"FILE_OPERATIONS_AT": operation.name, "FILE_OPERATIONS_ERROR": str(number)}
         started, ended = time.monotonic(), "trained"
         with self._watched(fault):
-            try:
-                self._train(self._run, history.recipe, overwrite=history.overwrite)
-            except Failure as failure:
-                ended = str(failure)
+            if command:
+                ended = self._train_by_command() or ended
+            else:
+                try:
+                    self._train(self._run, history.recipe, overwrite=history.overwrite)
+                except Failure as failure:
+                    ended = str(failure)
         seconds = time.monotonic() - started
         happened = any(one.what == "fault" for one in read_log(self._log, self._run))
         return {
@@ -167,7 +184,10 @@ class Injector:
     def _difference_after_going_on(self, history: History) -> str:
         """In what a run that goes on ends otherwise than it should; empty if in nothing."""
         try:
-            self._train(self._run, history.recipe)
+            try:
+                self._train(self._run, history.recipe)
+            except UsageError:  # Here is still the run of another recipe, or what is left of it.
+                self._train(self._run, history.recipe, overwrite=True)
             for seed in SEEDS:
                 assert_same_run(self._run / f"seed-{seed}", history.after / f"seed-{seed}")
         except (Failure, AssertionError) as error:
@@ -195,6 +215,22 @@ class Injector:
         finally:
             for name in settings:
                 del os.environ[name]
+
+    def _train_by_command(self) -> str:
+        """What a command line says last that fails; nothing if it does not."""
+        (self._folder / "recipe.json").write_text(RECIPE.to_json())
+        done = commands.run(
+            self._folder,
+            "mnist_jax.train",
+            f"--config={self._folder / 'recipe.json'}",
+            f"--dataset={RECIPE.dataset}",
+            f"--workdir={self._run}",
+            f"--num_seeds={len(SEEDS)}",
+            "--save_every=0",
+        )
+        assert done.returncode in (0, 1), done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stderr.splitlines()[-1] if done.returncode else ""
 
     def _train(self, folder: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
         """What the command does: those together that can be."""

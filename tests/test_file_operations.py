@@ -1,0 +1,161 @@
+"""Every file operation of a run failed, killed at, lost with the power: the right bits after it.
+
+`make faults` does it exhaustively; see `inject_faults.py` for how.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from file_operations import COMPILER, Disk, Operation, build, read_log, write_files
+
+from mnist_jax.training import devices
+
+LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
+NEEDS_COMPILER = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
+
+
+@pytest.mark.slow
+@NEEDS_COMPILER
+@pytest.mark.parametrize(
+    ("what", "sample"), [("errors", 300), ("kills", 200), ("crashes", 100), ("commands", 60)]
+)
+def test_a_run_with_a_fault_goes_on_to_the_right_bits(
+    what: str, sample: int, tmp_path: Path, tally: Counter[str]
+) -> None:
+    library = build(tmp_path)
+    environment = os.environ | {"LD_PRELOAD": str(library)}
+    shares = devices.cores()
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, Path(__file__).with_name("inject_faults.py")),
+                *(tmp_path / str(share), what, str(share), str(shares), str(1 if LONG else sample)),
+            ],
+            env=environment,
+            stdout=(tmp_path / f"{share}.out").open("w"),
+            stderr=(tmp_path / f"{share}.err").open("w"),
+        )
+        for share in range(shares)
+    ]
+    ended = [process.wait() for process in processes]
+    said = "".join((tmp_path / f"{share}.err").read_text() for share in range(shares))
+    assert ended == [0] * shares, said[-3000:]
+    lines = [(tmp_path / f"{share}.out").read_text().splitlines() for share in range(shares)]
+    outcomes: list[dict[str, Any]] = [json.loads(line) for some in lines for line in some]
+    assert outcomes
+    assert not [outcome for outcome in outcomes if outcome["difference"]]
+    assert "Traceback" not in said
+    if what in ("errors", "commands"):
+        assert all(outcome["happened"] for outcome in outcomes)
+        assert max(outcome["seconds"] for outcome in outcomes) < 10
+        for outcome in outcomes:
+            tally[f"{what}: {outcome['fault'].split()[0]}"] += 1
+            tally[f"{what}: trained to the end nevertheless"] += outcome["ended"] == "trained"
+        longest = max(outcome["seconds"] for outcome in outcomes)
+        tally[f"{what}: tenths of a second, at most"] = round(10 * longest)
+    else:
+        tally[what] += len(outcomes)
+
+
+@NEEDS_COMPILER
+def test_the_library_sees_what_python_does_to_files(tmp_path: Path) -> None:
+    script = """
+import os, pathlib, shutil, sys
+root = pathlib.Path(sys.argv[1])
+(root / "folder").mkdir()
+with (root / "folder" / "file").open("wb") as file:
+    file.write(b"one"); file.flush(); os.fsync(file.fileno())
+with (root / "folder" / "file").open("ab") as file:
+    file.write(b"two")
+(root / "folder" / "file").replace(root / "other")
+(root / "other").read_bytes()
+shutil.rmtree(root / "folder")
+try:
+    (root / "no").mkdir()
+except OSError as error:
+    print(error.errno)
+"""
+    root = tmp_path / "root"
+    root.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", script, root],
+        env=os.environ
+        | {
+            "LD_PRELOAD": str(build(tmp_path)),
+            "FILE_OPERATIONS_ROOT": str(root),
+            "FILE_OPERATIONS_LOG": str(tmp_path / "log"),
+            "FILE_OPERATIONS_AT": "mkdir /no 1",
+            "FILE_OPERATIONS_ERROR": "28",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "28\n"
+    operations = read_log(tmp_path / "log", root)
+    changes = [(o.what, o.path, o.offset, o.data) for o in operations if o.what != "read"]
+    assert changes == [
+        ("mkdir", "folder", 0, b""),
+        ("create", "folder/file", 0, b""),
+        ("write", "folder/file", 0, b"one"),
+        ("fsync", "folder/file", 0, b""),
+        ("open", "folder/file", 0, b""),
+        ("write", "folder/file", 3, b"two"),
+        ("rename", "folder/file", 0, b""),
+        ("open", "other", 0, b""),
+        ("open", "folder", 0, b""),
+        ("rmdir", "folder", 0, b""),
+        ("fault", "no", 0, b""),
+    ]
+    files = Disk(operations[:-1]).kill(len(operations) - 1)
+    assert files == {"other": b"onetwo"}
+    write_files(files, tmp_path / "again")
+    assert (tmp_path / "again" / "other").read_bytes() == (root / "other").read_bytes()
+
+
+def _operations(*lines: str) -> list[Operation]:
+    """Of lines such as "write file text" and "rename file other"."""
+    operations = []
+    for line in lines:
+        what, path, other = [*line.split(), ""][:3]
+        text = other.encode() if what == "write" else b""
+        operations.append(Operation(what, path, "" if text else other, 0, text, ""))
+    return operations
+
+
+@pytest.mark.parametrize(
+    ("lines", "possible"),
+    [
+        # Nothing was synchronised: the name may be there without the content.
+        (["create a", "write a x"], [{}, {"a": b""}, {"a": b"x"}]),
+        # The content was, the name was not.
+        (["create a", "write a x", "fsync a"], [{}, {"a": b"x"}]),
+        (["create a", "write a x", "fsync a", "fsync ."], [{"a": b"x"}]),
+        # A renaming is there as a whole, but may come before the content.
+        (
+            ["create a", "fsync .", "write a x", "rename a b"],
+            [{"a": b""}, {"a": b"x"}, {"b": b""}, {"b": b"x"}],
+        ),
+        (["create a", "write a x", "fsync a", "rename a b", "fsync ."], [{"b": b"x"}]),
+        # A file without its folder is nowhere.
+        (["mkdir d", "create d/a", "fsync d"], [{}, {"d": None, "d/a": b""}]),
+        (["create a", "fsync .", "unlink a"], [{"a": b""}, {}]),
+        (["create a", "fsync .", "unlink a", "fsync ."], [{}]),
+    ],
+)
+def test_a_loss_of_power_leaves_what_was_synchronised_and_some_of_the_rest(
+    lines: list[str], possible: list[dict[str, bytes | None]]
+) -> None:
+    operations = _operations(*lines)
+    disk = Disk(operations)
+    count = f"after operation {len(operations)}"
+    states = [state for what, state in disk.crashes(300, 0) if what.endswith(count)]
+    assert all(state in possible for state in states)
+    assert all(state in states for state in possible)
+    assert disk.kill(len(operations)) == possible[-1]
