@@ -3,8 +3,10 @@
 `make faults` does it exhaustively; see `inject_faults.py` for how.
 """
 
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from file_operations import COMPILER, Disk, Operation, build, read_log, write_files
 
+from mnist_jax.models import model_entry
 from mnist_jax.training import devices
 
 LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
@@ -159,3 +162,46 @@ def test_a_loss_of_power_leaves_what_was_synchronised_and_some_of_the_rest(
     assert all(state in possible for state in states)
     assert all(state in states for state in possible)
     assert disk.kill(len(operations)) == possible[-1]
+
+
+@NEEDS_COMPILER
+def test_a_run_that_starts_again_is_never_mixed_with_the_one_before(tmp_path: Path) -> None:
+    before, root = tmp_path / "before", tmp_path / "run"
+    (before / "checkpoints" / "1").mkdir(parents=True)
+    for name in ("checkpoints/1/x", "metrics.jsonl", "predictions.npy", "result.json"):
+        (before / name).write_text("old")
+    recipe = model_entry("dense").recipe
+    (before / "config.json").write_text(recipe.to_json())
+    (before / "environment.json").write_text("old")
+    shutil.copytree(before, root)
+    new = dataclasses.replace(recipe, learning_rate=9.0)
+    script = """
+import sys
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import RunDirectory
+run = RunDirectory(sys.argv[1])
+run.clear()
+run.create(Recipe.load(sys.argv[2]), {"device": {}})
+"""
+    (tmp_path / "new.json").write_text(new.to_json())
+    watched = {
+        "LD_PRELOAD": str(build(tmp_path)),
+        "FILE_OPERATIONS_ROOT": str(root),
+        "FILE_OPERATIONS_LOG": str(tmp_path / "log"),
+    }
+    subprocess.run(
+        [sys.executable, "-c", script, root, tmp_path / "new.json"],
+        env=os.environ | watched,
+        check=True,
+    )
+    ends = []
+    for what, files in Disk(read_log(tmp_path / "log", root), before).crashes(3000, 0):
+        old = {name for name in files if (before / name).exists()} - {"checkpoints"}
+        old -= {name for name in ("config.json", "environment.json") if files.get(name) != b"old"}
+        if "config.json" in files and b"9.0" in (files["config.json"] or b""):
+            assert not old, what
+            ends.append("new")
+        elif "result.json" in files:
+            assert old >= {"result.json", "checkpoints/1/x", "metrics.jsonl"}, what
+            ends.append("old")
+    assert set(ends) == {"new", "old"}

@@ -21,7 +21,7 @@ from absl import logging
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import make_folder, replacing, unwritable, write_text
+from mnist_jax.files import make_folder, replacing, synchronize, unwritable, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -132,14 +132,17 @@ class RunDirectory:
     def clear(self) -> None:
         """Removes the run."""
         with self._writing():
-            # The result first: without it what remains is an unfinished run.
+            # The result first: without it what remains is an unfinished run. What follows is not
+            # on the disk before, nor the next run before all of this one is gone.
             (self.path / "result.json").unlink(missing_ok=True)
+            synchronize(self.path)
             for name in ("checkpoints", "tensorboard"):
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
             for name in ("metrics.jsonl", "predictions.npy", "environment.json", "config.json"):
                 (self.path / name).unlink(missing_ok=True)
+            synchronize(self.path)
 
     def recipe(self) -> Recipe:
         """Reads `config.json`."""
