@@ -13,7 +13,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from mnist_jax import cli
-from mnist_jax.cli import display, recipe_flags
+from mnist_jax.cli import display, recipe_flags, streams
 from mnist_jax.cli.signals import in_thread, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     out = display.console()
     if _LIST.value:
         display.list_models(out)
+        streams.delivered()
         return
     recipe = _override(_given_recipe())
     devices.configure_process(cache_folder() / "compiled")

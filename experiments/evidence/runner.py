@@ -14,7 +14,7 @@ from experiments.evidence import records
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Row
 from mnist_jax import cli
-from mnist_jax.cli import display
+from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, in_thread, stopping
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.files import cache_folder
@@ -53,6 +53,7 @@ def _main(article: Article, argv: Sequence[str]) -> None:
     names = _EXPERIMENT.value
     if _LIST.value or not names:
         _list_rows(out, article)
+        streams.delivered()
         return
     rows = article.rows if names == ["all"] else [_row(out, article, name) for name in names]
     if _FRAMEWORK.value == "torch":
