@@ -207,6 +207,10 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=lenet", "--seed=-1"], "seed is -1"),
         (["--model=lenet", "--model_args={"], "--model_args is not JSON"),
         (
+            ["--model=lenet", "--model_args=" + 10**5 * "["],
+            "--model_args is not JSON (it is nested",
+        ),
+        (
             ["--model=lenet", "--data_dir=/nowhere", '--model_args={"poling": 1}'],
             "takes no argument 'poling'",
         ),

@@ -1,6 +1,5 @@
 """What every command line shares: flags, exit codes, and one sentence for what went wrong."""
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,7 @@ from absl import logging as absl_logging
 
 from mnist_jax.cli import starting, streams
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.files import parse_json
 from mnist_jax.version import __version__
 
 starting.begin()  # Before a command imports the rest.
@@ -96,7 +96,7 @@ def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
     if flag.value is None:
         return {}
     try:
-        values = json.loads(flag.value)
+        values = parse_json(flag.value)
     except ValueError as error:
         raise UsageError(f"--{flag.name} is not JSON ({error}).") from error
     if not isinstance(values, dict):
