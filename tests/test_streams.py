@@ -42,6 +42,7 @@ def main(argv):
 cli.run(main, operands=True)
 """
 
+OUTPUT = "Standard output"
 NOWHERE = ["full", "pipe", "terminal", "closed"]
 
 
@@ -103,10 +104,11 @@ def test_errors_that_have_nowhere_to_go_are_dropped(kind: str) -> None:
     ],
 )
 def test_output_that_is_the_only_result_is_missed(kind: str, why: str | None) -> None:
-    sentence = f"Standard output can't be written ({why} give another place for it.\n"
+    sentence = f"{OUTPUT} can't be written ({why} give another place for it.\n"
     wanted = (1, sentence) if why else (0, "")
     assert _run(1, kind, "-c", PROGRAM, "wants") == (wanted[0], "a warning\n" + wanted[1])
     assert _run(1, kind, "-c", PROGRAM, "--help") == wanted
+    assert _run(1, kind, "-m", "mnist_jax") == (wanted[0], wanted[1].replace(OUTPUT, "The list"))
 
 
 def test_what_a_library_says_of_a_closed_stream_does_not_reach_a_file(tmp_path: Path) -> None:
