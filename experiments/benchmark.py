@@ -25,7 +25,7 @@ from experiments.contenders.job import FLAX, MATMUL, TORCH, VARIANTS, Job
 from experiments.contenders.startup import seconds_to_first_step
 from experiments.contenders.worker import Contender, Reading
 from mnist_jax import cli
-from mnist_jax.cli import display
+from mnist_jax.cli import display, streams
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model, model_entry, model_names
@@ -173,6 +173,8 @@ def main(argv: Sequence[str]) -> None:
     out.print(
         f"{devices.cores()} cores, {versions}; {load:.1f} processes were busy before this began."
     )
+    if not _JSON.value:
+        streams.delivered()
     rows: list[dict[str, Any]] = []
     for some in _startup(out) if _TASK.value == "startup" else _contests(out):
         rows += some
@@ -180,6 +182,8 @@ def main(argv: Sequence[str]) -> None:
             _JSON.value.write_text(json.dumps(rows, indent=1) + "\n")
     if _TASK.value != "startup":
         out.print(f"\n{summary(rows)}", soft_wrap=True)
+    if not _JSON.value:
+        streams.delivered()
 
 
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:

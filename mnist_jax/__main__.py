@@ -1,10 +1,12 @@
 """Lists the commands: `python -m mnist_jax`."""
 
 import ast
+import os
 import sys
 from pathlib import Path
 
 from mnist_jax.errors import UsageError
+from mnist_jax.files import unwritable
 from mnist_jax.version import __version__
 
 
@@ -23,7 +25,13 @@ def main() -> None:
             if path.name != "__main__.py" and 'if __name__ == "__main__":' in text:
                 about = (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
                 lines.append(f"  python -m mnist_jax.{path.stem:<10} {about.split(':')[0]}")
-    (sys.stderr if mistaken else sys.stdout).write("\n".join(lines) + "\n")
+    try:
+        # Not by a stream, which would try again at the end.
+        os.write(2 if mistaken else 1, ("\n".join(lines) + "\n").encode())
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        sys.exit(str(unwritable("The list", error, "place for it")))
     sys.exit(UsageError.exit_code if mistaken else 0)
 
 

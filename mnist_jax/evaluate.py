@@ -6,7 +6,7 @@ import numpy as np
 from absl import flags
 
 from mnist_jax import cli, measures
-from mnist_jax.cli import display
+from mnist_jax.cli import display, streams
 from mnist_jax.data import CLASS_NAMES, load_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     )
     display.class_table(out, CLASS_NAMES[dataset.name], confusion)
     display.confusion_matrix(out, CLASS_NAMES[dataset.name], confusion)
+    streams.delivered()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,20 @@
-"""Files that are whole or absent, whatever interrupts their writing, and the cache's folder."""
+"""Files that are whole or absent, whatever interrupts their writing, JSON, the cache's folder."""
 
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 
 from mnist_jax.errors import Failure
+
+# Objects and arrays within one another: far more than ours are, far less than Python can take.
+_DEEPEST = 100
 
 
 @contextlib.contextmanager
@@ -50,6 +55,29 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         synchronize(folder.parent)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Reads JSON that somebody else may have written.
+
+    Raises:
+      ValueError: it is none, or nested so deeply that nothing here could go through it.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
 
 
 def synchronize(path: Path) -> None:

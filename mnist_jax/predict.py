@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags, logging
 
 from mnist_jax import cli
+from mnist_jax.cli import streams
 from mnist_jax.data import CLASS_NAMES
 from mnist_jax.data.images import FORMATS, frames_of, image_files, read_image
 from mnist_jax.data.typical import unusual
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
         frames, probabilities = map(np.stack, zip(*believed, strict=True))
         notes = [unusual(frame, dataset) for frame in frames]
         sys.stdout.write(_line(file, probabilities, notes, CLASS_NAMES[dataset]) + "\n")
+        streams.delivered()
         if any(notes):
             logging.warning(
                 "%s: what the network saw is unlike the images it was trained on: %s.",

@@ -18,6 +18,7 @@ from typing import (
 )
 
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.files import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class Recipe:
           UsageError: it can't be read, or has something else.
         """
         try:
-            return cls.from_dict(dict(json.loads(Path(path).read_text())))
+            return cls.from_dict(dict(parse_json(Path(path).read_text())))
         except OSError as error:
             raise UsageError(f"{path} can't be read ({error.strerror}).") from error
         except (Failure, ValueError, TypeError) as error:

@@ -13,7 +13,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from mnist_jax import cli
-from mnist_jax.cli import display, recipe_flags
+from mnist_jax.cli import display, recipe_flags, streams
 from mnist_jax.cli.signals import in_thread, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
@@ -24,6 +24,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training import devices
 from mnist_jax.training.session import Watch, groups, train
+from mnist_jax.training.trainer import check_memory
 
 # They replace values of the article's recipe, or of --config's.
 _OVERRIDES = recipe_flags.define()
@@ -59,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     out = display.console()
     if _LIST.value:
         display.list_models(out)
+        streams.delivered()
         return
     recipe = _override(_given_recipe())
     # Refuses wrong arguments of the network before a dataset is looked for.
@@ -68,8 +70,11 @@ def main(argv: Sequence[str]) -> None:
     else:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
     recipe = _fitted(recipe, dataset)
+    parent = _parent_directory(recipe)
+    begun = 0 if _OVERWRITE.value else sum(1 for _ in parent.glob("seed-*"))
+    check_memory(recipe, _NUM_SEEDS.value - begun)  # Before any of a million is looked at.
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
-    pairs = list(zip(recipes, _run_directories(recipes), strict=True))
+    pairs = [(one, _run_directory(one, parent)) for one in recipes]
     todo = []
     for one, run in pairs:
         if not _OVERWRITE.value and (result := run.finished(one)):
@@ -172,22 +177,26 @@ def _override(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, init_from=str(source))
 
 
-def _run_directories(recipes: Sequence[Recipe]) -> list[RunDirectory]:
-    """One directory for each seed; a name of its own for each recipe unless --workdir says."""
-    if _WORKDIR.value and len(recipes) == 1:
+def _run_directory(recipe: Recipe, parent: Path) -> RunDirectory:
+    """One for each seed, below `parent` or, of a single seed, --workdir itself."""
+    if _WORKDIR.value and _NUM_SEEDS.value == 1:
         if seeds := sorted(path.parent.name for path in _WORKDIR.value.glob("seed-*/config.json")):
             raise UsageError(
                 f"{_WORKDIR.value} holds the runs of several seeds ({', '.join(seeds)});"
                 " give another --workdir, or one of these below it."
             )
-        return [RunDirectory(_WORKDIR.value)]
+        return RunDirectory(_WORKDIR.value)
+    return RunDirectory(parent / f"seed-{recipe.seed}")
+
+
+def _parent_directory(recipe: Recipe) -> Path:
+    """Where the seeds' directories are: --workdir, or a name of its own for each recipe."""
     # What makes two runs one experiment: the same recipe, however long and from whichever seed.
-    same = dataclasses.replace(recipes[0], seed=0, epochs=1)
+    same = dataclasses.replace(recipe, seed=0, epochs=1)
     # Directories were named by the second text once, and are found by it.
     digests = [hashlib.sha256(t.encode()).hexdigest() for t in (same.canonical(), same.to_json())]
     named = [Path(f"runs/{same.model}-{same.dataset}-{digest[:8]}") for digest in digests]
-    parent = _WORKDIR.value or next((path for path in named if path.exists()), named[0])
-    return [RunDirectory(parent / f"seed-{recipe.seed}") for recipe in recipes]
+    return _WORKDIR.value or next((path for path in named if path.exists()), named[0])
 
 
 if __name__ == "__main__":

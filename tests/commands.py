@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -42,15 +42,25 @@ def environment(home: Path) -> dict[str, str]:
 
 
 class Command:
-    """A command line that has been started, with the part of `Popen` that tests need."""
+    """A command line that has been started, with the part of `Popen` that tests need.
+
+    It writes into files, or all of it to `output`: a device, and if that is a terminal, it is the
+    command's own.
+    """
 
     def __init__(
-        self, module: str, *arguments: str, env: Mapping[str, str], cwd: Path | None = None
+        self,
+        module: str,
+        *arguments: str,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        output: str = "",
+        ignored: Sequence[signal.Signals] = (),
     ):
         self._folder = Path(tempfile.mkdtemp())
         self._process = _FORKS.Process(
             target=_run,
-            args=(self._folder, module, arguments, dict(env), cwd or Path.cwd()),
+            args=(self._folder, module, arguments, dict(env), cwd or Path.cwd(), output, ignored),
             daemon=True,  # Does not outlive the tests.
         )
         self._process.start()
@@ -75,7 +85,10 @@ class Command:
         """Waits for it to end."""
         code = self.wait(seconds)
         assert code is not None, f"no end after {seconds} s"
-        output, errors = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
+        output, errors = (
+            path.read_text() if (path := self._folder / name).exists() else ""
+            for name in ("stdout", "stderr")
+        )
         shutil.rmtree(self._folder)
         return subprocess.CompletedProcess([], code, output, errors)
 
@@ -88,10 +101,19 @@ def run(
 
 
 def _run(
-    folder: Path, module: str, arguments: tuple[str, ...], env: dict[str, str], cwd: Path
+    folder: Path,
+    module: str,
+    arguments: tuple[str, ...],
+    env: dict[str, str],
+    cwd: Path,
+    output: str,
+    ignored: Sequence[signal.Signals],
 ) -> None:
+    os.setsid()  # A session without a terminal takes the first that it opens to read.
     for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(output or folder / name, os.O_RDWR | os.O_CREAT), number)
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

@@ -1,6 +1,8 @@
 """The articles' rows and the scripts that run them."""
 
 import shutil
+import signal
+import time
 
 import commands
 import numpy as np
@@ -126,6 +128,19 @@ def test_ablations_and_ensembles_name_rows():
 def test_an_unknown_row_is_named_with_the_rows_there_are():
     with pytest.raises(UsageError, match="no row 'plane'; its rows are plain, variant"):
         ARTICLE.row("plane")
+
+
+def test_a_million_seeds_begin_at_once(tmp_path):
+    arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", "--experiment=row"]
+    env = commands.environment(tmp_path)
+    command = commands.Command("toy_article", *arguments, "--num_seeds=1000000", env=env)
+    while not (tmp_path / "results/toy.jsonl").exists():
+        assert command.poll() is None
+        time.sleep(0.1)
+    command.send_signal(signal.SIGTERM)
+    done = command.end()
+    assert done.returncode == 128 + signal.SIGTERM
+    assert max(map(len, done.stdout.splitlines())) < 1000
 
 
 def test_an_article_script_runs_what_is_missing(tmp_path):

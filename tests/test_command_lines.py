@@ -207,6 +207,10 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=lenet", "--seed=-1"], "seed is -1"),
         (["--model=lenet", "--model_args={"], "--model_args is not JSON"),
         (
+            ["--model=lenet", "--model_args=" + 10**5 * "["],
+            "--model_args is not JSON (it is nested",
+        ),
+        (
             ["--model=lenet", "--data_dir=/nowhere", '--model_args={"poling": 1}'],
             "takes no argument 'poling'",
         ),
@@ -226,6 +230,19 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_more_seeds_than_memory_are_refused_at_once(home: Path) -> None:
+    path = home / "many"
+    flags = ("--model=dense", "--dataset=digits", "--num_seeds=1000000000", f"--workdir={path}")
+    done = run(home, "mnist_jax.train", *flags)
+    assert done.returncode == 2
+    # Four times 79,510 numbers of 4 bytes each.
+    assert done.stderr.startswith(
+        "1,000,000,000 seeds of dense need about 1,184,791.3 GiB, and cpu has "
+    )
+    assert done.stderr.endswith(" GiB for them; give fewer, or train them in turns.\n")
+    assert not path.exists()
 
 
 def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:

@@ -218,7 +218,7 @@ def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str) -> No
         load_dataset("tiny", tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", 10**5 * "["])
 def test_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
     write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
     (tmp_path / "tiny/1.0.0/dataset_info.json").write_text(text)

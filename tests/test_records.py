@@ -66,6 +66,12 @@ def test_a_changed_record_is_refused(tmp_path, change, what):
         records.load("toy", tmp_path)
 
 
+def test_a_deeply_nested_line_is_refused(tmp_path):
+    (tmp_path / "toy.jsonl").write_text(10**5 * '{"a":')
+    with pytest.raises(Failure, match=r"Line 1 of .* is damaged: it is nested too deeply"):
+        records.load("toy", tmp_path)
+
+
 def test_half_a_line_is_refused(tmp_path):
     (tmp_path / "toy.jsonl").write_text(record().to_json()[:1000])
     with pytest.raises(Failure, match=r"Line 1 of .* is damaged"):

@@ -467,6 +467,29 @@ def test_stops_when_the_loss_is_no_number(tmp_path: Path) -> None:
     assert all(np.isfinite(row.test_loss) for row in RunDirectory(path).metrics())
 
 
+@pytest.mark.parametrize("depth", [500, 10**5])  # Too deep to go through, and to read.
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("config.json", lambda run: run.check(RECIPE)),
+        ("environment.json", lambda run: run.note(more=1)),
+        ("metrics.jsonl", lambda run: run.metrics()),
+        ("result.json", lambda run: run.result()),
+    ],
+)
+def test_deeply_nested_files_are_one_sentence(
+    name: str, read: Callable[[RunDirectory], object], depth: int, copy: Path
+) -> None:
+    before, end, after = (copy / name).read_text().rpartition("}")
+    nested = f', "model_args": {depth * "["}{depth * "]"}'
+    (copy / name).write_text(before + nested + end + after)
+    with pytest.raises(Failure, match=rf"{name} is damaged .*\(it is nested too deeply\)"):
+        read(RunDirectory(copy))
+    if name == "config.json":
+        with pytest.raises(UsageError, match=r"is no recipe .*\(it is nested too deeply\)"):
+            Recipe.load(copy / name)
+
+
 @pytest.mark.parametrize(
     "name", ["config.json", "environment.json", "metrics.jsonl", "result.json"]
 )

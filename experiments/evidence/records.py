@@ -16,6 +16,7 @@ import numpy as np
 
 from mnist_jax import measures
 from mnist_jax.errors import Failure
+from mnist_jax.files import parse_json
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -158,7 +159,7 @@ class Record:
         Raises:
           ValueError: it is damaged or contradicts itself.
         """
-        values = json.loads(line)
+        values = parse_json(line)
         if not isinstance(values, dict) or values.pop("schema", None) != _SCHEMA:
             raise ValueError(f"it is not of schema {_SCHEMA}")
         expected = {field.name for field in dataclasses.fields(cls)} | {

@@ -1,6 +1,7 @@
 """The command line of every article: trains the missing seeds of its rows and records them."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from experiments.evidence import records
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Row
 from mnist_jax import cli
-from mnist_jax.cli import display
+from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, in_thread, stopping
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.files import cache_folder
@@ -37,6 +38,9 @@ _FRAMEWORK = flags.DEFINE_enum(
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
 _WORKDIR = cli.define_path("workdir", Path("runs/experiments"), "Where the run directories live.")
 _RESULTS = cli.define_path("results", records.RESULTS, "Where the records live.")
+# Missing seeds that are looked at, however many there are, for those that train together.
+_CONSIDERED = 100
+
 _Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
 
 _LIST = flags.DEFINE_bool("list", False, "List the rows with the seeds there are, and end.")
@@ -53,6 +57,7 @@ def _main(article: Article, argv: Sequence[str]) -> None:
     names = _EXPERIMENT.value
     if _LIST.value or not names:
         _list_rows(out, article)
+        streams.delivered()
         return
     rows = article.rows if names == ["all"] else [_row(out, article, name) for name in names]
     if _FRAMEWORK.value == "torch":
@@ -80,24 +85,25 @@ def _run_rows(
 ) -> None:
     """Trains what is missing of each row, so many seeds at a time, and records it."""
     for row in rows:
-        if not _missing(article, row):
+        if not _missing(article, row, 1):
             out.print(f"{article.name}/{row.id}: all of these seeds are recorded.")
         # Read again every time: other processes append too.
-        while missing := _missing(article, row):
+        while missing := _missing(article, row, max(together, _CONSIDERED)):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
             (first, *_) = groups([_run_directory(article, row, r.seed) for r in missing])
             for record in train_seeds(out, article, row, [missing[i] for i in first[:together]]):
-                if record.seed not in {recipe.seed for recipe in _missing(article, row)}:
+                if record.seed in {one.seed for one in _records(article, row, record.framework)}:
                     continue  # Another process was faster.
                 records.append(record, _RESULTS.value)
                 out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
 
 
-def _missing(article: Article, row: Row) -> list[Recipe]:
-    """The row's recipe with each of the seeds asked for that has no record."""
+def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
+    """The row's recipe with the first `most` of the seeds asked for that have no record."""
     done = {record.seed for record in _records(article, row, _FRAMEWORK.value)}
     seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _NUM_SEEDS.value)
-    return [dataclasses.replace(row.recipe, seed=seed) for seed in seeds if seed not in done]
+    missing = itertools.islice((seed for seed in seeds if seed not in done), most)
+    return [dataclasses.replace(row.recipe, seed=seed) for seed in missing]
 
 
 def _records(article: Article, row: Row, framework: str) -> list[Record]:

@@ -1,7 +1,5 @@
 """What every command line shares: flags, exit codes, and one sentence for what went wrong."""
 
-import contextlib
-import json
 import logging
 import os
 import sys
@@ -12,8 +10,9 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags
 from absl import logging as absl_logging
 
-from mnist_jax.cli import starting
+from mnist_jax.cli import starting, streams
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.files import parse_json
 from mnist_jax.version import __version__
 
 starting.begin()  # Before a command imports the rest.
@@ -39,17 +38,20 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
       operands: whether there may be arguments that are no flags, before, between or after them.
     """
     starting.end()
-    if asked := next((a for a in sys.argv[1:] if a in ("--version", *_HELP)), None):
-        sys.stdout.write(f"mnist_jax {__version__}\n" if asked == "--version" else _help(main))
-        return
-    absl_logging.use_absl_handler()
+    absl_logging.use_absl_handler()  # It knows other handlers by the streams that there were.
+    streams.guard()
     handler = absl_logging.get_absl_handler()
+    handler.python_handler.setStream(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     # Orbax tells of every file it touches; what matters of it comes as exceptions.
     handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     logging.getLogger("jax").setLevel(logging.ERROR)  # It reports every backend it lacks.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It tells when it looks for fonts.
     try:
+        if asked := next((a for a in sys.argv[1:] if a in ("--version", *_HELP)), None):
+            sys.stdout.write(f"mnist_jax {__version__}\n" if asked == "--version" else _help(main))
+            streams.delivered()
+            return
         app.run(main, flags_parser=_parse_with_operands if operands else _parse)
     except Failure as error:
         _exit(str(error), error.exit_code)
@@ -94,7 +96,7 @@ def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
     if flag.value is None:
         return {}
     try:
-        values = json.loads(flag.value)
+        values = parse_json(flag.value)
     except ValueError as error:
         raise UsageError(f"--{flag.name} is not JSON ({error}).") from error
     if not isinstance(values, dict):
@@ -126,6 +128,5 @@ def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _exit(sentence: str, code: int) -> NoReturn:
-    with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
-        sys.stderr.write(sentence.strip() + "\n")
+    sys.stderr.write(sentence.strip() + "\n")
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,16 +24,9 @@ from mnist_jax.training.trainer import Trainer
 _SILENCE = 30
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Goes on in silence: Ctrl-C may have ended `tee`, and what was trained is to be saved."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def console() -> Console:
     """Standard output, which leaves the wrapping of long lines to the terminal."""
-    return _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 
 def list_models(out: Console) -> None:

@@ -1,4 +1,4 @@
-"""Ending on SIGTERM and Ctrl-C at a moment of our own choosing."""
+"""Ending on SIGTERM, Ctrl-C and a terminal that closes at a moment of our own choosing."""
 
 import contextlib
 import os
@@ -36,7 +36,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """Takes note of the first SIGTERM or SIGINT, and says so; a second one ends the process.
+    """Takes note of the first SIGTERM, SIGINT or SIGHUP, and says so.
+
+    A second SIGTERM or SIGINT ends the process. SIGHUP comes more than once where a terminal
+    closes, of it and of its shell; where it was ignored, as by nohup, it stays so.
 
     Raises:
       Interrupted: training stopped for the first; the sentence says how to go on.
@@ -45,19 +48,26 @@ def stopping() -> Iterator[Stop]:
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
+        second = ""
+        if number != signal.SIGHUP:
+            second = "; a second one stops at once"
+            for either in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(either, signal.SIG_DFL)
+        if stop.received is not None:
+            return
         stop.received = signal.Signals(number)
-        for either in before:
-            signal.signal(either, signal.SIG_DFL)
         # Now, because a second signal leaves no time for it: the bar has hidden the cursor.
         cursor = _ERASE_LINE_AND_SHOW_CURSOR if sys.stderr.isatty() else ""
         sentence = (
-            f"{cursor}{stop.received.name}: stopping once the present steps are saved; a second one"
-            " stops at once.\n"
+            f"{cursor}{stop.received.name}: stopping once the present steps are saved{second}.\n"
         )
         with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
             os.write(sys.stderr.fileno(), sentence.encode())
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield stop
     except Stopped as stopped:
@@ -70,6 +80,8 @@ def stopping() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if stop.received is not None:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # What is left to do takes no time.
 
 
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -4,17 +4,26 @@ What is imported can neither be interrupted cleanly nor be kept short, so a comm
 before it imports the rest. It does nothing in a process that is no command of these packages.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from types import FrameType
+
+from mnist_jax.cli import streams
+
+# Its descriptor: the stream itself may be missing, and is of no use to a signal handler.
+_STDERR = 2
 
 _ERASE_LINE = "\r\x1b[K"
 
 
 def begin() -> None:
     """On a terminal, says that the command is starting, until `end`."""
-    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if not _is_command():
+        return
+    streams.reserve()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupted)
         _show("Starting ...")
 
@@ -38,7 +47,7 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
     # Not an exception: libraries swallow it in the middle of an import, or break by it.
     del number, frame
     _show(_ERASE_LINE)
-    os.write(sys.stderr.fileno(), b"Interrupted.\n")
+    _write("Interrupted.\n")
     os._exit(130)
 
 
@@ -54,5 +63,10 @@ def _unraisable(what: "sys.UnraisableHookArgs") -> None:
 
 
 def _show(text: str) -> None:
-    if sys.stderr.isatty():
-        os.write(sys.stderr.fileno(), text.encode())
+    if os.isatty(_STDERR):
+        _write(text)
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError):  # The terminal may have closed.
+        os.write(_STDERR, text.encode())

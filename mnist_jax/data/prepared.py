@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from absl import logging
 
 from mnist_jax.data import idx
 from mnist_jax.errors import Failure
+from mnist_jax.files import parse_json
 
 _SPLITS = {"train": "train", "test": "t10k"}
 _AGAIN = "prepare it again with tensorflow_datasets, or use the four IDX files instead"
@@ -31,7 +31,7 @@ def find(name: str, root: Path) -> Path | None:
             if ".incomplete" in info.parent.name:
                 continue
             try:
-                described = json.loads(info.read_bytes())
+                described = parse_json(info.read_bytes())
                 # What names no format is of the first one.
                 found, file_format = described["name"], described.get("fileFormat", "tfrecord")
             except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:

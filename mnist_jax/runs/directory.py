@@ -21,7 +21,14 @@ from absl import logging
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import make_folder, replacing, synchronize, unwritable, write_text
+from mnist_jax.files import (
+    make_folder,
+    parse_json,
+    replacing,
+    synchronize,
+    unwritable,
+    write_text,
+)
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -232,7 +239,7 @@ class RunDirectory:
     def _read(self, name: str) -> dict[str, Any]:
         path = self.path / name
         try:
-            values = json.loads(path.read_text())
+            values = parse_json(path.read_text())
         except OSError as error:
             raise Failure(
                 f"{path} can't be read ({error.strerror}); is {self.path} the workdir of a run?"

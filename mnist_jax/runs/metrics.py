@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Self
 
+from mnist_jax.files import parse_json
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -45,7 +47,7 @@ class Evaluation:
           ValueError: it is something else.
         """
         try:
-            row = cls(**json.loads(line))
+            row = cls(**parse_json(line))
         except TypeError as error:
             raise ValueError(f"a row has other columns: {error}") from error
         values = dataclasses.asdict(row)

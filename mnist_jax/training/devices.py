@@ -3,6 +3,7 @@
 `multiply_adds_per_parameter` is always that of a network's forward pass over one image.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Collection, Mapping
@@ -26,6 +27,12 @@ _WORTH_SPLITTING = 100
 # A CPU adds gradients up chunk by chunk if a chunk uses every parameter in so many
 # multiplications; below, adding them up takes too large a part of the time.
 _WORTH_ADDING_UP = 25
+
+# Where a container's limit is, of the present and the former kind.
+_CGROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 # Images a CPU core works on at a time: enough to fill its vectors, few enough for its cache.
 _CPU_CHUNK = 16
@@ -60,6 +67,47 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # Not on macOS.
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def refuse_lack_of_memory(what: str, on_devices: int, on_host: int) -> None:
+    """Makes sure that there is as much memory as something needs at least.
+
+    Args:
+      what: it is, as a subject in the plural.
+      on_devices: bytes, on all devices together.
+      on_host: bytes, beside them where the devices are the host's cores.
+
+    Raises:
+      UsageError: there is less.
+    """
+    used = jax.devices()
+    platform = used[0].platform
+    if platform == "cpu":
+        places = [(platform, on_devices + on_host, _host_memory())]
+    else:
+        stats = [device.memory_stats() or {} for device in used]
+        each = [one.get("bytes_limit", math.inf) for one in stats]  # Not every kind tells.
+        places = [(platform, on_devices, sum(each)), ("the host", on_host, _host_memory())]
+    for place, needed, there in places:
+        if needed > there:
+            raise UsageError(
+                f"{what} need about {needed / 2**30:,.1f} GiB, and {place} has"
+                f" {there / 2**30:,.1f} GiB for them; give fewer, or train them in turns."
+            )
+
+
+def _host_memory() -> int:
+    """The bytes that this process may hope for."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kib = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
+        free = 1024 * (kib["MemAvailable"] + kib["SwapFree"])
+    except OSError:  # Not on macOS.
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # There is none, or it is "max".
+            free = min(free, int(limit.read_text()))
+    return free
 
 
 def make_mesh(

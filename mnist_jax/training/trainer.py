@@ -1,6 +1,6 @@
 """Training of one recipe for several seeds on a mesh of devices, in compiled stretches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import itemgetter
@@ -52,7 +52,7 @@ class Trainer:
       test: the test images.
 
     Raises:
-      UsageError: the recipe does not fit the dataset or the devices.
+      UsageError: the recipe does not fit the dataset or the devices, or the seeds the memory.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Trainer:
         num_devices: int | None = None,
         parts: int | None = None,
     ):
+        check_memory(recipe, len(seeds))
         self.recipe, self.seeds, self.test = recipe, tuple(seeds), dataset.test
         train, self.validation = dataset.train, None
         if recipe.validation:
@@ -169,16 +170,7 @@ class Trainer:
         )
 
     def _initial_states(self) -> TrainState:
-        recipe = self.recipe
-        optimizer = make_optimizer(recipe, self.schedule.steps_per_epoch)
-
-        @jax.jit
-        def create(key: jax.Array) -> TrainState:
-            init_key, dropout_key = jax.random.split(key)
-            model = create_model(recipe.model, rngs=nnx.Rngs(init_key), **recipe.model_args)
-            loss = LOSSES[recipe.loss]
-            return TrainState.create(model, optimizer, loss, key=dropout_key)
-
+        create = jax.jit(_initial_state(self.recipe, self.schedule.steps_per_epoch))
         each = [create(jax.random.key(seed)) for seed in self.seeds]
         states: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         return states
@@ -200,6 +192,42 @@ class Trainer:
             return indices
         drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
         return np.random.default_rng([seed, drawn]).permutation(indices)
+
+
+def check_memory(recipe: Recipe, num_seeds: int) -> None:
+    """Refuses more seeds than can train together here, by the shapes of their states alone.
+
+    It is a lower bound: states and gradients, and the two copies that are made to save them. One
+    seed is left to the system, which knows better.
+
+    Raises:
+      UsageError: there are too many.
+    """
+    if num_seeds < 2:
+        return
+    state = jax.eval_shape(_initial_state(recipe, 1), jax.random.key(0))
+    saved = sum(_bytes(getattr(state, name)) for name in _SAVED)
+    devices.refuse_lack_of_memory(
+        f"{num_seeds:,} seeds of {recipe.model}",
+        num_seeds * (saved + _bytes(state.params)),
+        num_seeds * 2 * saved,
+    )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _initial_state(recipe: Recipe, steps_per_epoch: int) -> Callable[[jax.Array], TrainState]:
+    """A function from a seed's key to its state before the first step."""
+    optimizer = make_optimizer(recipe, steps_per_epoch)
+
+    def create(key: jax.Array) -> TrainState:
+        init_key, dropout_key = jax.random.split(key)
+        model = create_model(recipe.model, rngs=nnx.Rngs(init_key), **recipe.model_args)
+        return TrainState.create(model, optimizer, LOSSES[recipe.loss], key=dropout_key)
+
+    return create
 
 
 def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:

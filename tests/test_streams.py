@@ -1,0 +1,216 @@
+"""Commands whose output has nowhere to go, and terminals that close while one runs."""
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import Command, environment, run
+from PIL import Image
+from runs_compared import assert_same_run
+
+from mnist_jax.data import Dataset
+
+ROOT = Path(__file__).parents[1]
+
+PROGRAM = """
+import os, sys
+from absl import logging
+from rich.console import Console
+from rich.progress import Progress
+from mnist_jax import cli
+from mnist_jax.cli import streams
+from mnist_jax.errors import Failure
+def main(argv):
+    out = Console(force_terminal=True)
+    with Progress(console=out, transient=True) as bar:
+        bar.add_task("", total=1)
+        out.print("a line")
+    sys.stdout.write("another × " * 9999)
+    logging.warning("a warning")
+    if "wants" in argv:
+        streams.delivered()
+    if "fails" in argv:
+        raise Failure("A sentence.")
+cli.run(main, operands=True)
+"""
+
+OUTPUT = "Standard output"
+NOWHERE = ["full", "pipe", "terminal", "closed"]
+
+
+@contextlib.contextmanager
+def _nowhere(kind: str) -> Iterator[int]:
+    """A descriptor of a full disk, a pipe without a reader, or a closed terminal."""
+    if kind == "full":
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        other, descriptor = pty.openpty() if kind == "terminal" else os.pipe()
+        os.close(other)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _run(number: int, kind: str, *arguments: str) -> tuple[int, str]:
+    """Runs Python with standard output (1) or error (2) into nowhere.
+
+    Returns:
+      The exit code, and what it writes to the other one.
+    """
+    command = [sys.executable, *arguments]
+    with contextlib.ExitStack() as stack:
+        nowhere = subprocess.DEVNULL
+        if kind == "closed":
+            command = ["sh", "-c", f'"$@" {number}>&-', "sh", *command]
+        else:
+            nowhere = stack.enter_context(_nowhere(kind))
+        stdout, stderr = (nowhere, subprocess.PIPE) if number == 1 else (subprocess.PIPE, nowhere)
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, stdout=stdout, stderr=stderr, text=True, env=env)
+    return done.returncode, done.stderr if number == 1 else done.stdout
+
+
+@pytest.mark.parametrize("kind", NOWHERE)
+def test_output_that_has_nowhere_to_go_is_dropped(kind: str) -> None:
+    assert _run(1, kind, "-c", PROGRAM) == (0, "a warning\n")
+    assert _run(1, kind, "-c", PROGRAM, "fails") == (1, "a warning\nA sentence.\n")
+
+
+@pytest.mark.parametrize("kind", NOWHERE)
+def test_errors_that_have_nowhere_to_go_are_dropped(kind: str) -> None:
+    for arguments, code in (((), 0), (("fails",), 1)):
+        got, output = _run(2, kind, "-c", PROGRAM, *arguments)
+        assert got == code
+        assert "a line" in output
+        assert output.count("another × ") == 9999
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("full", "No space left on device); make room or"),
+        ("terminal", "Input/output error);"),
+        ("closed", "Bad file descriptor);"),
+        ("pipe", None),
+    ],
+)
+def test_output_that_is_the_only_result_is_missed(kind: str, why: str | None) -> None:
+    sentence = f"{OUTPUT} can't be written ({why} give another place for it.\n"
+    wanted = (1, sentence) if why else (0, "")
+    assert _run(1, kind, "-c", PROGRAM, "wants") == (wanted[0], "a warning\n" + wanted[1])
+    assert _run(1, kind, "-c", PROGRAM, "--help") == wanted
+    assert _run(1, kind, "-m", "mnist_jax") == (wanted[0], wanted[1].replace(OUTPUT, "The list"))
+
+
+def test_what_a_library_says_of_a_closed_stream_does_not_reach_a_file(tmp_path: Path) -> None:
+    program = f"""
+import os, sys
+sys.orig_argv[1:] = ["-m", "mnist_jax.train"]
+from mnist_jax import cli
+with open({str(tmp_path / "file")!r}, "w") as file:
+    try:
+        os.write(2, b"a library's message")
+    except OSError:
+        file.write(str(file.fileno() > 2))
+"""
+    for closed in ("2>&-", "<&- >&- 2>&-"):
+        command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", program]
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+        assert (tmp_path / "file").read_text() == "True"
+
+
+TRAINING = (
+    *("--model=dense", "--dataset=digits", "--epochs=12", "--num_devices=1"),
+    *("--save_every=1000", "--workdir=run"),
+)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was left alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = run(folder, "mnist_jax.train", *TRAINING, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def _start(alone: Path, folder: Path, output: str = "", *ignored: signal.Signals) -> Command:
+    env = environment(alone.parent) | {"TERM": "xterm", "COLUMNS": "100"}
+    return Command(
+        "mnist_jax.train", *TRAINING, env=env, cwd=folder, output=output, ignored=ignored
+    )
+
+
+def _close_its_terminal(alone: Path, folder: Path, *ignored: signal.Signals) -> int | None:
+    """Trains on a terminal that closes in the second epoch; returns the exit code."""
+    master, slave = pty.openpty()
+    command = _start(alone, folder, os.ttyname(slave), *ignored)
+    shown = b""
+    while b"epoch 2/" not in shown:
+        shown += os.read(master, 1024)
+    os.close(slave)
+    os.close(master)
+    return command.end(60).returncode
+
+
+def test_a_terminal_that_closes_loses_nothing(alone: Path, tmp_path: Path) -> None:
+    assert _close_its_terminal(alone, tmp_path) == 129
+    steps = [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert 150 < max(steps) < 1800
+    done = _start(alone, tmp_path).end()
+    assert done.returncode == 0, done.stderr
+    assert f"Continuing at step {max(steps)}," in done.stdout
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_training_outlives_its_terminal_where_nohup_says_so(alone: Path, tmp_path: Path) -> None:
+    assert _close_its_terminal(alone, tmp_path, signal.SIGHUP) == 0
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_training_goes_on_where_nothing_can_be_printed(alone: Path, tmp_path: Path) -> None:
+    assert _start(alone, tmp_path, "/dev/full").end().returncode == 0
+    assert_same_run(tmp_path / "run", alone)
+
+
+def test_sighup_says_how_to_continue_and_may_come_again(alone: Path, tmp_path: Path) -> None:
+    command = _start(alone, tmp_path)
+    while not (tmp_path / "run/metrics.jsonl").exists():
+        assert command.poll() is None
+    while command.poll() is None:  # Of a terminal, of its shell, and of the shell's end.
+        command.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    done = command.end()
+    assert done.returncode == 129, done.stderr
+    first, last = done.stderr.splitlines()
+    assert first == "SIGHUP: stopping once the present steps are saved."
+    continued = r"Stopped by SIGHUP after step \d+ of 1800, which is saved; continue with python .*"
+    assert re.fullmatch(continued, last)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("mnist_jax.train", ["--list"]),
+        ("experiments.nielsen", ["--list"]),
+        ("mnist_jax.evaluate", ["--workdir=run"]),
+        ("mnist_jax.predict", ["--workdir=run", "digit.png"]),
+    ],
+)
+def test_a_result_that_cannot_be_printed_is_a_failure(
+    module: str, arguments: list[str], alone: Path, digits: Dataset
+) -> None:
+    Image.fromarray(digits.test.images[0]).save(alone.parent / "digit.png")
+    env = environment(alone.parent) | {"PYTHONPATH": str(ROOT)}
+    assert Command(module, *arguments, env=env, cwd=alone.parent).end().returncode == 0
+    full = Command(module, *arguments, env=env, cwd=alone.parent, output="/dev/full")
+    assert full.end().returncode == 1
