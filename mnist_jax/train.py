@@ -71,8 +71,10 @@ def main(argv: Sequence[str]) -> None:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
     recipe = _fitted(recipe, dataset)
     parent = _parent_directory(recipe)
-    begun = 0 if _OVERWRITE.value else sum(1 for _ in parent.glob("seed-*"))
-    check_memory(recipe, _NUM_SEEDS.value - begun)  # Before any of a million is looked at.
+    begun = {} if _OVERWRITE.value else _run_directory(recipe, parent).device()
+    devices.configure_process(cache_folder() / "compiled", like=begun)
+    there = 0 if _OVERWRITE.value else sum(1 for _ in parent.glob("seed-*"))
+    check_memory(recipe, _NUM_SEEDS.value - there)  # Before any of a million is looked at.
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
     pairs = [(one, _run_directory(one, parent)) for one in recipes]
     todo = []
@@ -83,8 +85,6 @@ def main(argv: Sequence[str]) -> None:
         else:
             todo.append((one, run))
     runs = [run for _, run in todo]
-    begun = [] if _OVERWRITE.value else [run.device() for run in runs if run.parts()]
-    devices.configure_process(cache_folder() / "compiled", like=begun[0] if begun else None)
     if todo:
         display.layer_table(out, network)
     watches: list[Watch] = [functools.partial(display.training, out)]

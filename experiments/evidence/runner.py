@@ -63,8 +63,9 @@ def _main(article: Article, argv: Sequence[str]) -> None:
     if _FRAMEWORK.value == "torch":
         _run_rows(out, article, rows, 1, _train_torch)
         return
-    runs = (_run_directory(article, row, r.seed) for row in rows for r in _missing(article, row))
-    begun = next((run.device() for run in runs if run.parts()), None)
+    todo = ((row, recipe) for row in rows for recipe in _missing(article, row, _CONSIDERED))
+    runs = (_run_directory(article, row, recipe.seed) for row, recipe in todo)
+    begun = next((run.device() for run in runs if run.parts()), {})
     devices.configure_process(cache_folder() / "compiled", like=begun)
     with stopping() as stop:
         _run_rows(out, article, rows, _TOGETHER.value or len(jax.devices()), partial(_train, stop))

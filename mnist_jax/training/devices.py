@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ _CPU_EVALUATION_CHUNK = 40
 _EVALUATION_CHUNK = 1000
 
 
-def configure_process(cache_dir: Path, like: Mapping[str, Any] | None = None) -> None:
+def configure_process(cache_dir: Path, like: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Sets up JAX for a command line, before any device is touched; a library never calls this.
 
     On a CPU every core becomes a device, which trains small convolutional networks faster than
@@ -52,10 +53,10 @@ def configure_process(cache_dir: Path, like: Mapping[str, Any] | None = None) ->
 
     Args:
       cache_dir: may be absent.
-      like: what `describe` said when a run began that is to go on. It goes on with as many devices
-        and threads, because the order in which they add up decides on the last digits.
+      like: what `describe` said when a run began, if one is to go on. It goes on with as many
+        devices and threads, because the order in which they add up decides on the last digits.
     """
-    threads = (like or {}).get("threads") or cores()
+    threads = like.get("threads") or cores()
     os.environ.setdefault(_THREADS, str(threads))
     jax.config.update("jax_num_cpu_devices", threads)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir))
