@@ -162,6 +162,8 @@ class Checkpoints:
 
     def _prepare(self, step: int) -> None:
         """Removes what a process left behind that was interrupted, and what is not of this run."""
+        for unnamed in self._directory.glob("*.orbax-checkpoint-tmp"):  # As earlier versions did.
+            shutil.rmtree(unnamed)
         for other in self.steps():
             if other > step or self._damage(other):
                 shutil.rmtree(self._directory / str(other))
