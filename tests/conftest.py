@@ -19,13 +19,13 @@ from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.reporting import contents
 from mnist_jax.reporting.history import History, read_histories
 from mnist_jax.reporting.page import Page
+from mnist_jax.training import compiled
 
 # Before the backend starts: the data-parallel tests need several devices.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation is most of the suite's time, and tests compile the same programs again.
-jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+compiled.keep_in(COMPILED)
 
 
 @pytest.fixture(scope="session")

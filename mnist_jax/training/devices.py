@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax.errors import UsageError
+from mnist_jax.training import compiled
 
 # A CPU's devices share a step if it uses every parameter in so many multiplications; below, the
 # exchange of gradients takes longer than what it saves.
@@ -41,8 +42,7 @@ def configure_process(cache_dir: Path) -> None:
     several threads inside every operation. Compiled programs are kept in `cache_dir`.
     """
     jax.config.update("jax_num_cpu_devices", cores())
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compiled.keep_in(cache_dir)
 
 
 def cores() -> int:
