@@ -8,7 +8,10 @@ import importlib
 import os
 import random
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -312,3 +315,48 @@ def test_training_on_damaged_programs(
             path.rmdir()
     training.compare("afterwards")
     tally["runs compared after damage to programs"] += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", range(1, 24, 2) if LONG else [12])
+def test_processes_that_fill_one_cache(training: Training, count: int, tally: Counter[str]) -> None:
+    """Two begin with an empty one; one of them is killed when there are so many programs."""
+    shutil.rmtree(training.programs)
+    runs = [training.home / name for name in ("killed", "other")]
+    for run in runs:
+        shutil.rmtree(run, ignore_errors=True)
+    killed, other = (training.start(run.name) for run in runs)
+    while not training.programs.is_dir() or len(list(training.programs.iterdir())) < count:
+        assert killed.poll() is None
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.end().returncode == -signal.SIGKILL
+    tally["processes killed while they filled the cache"] += 1
+    done = other.end(300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_run(runs[1], training.home / "reference")
+    assert training.compare("afterwards") == ""
+    tally["runs compared after kills"] += 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not commands.MOUNTS, reason="needs to mount a small file system")
+@pytest.mark.parametrize("options", ["ro", "size=64k", "size=4k"])
+def test_disk_that_takes_no_programs(training: Training, options: str) -> None:
+    run, cache = training.home / "run", training.programs.parent
+    shutil.rmtree(run, ignore_errors=True)
+    script = f'mount -t tmpfs -o {options} none {cache} && exec "$@"'
+    command = [sys.executable, "-m", "mnist_jax.train", *training.flags(run.name)]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *command],
+        env=training.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (sentence,) = done.stderr.splitlines()
+    reason = "Read-only file system" if options == "ro" else "No space left on device"
+    assert sentence.startswith(f"Can't keep {training.programs}/")
+    assert sentence.endswith(f" for the next time: {reason}")
+    assert_same_run(run, training.home / "reference")
