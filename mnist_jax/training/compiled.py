@@ -32,13 +32,13 @@ class Programs:
         """The program of this name, or None."""
         path = self._file(key)
         try:
-            # Anything else, such as a pipe, might keep us waiting.
-            data = path.read_bytes() if path.is_file() else None
+            if not path.is_file():  # Anything else, such as a pipe, might keep us waiting.
+                return None
+            with path.open("rb") as file:
+                program = file.read(max(0, os.fstat(file.fileno()).st_size - _DIGEST_BYTES))
+                digest = file.read()
         except OSError:
-            data = None
-        if data is None:
             return None
-        program, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
         if digest != _digest(key, program):
             what = "Compiling again what is damaged or of an older version in %s"
             logging.log_first_n(logging.WARNING, what, 1, self._path)
@@ -67,4 +67,6 @@ def keep_in(folder: Path) -> None:
 
 
 def _digest(key: str, program: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + program).digest()
+    digest = hashlib.sha256(key.encode())
+    digest.update(program)  # Copying it would take longer.
+    return digest.digest()
