@@ -23,6 +23,16 @@ from mnist_jax.files import cache_folder
 # Programs that the suite compiled before, in this process and in command lines.
 COMPILED = cache_folder() / "tests"
 
+# Whether a test may mount a small file system.
+MOUNTS = (
+    subprocess.run(
+        ["unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, check=False
+    ).returncode
+    == 0
+    if shutil.which("unshare")
+    else False
+)
+
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["jax", "flax.nnx", "optax", "orbax.checkpoint", "rich.console", "sklearn.datasets"]

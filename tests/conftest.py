@@ -4,6 +4,8 @@ Eight virtual CPU devices, strict dtype and rank promotion.
 """
 
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before JAX is imported: a compiled program from the cache makes XLA log that the processor lacks
@@ -19,13 +21,13 @@ from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.reporting import contents
 from mnist_jax.reporting.history import History, read_histories
 from mnist_jax.reporting.page import Page
+from mnist_jax.training import compiled
 
 # Before the backend starts: the data-parallel tests need several devices.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation is most of the suite's time, and tests compile the same programs again.
-jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+compiled.keep_in(COMPILED)
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,14 @@ def histories(runs_folder: Path) -> list[History]:
 @pytest.fixture(scope="session")
 def whole_report(histories: list[History], digits: Dataset) -> Page:
     return contents.report(histories, digits, [5, 0])
+
+
+@pytest.fixture(scope="module")
+def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
+    """Counts what was done, and says so at the end."""
+    counts: Counter[str] = Counter()
+    yield counts
+    plugins = request.config.pluginmanager
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        lines = (f"{number} {what}" for what, number in sorted(counts.items()))
+        plugins.getplugin("terminalreporter").write_line("\n" + "\n".join(lines))

@@ -1,10 +1,12 @@
 """Downloads from a server on loopback that misbehaves in the ways servers do."""
 
 import gzip
+import resource
 import shutil
 import ssl
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,9 +53,49 @@ class Handler(BaseHTTPRequestHandler):
             case "bomb":
                 self.answer(gzip.compress(bytes(4 * 2**20)))
             case "moved":
-                self.send_response(302)
-                self.send_header("Location", f"/good/{file}")
-                self.end_headers()
+                self.move(f"/good/{file}")
+            case "in_a_circle":
+                self.move(self.path)
+            case "to_a_file":
+                self.move("file:///etc/hostname")
+            case "to_ftp":
+                self.move("ftp://127.0.0.1:1/file")
+            case "to_nowhere":
+                self.move("http://[::1/file")
+            case "too_short":
+                self.answer(body, length=len(body) - 1)
+            case "too_long":
+                self.answer(body, length=len(body) + 1)
+            case "huge":
+                self.answer(body, length=10**30)
+            case "negative":
+                self.answer(body, length=-5)
+            case "no_number":
+                self.answer(body, length="many")
+            case "digits_of_a_number":
+                self.answer(body, length="9" * 5000)
+            case "chunks_cut":
+                self.answer_in_chunks(b"%x\r\n%b" % (len(body), body[:-1]))
+            case "chunks_of_nonsense":
+                self.answer_in_chunks(b"zz\r\n" + body)
+            case "chunks_of_less_than_nothing":
+                self.answer_in_chunks(b"-5\r\n" + body)
+            case "no_http":
+                self.wfile.write(b"\x1b[31mHello\r\n\0" + b"and so on" * 100 + b"\r\n\r\n")
+            case "headers_only":
+                self.answer(b"", length=len(body))
+                self.server.closing.wait()
+            case "trickling_headers":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n")
+                while not self.server.closing.wait(PATIENCE / 8):
+                    self.wfile.write(b"Name: value\r\n")
+            case "endless_headers":
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n" + b"Name: value\r\n" * 200)
+            case "endless_promises":
+                while not self.server.closing.is_set():
+                    self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            case status if status.isdigit():
+                self.send_error(int(status))
             case "endless":
                 self.answer(b"")
                 while True:
@@ -71,7 +113,15 @@ class Handler(BaseHTTPRequestHandler):
             case _:
                 self.send_error(404)
 
-    def answer(self, body: bytes, length: int | None = None) -> None:
+    def move(self, place: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", place)
+        self.end_headers()
+
+    def answer_in_chunks(self, body: bytes) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+
+    def answer(self, body: bytes, length: int | str | None = None) -> None:
         self.send_response(200)
         if length is not None:
             self.send_header("Content-Length", str(length))
@@ -139,7 +189,11 @@ def cached(tmp_path: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (tmp_path / "cache/mnist_jax/tiny").iterdir()}
 
 
-@pytest.mark.parametrize("behaviour", ["good", "plain", "moved"])
+# What is delivered counts, not what was said of it.
+GOOD = ["good", "plain", "moved", "too_long", "huge", "negative", "no_number", "digits_of_a_number"]
+
+
+@pytest.mark.parametrize("behaviour", GOOD)
 def test_download_is_verified_and_kept(
     mirrors: Mirrors, server: Server, tmp_path: Path, behaviour: str
 ) -> None:
@@ -158,6 +212,21 @@ PROBLEMS = {
     "page": "is damaged",
     "bomb": "holds more than 1 MiB",
     "absent": "got HTTP status 404",
+    "500": "got HTTP status 500",
+    "503": "got HTTP status 503",
+    "in_a_circle": "got HTTP status 302",
+    "to_a_file": "got HTTP status 302",
+    "to_ftp": "can't be reached (Connection refused)",
+    "to_nowhere": "broke off (ValueError: Invalid IPv6 URL)",
+    "too_short": "is truncated gzip",
+    "chunks_cut": "broke off (IncompleteRead",
+    "chunks_of_nonsense": "broke off (IncompleteRead",
+    "chunks_of_less_than_nothing": "broke off (IncompleteRead",
+    "no_http": "broke off (BadStatusLine: [31mHello)",
+    "headers_only": "got no answer within 1 s",
+    "trickling_headers": "got no answer within 1 s",
+    "endless_headers": "broke off (HTTPException: got more than 100 headers)",
+    "endless_promises": "got no answer within 1 s",
     "endless": "went on after 1 MiB",
     "stalled": "got no answer within 1 s",
     "stalls_later": "got no answer within 1 s",
@@ -222,6 +291,34 @@ def test_unwritable_cache_does_not_lose_the_download(mirrors: Mirrors, tmp_path:
     (tmp_path / "cache").touch()
     mirrors("good")
     assert_is_tiny(load_dataset("tiny"))
+
+
+def test_what_fits_into_a_full_cache_is_kept(
+    mirrors: Mirrors, server: Server, tmp_path: Path
+) -> None:
+    mirrors("good")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+    try:
+        assert_is_tiny(load_dataset("tiny"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert cached(tmp_path) == {file: TINY[file] for file in FILES if "labels" in file}
+    server.requests.clear()
+    assert_is_tiny(load_dataset("tiny"))
+    assert len(server.requests) == 2
+
+
+def test_bomb_takes_no_more_memory_than_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idx, "MAX_BYTES", 2**20)
+    bomb = gzip.compress(bytes(2**26), 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(idx.DamagedFile, match="holds more than 1 MiB"):
+            idx.gunzip(bomb, "bomb")
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_auto_downloads_before_it_falls_back(mirrors: Mirrors) -> None:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,17 +43,6 @@ SLOW = pytest.mark.slow
 # Where the network makes no difference.
 FEW = pytest.mark.parametrize("reference", ["dense"], indirect=True)
 KILLS = 7 if LONG else 3
-
-
-@pytest.fixture(scope="module")
-def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
-    """Counts what was done, and says so at the end."""
-    counts: Counter[str] = Counter()
-    yield counts
-    plugins = request.config.pluginmanager
-    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
-        lines = (f"{number} {what}" for what, number in sorted(counts.items()))
-        plugins.getplugin("terminalreporter").write_line("\n" + "\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -240,19 +228,9 @@ def test_file_size_limit(reference: Reference, tmp_path: Path, tally: Counter[st
     tally["runs compared after full disks"] += 1
 
 
-_MOUNTS = (
-    subprocess.run(
-        ["unshare", "-rm", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True, check=False
-    ).returncode
-    == 0
-    if shutil.which("unshare")
-    else False
-)
-
-
 @SLOW
 @FEW
-@pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
+@pytest.mark.skipif(not commands.MOUNTS, reason="needs to mount a small file system")
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4] if LONG else [0.7])
 def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Counter[str]) -> None:
     """There is room for so much of a run; then somebody makes room."""
@@ -278,7 +256,7 @@ def test_disk_full(reference: Reference, share: float, tmp_path: Path, tally: Co
 
 @SLOW
 @FEW
-@pytest.mark.skipif(not _MOUNTS, reason="needs to mount a small file system")
+@pytest.mark.skipif(not commands.MOUNTS, reason="needs to mount a small file system")
 def test_read_only_disk(reference: Reference, tmp_path: Path) -> None:
     script = f'mount -t tmpfs -o ro none {tmp_path} && exec "$@"'
     command = f"exec unshare -rm sh -c '{script}' sh \"$@\""

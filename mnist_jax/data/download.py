@@ -21,6 +21,7 @@ GRACE_SECONDS = 15.0
 MIN_BYTES_PER_SECOND = 4_000
 
 _CHUNK = 64 * 1024
+_LONGEST_QUOTE = 120  # Characters.
 
 
 class DownloadError(Exception):
@@ -81,7 +82,8 @@ def _download(url: str) -> bytes:
             except queue.Empty:
                 raise _MirrorError(f"got no answer within {PATIENCE_SECONDS:g} s") from None
             if isinstance(item, str):
-                raise _MirrorError(item)
+                # It may quote what the mirror sent, which belongs on no terminal.
+                raise _MirrorError("".join(filter(str.isprintable, item[:_LONGEST_QUOTE])))
             if not item:
                 return bytes(received)
             received += item

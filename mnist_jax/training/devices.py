@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax.errors import UsageError
+from mnist_jax.training import compiled
 
 # Where XLA looks for how many threads a CPU's devices share; otherwise it counts the cores.
 _THREADS = "PJRT_NPROC"
@@ -59,8 +60,7 @@ def configure_process(cache_dir: Path, like: Mapping[str, Any] = MappingProxyTyp
     threads = like.get("threads") or cores()
     os.environ.setdefault(_THREADS, str(threads))
     jax.config.update("jax_num_cpu_devices", threads)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compiled.keep_in(cache_dir)
 
 
 def cores() -> int:

@@ -1,0 +1,361 @@
+"""Damaged caches, of compiled programs and of decoded datasets: slower, and never a wrong result.
+
+`make faults` runs the long version.
+"""
+
+import hashlib
+import importlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import commands
+import jax
+import numpy as np
+import pytest
+from data_files import make_contents, make_file_set, write_prepared
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from runs_compared import assert_same_run
+
+from mnist_jax.data import catalog, idx, load_dataset, loading, prepared
+from mnist_jax.data.catalog import FILES
+from mnist_jax.training import compiled
+
+TINY = make_contents(0)
+LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
+
+
+Way = Callable[[Path, bytes], object]
+
+
+def _flipped(share: float) -> Way:
+    def flip(data: bytes) -> bytes:
+        place = int(share * (len(data) - 1))
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+    return _changed(flip)
+
+
+def _changed(change: Callable[[bytes], bytes]) -> Way:
+    return lambda path, _: path.write_bytes(change(path.read_bytes()))
+
+
+def _instead(make: Callable[[Path], object]) -> Way:
+    def put(path: Path, _: bytes) -> None:
+        path.unlink()
+        make(path)
+
+    return put
+
+
+# How a file goes bad, given its path and the content of another one of the same cache.
+WAYS: dict[str, Way] = {
+    "flipped in its first byte": _flipped(0),
+    "flipped near its beginning": _flipped(0.05),
+    "flipped in the middle": _flipped(0.5),
+    "flipped near its end": _flipped(0.95),
+    "flipped in its last byte": _flipped(1),
+    "empty": _changed(lambda _: b""),
+    "cut to a half": _changed(lambda data: data[: len(data) // 2]),
+    "cut by a byte": _changed(lambda data: data[:-1]),
+    "extended": _changed(lambda data: data + bytes(100)),
+    "zeros": _changed(lambda data: bytes(len(data))),
+    "garbage": _changed(lambda data: random.Random(len(data)).randbytes(len(data))),
+    "another's": lambda path, other: path.write_bytes(other),
+    "removed": lambda path, _: path.unlink(),
+    "a link to nothing": _instead(lambda path: path.symlink_to(path.parent / "nothing" / "here")),
+    "a link to itself": _instead(lambda path: path.symlink_to(path)),
+    "a pipe": _instead(os.mkfifo),
+    "a folder": _instead(Path.mkdir),
+    "unreadable": lambda path, _: path.chmod(0),
+}
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Path]:
+    """This process's programs are kept in this folder, which is empty."""
+    compiled.keep_in(tmp_path / "compiled")
+    reset_cache()
+    yield tmp_path / "compiled"
+    compiled.keep_in(commands.COMPILED)
+    reset_cache()
+
+
+def _compute(factor: float) -> None:
+    """Runs a program that depends on a number, as a new process would find it."""
+    x = np.arange(5, dtype=np.float32)
+    np.testing.assert_array_equal(jax.jit(lambda x: x * factor)(x), x * np.float32(factor))
+
+
+def _is_verified(path: Path) -> bool:
+    data, name = path.read_bytes(), path.name.removesuffix("-cache").encode()
+    return data[-32:] == hashlib.sha256(name + data[:-32]).digest()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_damaged_program_is_compiled_again(programs: Path, way: str, tally: Counter[str]) -> None:
+    _compute(3)
+    (path,) = programs.iterdir()
+    _compute(4)
+    (other,) = (found for found in programs.iterdir() if found != path)
+    WAYS[way](path, other.read_bytes())
+    tally["compiled programs damaged"] += 1
+    _compute(3)
+    if way == "a folder":
+        assert path.is_dir()  # Whoever made it may want it.
+        return
+    assert _is_verified(path)
+    written = path.stat().st_mtime_ns
+    _compute(3)
+    assert path.stat().st_mtime_ns == written  # It was loaded.
+    assert len(list(programs.iterdir())) == 2
+
+
+def test_programs_are_the_same_by_whichever_link(programs: Path, tmp_path: Path) -> None:
+    _compute(3)
+    (tmp_path / "link").symlink_to(programs)
+    compiled.keep_in(tmp_path / "link")
+    reset_cache()
+    _compute(3)
+    assert len(list(programs.iterdir())) == 1
+
+
+def test_jax_that_takes_no_store_keeps_its_own(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name)
+
+    internals = sys.modules["jax._src.compilation_cache"]
+
+    def original(path: str) -> object:
+        return internals.LRUCache(path, max_size=-1), path
+
+    with monkeypatch.context() as patch:
+        patch.setattr(internals, "get_file_cache", original)
+        patch.setattr(importlib, "import_module", absent)
+        compiled.keep_in(programs)
+        _compute(3)
+        (path,) = programs.iterdir()
+        assert not _is_verified(path)
+    reset_cache()
+    _compute(3)
+    assert _is_verified(path)
+
+
+@pytest.mark.parametrize("way", ["a file", "a link to itself", "locked"])
+def test_folder_that_keeps_nothing_costs_only_time(
+    programs: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    match way:
+        case "a file":
+            programs.touch()
+        case "a link to itself":
+            programs.symlink_to(programs)
+        case "locked":
+            programs.mkdir(mode=0)
+    _compute(3)
+    _compute(3)
+    assert len(caplog.records) <= 1
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, a prepared dataset `tiny` in it, and no mirror for any dataset."""
+    for variable in ("MNIST_JAX_DATA_DIR", "TFDS_DATA_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file_sets = {"tiny": make_file_set("tiny", TINY)}
+    for module in (catalog, loading):
+        monkeypatch.setattr(module, "FILE_SETS", file_sets)
+    write_prepared(tmp_path / "tensorflow_datasets/tiny/1.0.0", "tiny", TINY)
+    return tmp_path
+
+
+def _load_tiny() -> None:
+    dataset = load_dataset("tiny")
+    assert idx.encode_images(dataset.train.images) == TINY["train-images-idx3-ubyte"]
+    assert idx.encode_labels(dataset.train.labels) == TINY["train-labels-idx1-ubyte"]
+    assert idx.encode_images(dataset.test.images) == TINY["t10k-images-idx3-ubyte"]
+    assert idx.encode_labels(dataset.test.labels) == TINY["t10k-labels-idx1-ubyte"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_damaged_decoded_dataset_is_decoded_again(
+    home: Path, way: str, monkeypatch: pytest.MonkeyPatch, tally: Counter[str]
+) -> None:
+    _load_tiny()
+    (folder,) = (home / ".cache/mnist_jax/decoded").iterdir()
+    for number, file in enumerate(FILES):
+        other = TINY[FILES[(number + 2) % 4]]  # Images for images and labels for labels.
+        WAYS[way](folder / file, other)
+        _load_tiny()
+        tally["files of a decoded dataset damaged"] += 1
+        if way == "a folder":
+            (folder / file).rmdir()
+            _load_tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "read", None)
+        _load_tiny()
+    if way == "unreadable":
+        return
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == TINY
+
+
+@pytest.mark.parametrize("place", [".cache/mnist_jax", "decoded", "copy"])
+def test_file_in_the_place_of_a_decoded_dataset(home: Path, place: str) -> None:
+    _load_tiny()
+    (copy,) = (home / ".cache/mnist_jax/decoded").iterdir()
+    folder = {"copy": copy, "decoded": copy.parent}.get(place, home / place)
+    shutil.rmtree(folder)
+    folder.touch()
+    _load_tiny()
+    assert folder.read_bytes() == b""
+
+
+@pytest.mark.slow
+def test_damaged_decoded_mnist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tally: Counter[str]
+) -> None:
+    root = os.environ.get("MNIST_JAX_DATA_DIR")
+    folder = prepared.find("mnist", Path(root)) if root else None
+    if folder is None:
+        pytest.skip("MNIST_JAX_DATA_DIR names no MNIST as TensorFlow Datasets prepares it")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = load_dataset("mnist", folder)
+    (copy,) = (tmp_path / "mnist_jax/decoded").iterdir()
+    contents = {path.name: path.read_bytes() for path in copy.iterdir()}
+    # What is decoded has been verified; here it may as well be what it was.
+    monkeypatch.setattr(prepared, "read", lambda _: contents)
+    for way in WAYS if LONG else ("flipped in the middle", "another's"):
+        for number, file in enumerate(FILES):
+            WAYS[way](copy / file, contents[FILES[(number + 2) % 4]])
+            dataset = load_dataset("mnist", folder)
+            tally["files of the decoded MNIST damaged"] += 1
+            for got, split in ((dataset.train, expected.train), (dataset.test, expected.test)):
+                np.testing.assert_array_equal(got.images, split.images)
+                np.testing.assert_array_equal(got.labels, split.labels)
+            if way == "a folder":
+                (copy / file).rmdir()
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as a command line, with a cache of its own.
+
+    Attributes:
+      home: where the cache is, and the runs.
+    """
+
+    home: Path
+
+    @property
+    def programs(self) -> Path:
+        return self.home / "cache/mnist_jax/compiled"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return commands.environment(self.home) | {"XDG_CACHE_HOME": str(self.home / "cache")}
+
+    def flags(self, run: str) -> list[str]:
+        return ["--model=dense", "--dataset=digits", "--epochs=1", f"--workdir={self.home / run}"]
+
+    def start(self, run: str) -> commands.Command:
+        return commands.Command("mnist_jax.train", *self.flags(run), env=self.environment)
+
+    def compare(self, run: str) -> str:
+        """Trains, compares the run to the one that was left alone; returns what was complained."""
+        shutil.rmtree(self.home / run, ignore_errors=True)
+        done = self.start(run).end(300)
+        assert done.returncode == 0, done.stderr
+        assert_same_run(self.home / run, self.home / "reference")
+        return done.stderr
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """With a run `reference`, which found an empty cache."""
+    training = Training(tmp_path_factory.mktemp("home"))
+    done = training.start("reference").end(300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(training.programs.iterdir())) > 10
+    return training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", [*WAYS, *range(8)] if LONG else [0])
+def test_training_on_damaged_programs(
+    training: Training, round_: str | int, tally: Counter[str]
+) -> None:
+    """All programs are damaged in one way, or every one in some way."""
+    paths = sorted(training.programs.iterdir())
+    contents = [path.read_bytes() for path in paths]
+    generator = random.Random(str(round_))
+    chosen = [round_] * len(paths) if round_ in WAYS else generator.choices([*WAYS], k=len(paths))
+    for number, (path, way) in enumerate(zip(paths, chosen, strict=True)):
+        WAYS[str(way)](path, contents[number - 1])
+        tally["compiled programs damaged"] += 1
+    complaints = training.compare("damaged")
+    tally["runs compared after damage to programs"] += 1
+    assert all(
+        line.startswith(("Compiling again what is damaged", "Can't keep"))
+        for line in complaints.splitlines()
+    )
+    for path in paths:
+        if path.is_dir():
+            path.rmdir()
+    assert training.compare("afterwards") == ""
+    tally["runs compared after damage to programs"] += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", range(1, 24, 2) if LONG else [12])
+def test_processes_that_fill_one_cache(training: Training, count: int, tally: Counter[str]) -> None:
+    """Two begin with an empty one; one of them is killed when there are so many programs."""
+    shutil.rmtree(training.programs)
+    runs = [training.home / name for name in ("killed", "other")]
+    for run in runs:
+        shutil.rmtree(run, ignore_errors=True)
+    killed, other = (training.start(run.name) for run in runs)
+    while not training.programs.is_dir() or len(list(training.programs.iterdir())) < count:
+        assert killed.poll() is None
+        time.sleep(0.001)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.end().returncode == -signal.SIGKILL
+    tally["processes killed while they filled the cache"] += 1
+    done = other.end(300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_run(runs[1], training.home / "reference")
+    assert training.compare("afterwards") == ""
+    tally["runs compared after kills"] += 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not commands.MOUNTS, reason="needs to mount a small file system")
+@pytest.mark.parametrize("options", ["ro", "size=64k", "size=4k"])
+def test_disk_that_takes_no_programs(training: Training, options: str) -> None:
+    run, cache = training.home / "run", training.programs.parent
+    shutil.rmtree(run, ignore_errors=True)
+    script = f'mount -t tmpfs -o {options} none {cache} && exec "$@"'
+    command = [sys.executable, "-m", "mnist_jax.train", *training.flags(run.name)]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *command],
+        env=training.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (sentence,) = done.stderr.splitlines()
+    reason = "Read-only file system" if options == "ro" else "No space left on device"
+    assert sentence.startswith(f"Can't keep {training.programs}/")
+    assert sentence.endswith(f" for the next time: {reason}")
+    assert_same_run(run, training.home / "reference")
