@@ -32,7 +32,7 @@ test-all: $(VENV)/requirements-dev.stamp  ## Run all tests; ARGS= passes options
 	$(PYTEST) $(ARGS)
 
 faults: $(VENV)/requirements-dev.stamp  ## Run the long version of the fault and fuzz tests.
-	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_caches.py tests/test_checkpoint.py tests/test_faults.py tests/test_fuzz.py $(ARGS)
+	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_caches.py tests/test_checkpoint.py tests/test_faults.py tests/test_file_operations.py tests/test_fuzz.py $(ARGS)
 
 check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .

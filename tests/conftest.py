@@ -14,6 +14,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
 import pytest
+import robustness
 from commands import COMPILED
 from report_runs import write_runs
 
@@ -62,3 +63,5 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     with plugins.getplugin("capturemanager").global_and_fixture_disabled():
         lines = (f"{number} {what}" for what, number in sorted(counts.items()))
         plugins.getplugin("terminalreporter").write_line("\n" + "\n".join(lines))
+    if os.environ.get("MNIST_JAX_FAULTS") == "long":
+        robustness.record(request.module.__name__, counts)

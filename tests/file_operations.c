@@ -9,7 +9,8 @@
    what it does, to which path, for the how many-th time, where random digits of paths are left out,
    because the order in which threads take their turns is not the same twice.
 
-   The operation with the name $FILE_OPERATIONS_AT is not carried out. It fails with the error number
+   The operation with the name $FILE_OPERATIONS_AT is not carried out, and logged as "fault" with the
+   time as its offset, in milliseconds. It fails with the error number
    $FILE_OPERATIONS_ERROR, or writes half of what it should (-1), or the process is killed (-2). */
 
 #define _GNU_SOURCE
@@ -26,6 +27,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SHORT = -1, KILL = -2, NAMES = 100000 };
@@ -95,7 +97,10 @@ static int begin(const char *what, const char *path, char *name) {
   const char *at = getenv("FILE_OPERATIONS_AT");
   if (!at || strcmp(at, name)) return 0;
   int log = REAL(open)(getenv("FILE_OPERATIONS_LOG"), O_WRONLY | O_APPEND | O_CREAT, 0600);
-  dprintf(log, "fault\t%s\t\t0\t0\t%s\n", path, name);
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  long milliseconds = 1000 * now.tv_sec + now.tv_nsec / 1000000;
+  dprintf(log, "fault\t%s\t\t%ld\t0\t%s\n", path, milliseconds, name);
   REAL(close)(log);
   int fault = atoi(getenv("FILE_OPERATIONS_ERROR"));
   if (fault == KILL) kill(getpid(), SIGKILL);

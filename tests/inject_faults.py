@@ -2,8 +2,8 @@
 
 A process to be run with the library of `file_operations` preloaded:
 `python tests/inject_faults.py FOLDER WHAT SHARE OF SAMPLE` prints a line of JSON for every fault:
-what it was, how the run ended and after how many seconds, and in what the run that then goes on
-differs from one that was left alone. WHAT is
+what it was, how the run ended and how many seconds later (null: it never happened), and in what the
+run that then goes on differs from one that was left alone. WHAT is
   errors: every operation fails once with each error number that it can have;
   commands: the same to a command line, for one of all operations that differ in seed and step only;
   kills: the process is killed before every operation;
@@ -155,7 +155,7 @@ class Injector:
     ) -> dict[str, Any]:
         self._start_from(history.before)
         fault = {"FILE_OPERATIONS_AT": operation.name, "FILE_OPERATIONS_ERROR": str(number)}
-        started, ended = time.monotonic(), "trained"
+        ended = "trained"
         with self._watched(fault):
             if command:
                 ended = self._train_by_command() or ended
@@ -164,13 +164,12 @@ class Injector:
                     self._train(self._run, history.recipe, overwrite=history.overwrite)
                 except Failure as failure:
                     ended = str(failure)
-        seconds = time.monotonic() - started
-        happened = any(one.what == "fault" for one in read_log(self._log, self._run))
+        now = time.time()
+        faults = [one.offset for one in read_log(self._log, self._run) if one.what == "fault"]
         return {
             "fault": f"{errno.errorcode.get(number, 'short write')} {operation.name}",
-            "happened": happened,
             "ended": ended,
-            "seconds": seconds,
+            "seconds": now - faults[0] / 1000 if faults else None,
             "difference": self._difference_after_going_on(history),
         }
 

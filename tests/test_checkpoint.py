@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ def test_passes_over_a_checkpoint_that_was_never_finished(
     assert not list(directory.glob("*tmp*"))
 
 
-def test_never_restores_wrong_arrays(tree: dict[str, Any], saved: Path, tmp_path: Path) -> None:
+def test_never_restores_wrong_arrays(
+    tree: dict[str, Any], saved: Path, tmp_path: Path, tally: Counter[str]
+) -> None:
     """Each file is flipped at its ends and in between, truncated, emptied and removed."""
     generator = random.Random(0)
     restored = refused = 0
@@ -159,6 +162,8 @@ def test_never_restores_wrong_arrays(tree: dict[str, Any], saved: Path, tmp_path
                 restored += 1
                 _assert_same_bits(got, tree)
             victim.write_bytes(data)
+    tally["damaged files of a checkpoint, refused"] += refused
+    tally["damaged files of a checkpoint, restored to the right bits"] += restored
     # Only the manifest's line end can change without a consequence.
     assert refused > 100
     assert restored <= 4

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def _fuzz(originals: list[bytes], read: Callable[[int, bytes], None]) -> None:
     assert refused > 0.1 * COUNT
 
 
-def test_idx_files() -> None:
+def test_idx_files(tally: Counter[str]) -> None:
     contents = make_contents(seed=0)
     files = make_file_set("mnist", contents)
     originals = [contents[name] for name in FILES]
@@ -113,9 +114,10 @@ def test_idx_files() -> None:
             np.testing.assert_array_equal(got.labels, split.labels)
 
     _fuzz(originals, read)
+    tally["mutated IDX files, plain or gzipped, parsed and verified"] += COUNT
 
 
-def test_idx_parser_without_digests() -> None:
+def test_idx_parser_without_digests(tally: Counter[str]) -> None:
     """What the parser accepts is what encodes to the same bytes again."""
     contents = make_contents(seed=0)
     originals = [contents[name] for name in FILES[:2]]
@@ -127,6 +129,7 @@ def test_idx_parser_without_digests() -> None:
             assert idx.encode_images(idx.parse_images(mutant, "images")) == mutant
 
     _fuzz(originals, read)
+    tally["mutated IDX files, parsed alone"] += COUNT
 
 
 MODEL = "batchnorm_cnn"
@@ -140,7 +143,7 @@ def network() -> Network:
     return pytorch.torch_layers(network, model_entry(MODEL).torch_names), layers
 
 
-def test_safetensors(network: Network, tmp_path: Path) -> None:
+def test_safetensors(network: Network, tmp_path: Path, tally: Counter[str]) -> None:
     names, layers = network
     path = tmp_path / "weights.safetensors"
     tensor_files.write_tensors(pytorch.to_torch(layers, names), path)
@@ -155,9 +158,10 @@ def test_safetensors(network: Network, tmp_path: Path) -> None:
             assert value.tobytes() == expected[name]
 
     _fuzz([path.read_bytes()], read)
+    tally["mutated .safetensors files, read and converted"] += COUNT
 
 
-def test_pytorch_files(network: Network, tmp_path: Path) -> None:
+def test_pytorch_files(network: Network, tmp_path: Path, tally: Counter[str]) -> None:
     torch: Any = pytest.importorskip("torch")
     names, layers = network
     tensors = pytorch.to_torch(layers, names)
@@ -173,6 +177,7 @@ def test_pytorch_files(network: Network, tmp_path: Path) -> None:
             np.testing.assert_array_equal(value, tensors[name])
 
     _fuzz([buffer.getvalue()], read)
+    tally["mutated .pt files, read and converted"] += COUNT
 
 
 def _decode(data: bytes) -> dict[str, bytes]:

@@ -1,0 +1,42 @@
+"""What `make faults` counted, in docs/faults.json, and the page made of it."""
+
+import datetime
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mnist_jax.files import write_text
+
+_PROJECT = Path(__file__).parents[1]
+COUNTS = _PROJECT / "docs" / "faults.json"
+PAGE = _PROJECT / "docs" / "robustness.md"
+_TABLE = re.compile(r"(?<=<!-- faults.json -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+def record(module: str, counts: Mapping[str, int]) -> None:
+    """Keeps what a file of tests counted, and writes the page."""
+    kept: dict[str, Any] = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
+    git = ["git", "-C", str(_PROJECT), "rev-parse", "HEAD"]
+    kept[module] = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "revision": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
+        "python": platform.python_version(),
+        "packages": {n: metadata.version(n) for n in ("jax", "orbax-checkpoint", "tensorstore")},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "counts": dict(sorted(counts.items())),
+    }
+    write_text(COUNTS, json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
+    write_text(PAGE, page())
+
+
+def page() -> str:
+    """The page with the counts that are kept."""
+    lines = ["", "| what was done | how often |", "| --- | ---: |"]
+    for module in json.loads(COUNTS.read_text()).values():
+        lines += [f"| {what} | {count:,} |" for what, count in module["counts"].items()]
+    return _TABLE.sub("\n".join([*lines, "", ""]), PAGE.read_text())
