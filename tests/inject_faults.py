@@ -40,7 +40,7 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
-from mnist_jax.training import devices
+from mnist_jax.training import devices, evaluation, trainer
 from mnist_jax.training.session import groups, train
 
 # Three steps, an evaluation and a checkpoint after each, so that old checkpoints are removed.
@@ -82,11 +82,31 @@ def main(folder: Path, what: str, share: int, of: int, sample: int) -> None:
     folder.mkdir(parents=True)
     devices.configure_process(commands.COMPILED)
     injector = Injector(folder, load_dataset("digits"))
+    _trace_once()
     starting.end()  # As a command line, it passes over what Orbax's threads have to say.
     for number, fault in enumerate(getattr(injector, what)()):
         if number % sample == 0 and number // sample % of == share:
             sys.stdout.write(json.dumps(fault()) + "\n")
             sys.stdout.flush()
+
+
+def _trace_once() -> None:
+    """Has all trainers of a recipe share their functions; tracing them is most of the time."""
+    for module, name in (
+        (trainer, "_compile_run"),
+        (trainer, "_initial_state"),
+        (trainer, "abstract_model"),
+        (evaluation, "exact"),
+    ):
+        make, made = getattr(module, name), dict[str, Any]()
+
+        def once(*arguments: Any, make: Any = make, made: Any = made, **named: Any) -> Any:
+            key = repr((arguments, named))
+            if key not in made:
+                made[key] = make(*arguments, **named)
+            return made[key]
+
+        setattr(module, name, once)
 
 
 class Injector:

@@ -47,19 +47,23 @@ def test_a_run_with_a_fault_goes_on_to_the_right_bits(
 
     def take(share: int) -> subprocess.CompletedProcess[str]:
         numbers = map(str, (share, shares, 1 if LONG else sample))
-        return subprocess.run(
-            [sys.executable, script, str(tmp_path / str(share)), what, *numbers],
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-        )
+        with (tmp_path / f"{share}.jsonl").open("w") as outcomes:
+            return subprocess.run(
+                [sys.executable, script, str(tmp_path / str(share)), what, *numbers],
+                env=os.environ | environment,
+                stdout=outcomes,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
 
     with ThreadPoolExecutor(shares) as threads:
         done = list(threads.map(take, range(shares)))
     said = "".join(one.stderr for one in done)
     assert not any(one.returncode for one in done), said[-3000:]
     outcomes: list[dict[str, Any]] = [
-        json.loads(line) for one in done for line in one.stdout.splitlines()
+        json.loads(line)
+        for path in sorted(tmp_path.glob("*.jsonl"))
+        for line in path.read_text().splitlines()
     ]
     assert outcomes
     assert not [outcome for outcome in outcomes if outcome["difference"]]
