@@ -31,7 +31,8 @@ def main() -> None:
     except BrokenPipeError:
         pass
     except OSError as error:
-        sys.exit(str(unwritable("The list", error, "place for it")))
+        if not mistaken:
+            sys.exit(str(unwritable("The list", error, "place for it")))
     sys.exit(UsageError.exit_code if mistaken else 0)
 
 

@@ -18,8 +18,10 @@ _DEEPEST = 100
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path whose file takes `path`'s place on success, at once and durably.
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Gives a temporary path whose file takes `path`'s place on success, at once.
+
+    If `durable`, it will be found there after a loss of power.
 
     Raises:
       OSError: it can't be written; then `path` is as it was.
@@ -28,9 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
-        synchronize(temporary)
+        if durable:
+            synchronize(temporary)
         temporary.replace(path)
-        synchronize(path.parent)
+        if durable:
+            synchronize(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -51,9 +55,10 @@ def write_text(path: Path, text: str) -> None:
 
 def make_folder(path: Path) -> None:
     """Makes a folder, with those above it, that will be found there after a loss of power."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
+    # Also where it was there: a process may have been killed before it came to this.
+    for folder in (path, *missing):
         synchronize(folder.parent)
 
 
@@ -96,13 +101,13 @@ def cache_folder() -> Path:
 
 
 def store(path: Path, data: bytes) -> None:
-    """Writes a file of the cache.
+    """Writes a file of the cache, whose readers verify what they read.
 
     A cache that cannot be written costs time, not the result: the reason is logged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
+        with replacing(path, durable=False) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
         logging.log_first_n(

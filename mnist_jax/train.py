@@ -71,10 +71,13 @@ def main(argv: Sequence[str]) -> None:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
     recipe = _fitted(recipe, dataset)
     parent = _parent_directory(recipe)
-    begun = {} if _OVERWRITE.value else _run_directory(recipe, parent).device()
+    there = [] if _OVERWRITE.value else _runs_there(recipe, parent)
+    unfinished = [run for run in there if (run.result() or {}).get("epochs") != recipe.epochs]
+    begun = next((run.device() for run in unfinished if run.parts()), {})
+    if begun.get("threads", devices.cores()) != devices.cores():
+        out.print(f"Going on with {begun['threads']} CPU devices and threads, as it began.")
     devices.configure_process(cache_folder() / "compiled", like=begun)
-    there = 0 if _OVERWRITE.value else sum(1 for _ in parent.glob("seed-*"))
-    check_memory(recipe, _NUM_SEEDS.value - there)  # Before any of a million is looked at.
+    check_memory(recipe, _NUM_SEEDS.value - len(there))  # Before any of a million is looked at.
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
     pairs = [(one, _run_directory(one, parent)) for one in recipes]
     todo = []
@@ -187,6 +190,14 @@ def _run_directory(recipe: Recipe, parent: Path) -> RunDirectory:
             )
         return RunDirectory(_WORKDIR.value)
     return RunDirectory(parent / f"seed-{recipe.seed}")
+
+
+def _runs_there(recipe: Recipe, parent: Path) -> list[RunDirectory]:
+    """Of the runs that are asked for, which may be a million, those that have begun."""
+    if _NUM_SEEDS.value == 1:
+        return [_run_directory(recipe, parent)]
+    asked = {f"seed-{recipe.seed + i}" for i in range(_NUM_SEEDS.value)}
+    return [RunDirectory(path) for path in sorted(parent.glob("seed-*")) if path.name in asked]
 
 
 def _parent_directory(recipe: Recipe) -> Path:

@@ -63,5 +63,6 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     with plugins.getplugin("capturemanager").global_and_fixture_disabled():
         lines = (f"{number} {what}" for what, number in sorted(counts.items()))
         plugins.getplugin("terminalreporter").write_line("\n" + "\n".join(lines))
-    if os.environ.get("MNIST_JAX_FAULTS") == "long":
+    whole = not (request.session.testsfailed or request.config.option.keyword)
+    if whole and os.environ.get("MNIST_JAX_FAULTS") == "long":
         robustness.record(request.module.__name__, counts)

@@ -46,6 +46,8 @@ def read_log(log: Path, root: Path) -> list[Operation]:
     return operations
 
 
+_PAGE = 4096
+
 # A name in a folder: (the folder's number, the name, what it is from now on the name of, or None).
 _Entry = tuple[int, str, int | None]
 # Bytes of a file: (its number, their place, the bytes), or, without bytes, its length.
@@ -75,7 +77,8 @@ class Disk:
     """
 
     def __init__(self, operations: Sequence[Operation], before: Path | None = None):
-        self._count = len(operations)
+        self._all = range(1, len(operations) + 1)
+        self._outside = [n for n in self._all if "checkpoints/" not in operations[n - 1].path]
         self._effects: list[_Effect] = []
         self._names: dict[str, int] = {".": 0}
         self._folders = {0}
@@ -93,12 +96,15 @@ class Disk:
     def crashes(self, count: int, seed: int) -> Iterator[tuple[str, dict[str, bytes | None]]]:
         """Draws states after a loss of power, each as (what it is, files by path; None: a folder).
 
-        After a random number of operations: all that was not synchronised is lost, or one such
-        change, or one only is left, or about half of them.
+        After a random number of operations, of which those outside checkpoints are not so many
+        and come as often: all that was not synchronised is lost, or one such change, or one only is
+        left, or about half of them.
         """
         generator = random.Random(seed)
         for _ in range(count):
-            after = generator.randint(1, self._count)
+            after = generator.choice((generator.choice(self._outside), self._all[-1]))
+            if after == self._all[-1]:
+                after = generator.choice(self._all)
             issued = [e for e in self._effects if e.issued <= after]
             loose = [e for e in issued if e.durable > after]
             one = loose[generator.randrange(len(loose))] if loose else None
@@ -127,10 +133,10 @@ class Disk:
                 self._make(path, number, folder=operation.what == "mkdir")
             case "truncate":
                 self._write(self._names[path], 0, None, number)
-            case "ftruncate":
-                raise NotImplementedError
             case "write":
                 self._write(self._names[path], operation.offset, operation.data, number)
+            case "open" | "read" | "list" | "flock" | "fault":
+                pass
             case "unlink" | "rmdir":
                 self._effects.append(_Effect(number, [self._entry(path, None)]))
                 del self._names[path]
@@ -138,6 +144,8 @@ class Disk:
                 self._rename(path, operation.other, number)
             case "fsync":
                 self._synchronize(self._names[path], number)
+            case what:
+                raise NotImplementedError(what)
 
     def _make(self, path: str, number: int, *, folder: bool) -> None:
         self._names[path], self._next = self._next, self._next + 1
@@ -146,7 +154,14 @@ class Disk:
         self._effects.append(_Effect(number, [self._entry(path, self._names[path])]))
 
     def _write(self, file: int, offset: int, data: bytes | None, number: int) -> None:
-        self._effects.append(_Effect(number, content=(file, offset, data)))
+        pieces: list[tuple[int, bytes | None]] = [(offset, None)]
+        if data is not None:
+            # The file's length and each of its pages by themselves: what is lost is zeros.
+            starts = range(offset // _PAGE * _PAGE, offset + len(data), _PAGE)
+            bounds = [(max(offset, s), min(offset + len(data), s + _PAGE)) for s in starts]
+            pieces = [(offset + len(data), b"")]
+            pieces += [(a, data[a - offset : b - offset]) for a, b in bounds]
+        self._effects += [_Effect(number, content=(file, *piece)) for piece in pieces]
 
     def _rename(self, path: str, other: str, number: int) -> None:
         entries = [self._entry(path, None), self._entry(other, self._names[path])]

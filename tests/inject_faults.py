@@ -6,7 +6,7 @@ what it was, how the run ended and how many seconds later (null: it never happen
 run that then goes on differs from one that was left alone. WHAT is
   errors: every operation fails once with each error number that it can have;
   commands: the same to a command line, for one of all operations that differ in seed and step only;
-  kills: the process is killed before every operation;
+  kills: the process is killed after every operation;
   crashes: the power is lost after some operations.
 It takes one fault of every SAMPLE, and of these one of every OF, from SHARE on.
 
@@ -63,6 +63,7 @@ _ERRORS = {
     "unlink": (errno.EIO, errno.EACCES),
     "rmdir": (errno.EIO, errno.EACCES),
     "flock": (errno.EIO,),
+    "list": (errno.EIO, errno.EACCES, errno.EMFILE),
 }
 
 

@@ -21,7 +21,7 @@ _TABLE = re.compile(r"(?<=<!-- faults.json -->\n).*?(?=<!-- end -->)", re.DOTALL
 def record(module: str, counts: Mapping[str, int]) -> None:
     """Keeps what a file of tests counted, and writes the page."""
     kept: dict[str, Any] = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
-    git = ["git", "-C", str(_PROJECT), "rev-parse", "HEAD"]
+    git = ["git", "-C", str(_PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
     kept[module] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "revision": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),

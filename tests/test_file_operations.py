@@ -73,7 +73,7 @@ def test_a_run_with_a_fault_goes_on_to_the_right_bits(
         return
     assert all(outcome["seconds"] for outcome in outcomes)
     failed = [outcome for outcome in outcomes if outcome["ended"] != "trained"]
-    longest = max(outcome["seconds"] for outcome in failed)
+    longest = max((outcome["seconds"] for outcome in failed), default=0)
     assert longest < 10
     for outcome in outcomes:
         tally[_DONE[what].format(outcome["fault"].rpartition(" /")[0].rpartition(" ")[0])] += 1
@@ -118,7 +118,8 @@ except OSError as error:
     )
     assert done.stdout == "28\n"
     operations = read_log(tmp_path / "log", root)
-    changes = [(o.what, o.path, o.offset, o.data) for o in operations if o.what != "read"]
+    seen = [o for o in operations if o.what not in ("read", "list")]
+    changes = [(o.what, o.path, o.offset, o.data) for o in seen]
     assert changes == [
         ("mkdir", "folder", 0, b""),
         ("create", "folder/file", 0, b""),

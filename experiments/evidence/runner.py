@@ -63,9 +63,9 @@ def _main(article: Article, argv: Sequence[str]) -> None:
     if _FRAMEWORK.value == "torch":
         _run_rows(out, article, rows, 1, _train_torch)
         return
-    todo = ((row, recipe) for row in rows for recipe in _missing(article, row, _CONSIDERED))
-    runs = (_run_directory(article, row, recipe.seed) for row, recipe in todo)
-    begun = next((run.device() for run in runs if run.parts()), {})
+    # The first row with something to train decides; others may go on with other last digits.
+    todo = next((r for row in rows if (r := _missing_runs(article, row))), [])
+    begun = next((run.device() for run in todo if run.parts()), {})
     devices.configure_process(cache_folder() / "compiled", like=begun)
     with stopping() as stop:
         _run_rows(out, article, rows, _TOGETHER.value or len(jax.devices()), partial(_train, stop))
@@ -105,6 +105,10 @@ def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
     seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _NUM_SEEDS.value)
     missing = itertools.islice((seed for seed in seeds if seed not in done), most)
     return [dataclasses.replace(row.recipe, seed=seed) for seed in missing]
+
+
+def _missing_runs(article: Article, row: Row) -> list[RunDirectory]:
+    return [_run_directory(article, row, r.seed) for r in _missing(article, row, _CONSIDERED)]
 
 
 def _records(article: Article, row: Row, framework: str) -> list[Record]:

@@ -48,19 +48,17 @@ def stopping() -> Iterator[Stop]:
 
     def note(number: int, frame: FrameType | None) -> None:
         del frame
+        if stop.received is not None and number == signal.SIGHUP:
+            return
+        stop.received = stop.received or signal.Signals(number)
         second = ""
         if number != signal.SIGHUP:
             second = "; a second one stops at once"
             for either in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(either, signal.SIG_DFL)
-        if stop.received is not None:
-            return
-        stop.received = signal.Signals(number)
         # Now, because a second signal leaves no time for it: the bar has hidden the cursor.
         cursor = _ERASE_LINE_AND_SHOW_CURSOR if sys.stderr.isatty() else ""
-        sentence = (
-            f"{cursor}{stop.received.name}: stopping once the present steps are saved{second}.\n"
-        )
+        sentence = f"{cursor}{signal.Signals(number).name}: stopping once the present steps are saved{second}.\n"
         with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
             os.write(sys.stderr.fileno(), sentence.encode())
 
@@ -78,10 +76,10 @@ def stopping() -> Iterator[Stop]:
             stop.received,
         ) from None
     finally:
+        if stop.received is not None:
+            before[signal.SIGHUP] = signal.SIG_IGN  # What is left to do takes no time.
         for number, handler in before.items():
             signal.signal(number, handler)
-        if stop.received is not None:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # What is left to do takes no time.
 
 
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -4,6 +4,7 @@ A terminal closes, the reader of a pipe ends, a disk is full: a command whose re
 goes on, and one whose only result is its output asks with `delivered`.
 """
 
+import errno
 import io
 import os
 import sys
@@ -24,9 +25,10 @@ class _Descriptor(io.FileIO):
             count = super().write(data)
         except OSError as error:
             self.failure = self.failure or error
-            count = None
-        # None also where nobody waits: the other end has been told not to block.
-        return memoryview(data).nbytes if count is None else count
+            count = 0
+        if count is None:  # The descriptor does not block, and its reader is slow.
+            self.failure = self.failure or BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return count or memoryview(data).nbytes
 
 
 def reserve() -> None:

@@ -64,6 +64,8 @@ class Checkpoints:
             entries = list(self._directory.iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise Failure(f"{self._directory} can't be read ({error.strerror}).") from error
         return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
 
     def save(self, step: int, tree: Any, *, keep: int | None = None) -> None:
@@ -117,9 +119,14 @@ class Checkpoints:
         return step, self._read(step, like)
 
     def intact(self) -> list[int]:
-        """The steps of the checkpoints that are as they were saved, in order; warns of others."""
+        """The steps of the checkpoints that are as they were saved, in order; warns of others.
+
+        One that is being written, or was when its process was killed, is passed over in silence.
+        """
         intact = []
         for step in self.steps():
+            if not (self._directory / str(step) / _MANIFEST).exists():
+                continue
             if damage := self._damage(step):
                 path = self._directory / str(step)
                 logging.warning("The checkpoint %s is damaged: %s; leaving it out.", path, damage)
@@ -147,7 +154,6 @@ class Checkpoints:
                 self._prepare(step)
             if step in self.steps():
                 return
-            make_folder(self._directory)
             with _ORBAX, _orbax() as writer:
                 writer.save(self._directory / str(step) / _ARRAYS, arrays)
             self._write_manifest(step)
@@ -162,10 +168,12 @@ class Checkpoints:
 
     def _prepare(self, step: int) -> None:
         """Removes what a process left behind that was interrupted, and what is not of this run."""
+        make_folder(self._directory)
         for unnamed in self._directory.glob("*.orbax-checkpoint-tmp"):  # As earlier versions did.
             shutil.rmtree(unnamed)
         for other in self.steps():
-            if other > step or self._damage(other):
+            # Not one that can't be read for the moment, which may be intact.
+            if other > step or self._difference(other):
                 shutil.rmtree(self._directory / str(other))
         self._prepared = True
 
@@ -179,15 +187,25 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint, as a clause; None if nothing is."""
-        path = self._directory / str(step) / _MANIFEST
         try:
-            lines = path.read_text("ascii").splitlines()
+            return self._difference(step)
+        except OSError as error:
+            return f"it can't be read ({error.strerror})"
+
+    def _difference(self, step: int) -> str | None:
+        """In what a checkpoint differs from its manifest, as a clause; None if in nothing.
+
+        Raises:
+          OSError: it can't be read.
+        """
+        try:
+            lines = (self._directory / str(step) / _MANIFEST).read_text("ascii").splitlines()
             expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-            found = self._digests(step)
         except FileNotFoundError:
             return f"it has no {_MANIFEST}, so it was never finished"
-        except (OSError, ValueError):
-            return f"its {_MANIFEST} can't be read"
+        except ValueError:
+            return f"its {_MANIFEST} is not one"
+        found = self._digests(step)
         wrong = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
         if wrong or not found:
             return f"{wrong[0]} is not what was saved" if wrong else "it is empty"

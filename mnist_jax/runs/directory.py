@@ -139,16 +139,18 @@ class RunDirectory:
     def clear(self) -> None:
         """Removes the run."""
         with self._writing():
-            # The result first: without it what remains is an unfinished run. What follows is not
-            # on the disk before, nor the next run before all of this one is gone.
+            # The result first: without it what remains is an unfinished run. The configuration
+            # last: without it nobody knows what remains. In this order on the disk, too.
             (self.path / "result.json").unlink(missing_ok=True)
             synchronize(self.path)
             for name in ("checkpoints", "tensorboard"):
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
-            for name in ("metrics.jsonl", "predictions.npy", "environment.json", "config.json"):
+            for name in ("metrics.jsonl", "predictions.npy", "environment.json"):
                 (self.path / name).unlink(missing_ok=True)
+            synchronize(self.path)
+            (self.path / "config.json").unlink(missing_ok=True)
             synchronize(self.path)
 
     def recipe(self) -> Recipe:
@@ -167,13 +169,18 @@ class RunDirectory:
         """What the run was trained on; empty before it begins."""
         if not (self.path / "environment.json").exists():
             return {}
-        device = self.environment().get("device")
-        return device if isinstance(device, dict) else {}
+        device = self.environment().get("device") or {}
+        mesh = device.get("mesh", {}) if isinstance(device, dict) else None
+        if not isinstance(mesh, dict):
+            raise self._damaged("environment.json", "device is not described")
+        for name, count in (("data", mesh.get("data", 1)), ("threads", device.get("threads", 1))):
+            if not isinstance(count, int) or count < 1:
+                raise self._damaged("environment.json", f"{name} is {count!r}")
+        return device
 
     def parts(self) -> int | None:
         """Over how many devices the run's batches were split; None before it begins."""
-        mesh = self.device().get("mesh")
-        return mesh.get("data") if isinstance(mesh, dict) else None
+        return self.device().get("mesh", {}).get("data")
 
     def result(self) -> dict[str, Any] | None:
         """Reads `result.json`; None while the run has not ended."""
@@ -186,14 +193,20 @@ class RunDirectory:
 
     def metrics(self) -> list[Evaluation]:
         """Reads `metrics.jsonl`, in order of step."""
+        rows = list[Evaluation]()
         try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-            # A line without its end was being written when the process was killed.
-            return [Evaluation.from_json(line) for line in lines if line.endswith("\n")]
+            lines = (self.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+            for line in lines:
+                rows.append(Evaluation.from_json(line.decode()))
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            raise self._damaged("metrics.jsonl", error) from error
+            # The last line of an unfinished run was being written when its process was killed or
+            # the power failed, which may leave any part of it.
+            unfinished = not (self.path / "result.json").exists()
+            if isinstance(error, OSError) or not unfinished or len(rows) < len(lines) - 1:
+                raise self._damaged("metrics.jsonl", error) from error
+        return rows
 
     def append_metrics(self, row: Evaluation) -> None:
         """Adds a line to `metrics.jsonl`."""
@@ -216,7 +229,7 @@ class RunDirectory:
 
     def write_predictions(self, labels: np.ndarray) -> None:
         """Replaces `predictions.npy`: uint8 [N]."""
-        content = io.BytesIO()
+        content = io.BytesIO()  # Into a file, NumPy writes without saying why it can't.
         np.save(content, labels.astype(np.uint8))
         with self._writing(), replacing(self.path / "predictions.npy") as temporary:
             temporary.write_bytes(content.getvalue())
@@ -261,7 +274,10 @@ class RunDirectory:
         last = self.environment() if (self.path / "environment.json").exists() else {}
         same = _gives_same_digits(last.get("device"), environment["device"])
         kept = (*_NOTED, *(_BEGUN if same else ()))
-        return {**environment, **{name: last[name] for name in kept if name in last}}
+        begun = {name: last[name] for name in kept if name in last}
+        if same:  # With what an older version did not describe.
+            begun["device"] = {**environment["device"], **last["device"]}
+        return {**environment, **begun}
 
     def _before(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
         """In what the run here ran so far, where that differs from what it goes on in."""
@@ -282,6 +298,8 @@ class RunDirectory:
                 f"The run in {self.path} was begun with other images of {last['dataset']};"
                 " give another --workdir, or --overwrite to start again."
             )
+        if _gives_same_digits(last["device"], environment["device"]):
+            last["device"] = environment["device"]
         now = {name: environment[name] for name in _VARYING}
         for name in _VARYING:
             if last[name] != now[name]:

@@ -98,17 +98,12 @@ def refuse_lack_of_memory(what: str, on_devices: int, on_host: int) -> None:
 
 
 def _host_memory() -> int:
-    """The bytes that this process may hope for."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
-        free = 1024 * (kib["MemAvailable"] + kib["SwapFree"])
-    except OSError:  # Not on macOS.
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """The bytes that this process may have, whatever others take of them for the moment."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit in _CGROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # There is none, or it is "max".
-            free = min(free, int(limit.read_text()))
-    return free
+            memory = min(memory, int(limit.read_text()))
+    return memory
 
 
 def make_mesh(
@@ -142,8 +137,10 @@ def make_mesh(
         )
     choices = _divisors(math.gcd(*batch_sizes), count)
     given = parts in choices
-    if given or not split_batches:
-        choices = [parts if given and parts else 1]
+    if parts in choices:
+        choices = [parts]
+    elif not split_batches:
+        choices = [1]
     by_seed, by_data = max(
         ((a, b) for a in _divisors(num_seeds, count) for b in choices if a * b <= count),
         key=lambda shape: (math.prod(shape), shape),

@@ -222,25 +222,30 @@ def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
     for place, run in enumerate(runs):
         # The latest two: to go on from the best one would lose what follows it.
         one = _Group(set(Checkpoints(run.checkpoints).intact()[-2:]), run.parts(), [place])
-        for group in found:
-            same_steps = group.steps & one.steps or not (group.steps or one.steps)
-            if same_steps and (group.parts == one.parts or not (group.parts and one.parts)):
-                group.steps &= one.steps
-                group.parts = group.parts or one.parts
-                group.members.append(place)
+        for i, group in enumerate(found):
+            if both := _joined(group, one):
+                found[i] = both
                 break
         else:
             found.append(one)
     return [group.members for group in found]
 
 
-@dataclass
-class _Group:
+class _Group(NamedTuple):
     """Runs that can be trained together: their common steps, and parts of a batch if known."""
 
     steps: set[int]
     parts: int | None
     members: list[int]
+
+
+def _joined(one: _Group, other: _Group) -> _Group | None:
+    steps = one.steps & other.steps
+    if not steps and (one.steps or other.steps):
+        return None
+    if one.parts and other.parts and one.parts != other.parts:
+        return None
+    return _Group(steps, one.parts or other.parts, one.members + other.members)
 
 
 class _Files:
