@@ -102,9 +102,7 @@ class Disk:
         """
         generator = random.Random(seed)
         for _ in range(count):
-            after = generator.choice((generator.choice(self._outside), self._all[-1]))
-            if after == self._all[-1]:
-                after = generator.choice(self._all)
+            after = generator.choice(generator.choice((self._outside, self._all)))
             issued = [e for e in self._effects if e.issued <= after]
             loose = [e for e in issued if e.durable > after]
             one = loose[generator.randrange(len(loose))] if loose else None

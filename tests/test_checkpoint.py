@@ -1,5 +1,6 @@
 """Checkpoints: bit by bit what was saved, or a refusal."""
 
+import errno
 import hashlib
 import os
 import random
@@ -121,7 +122,7 @@ def test_passes_over_a_checkpoint_that_was_never_finished(
     with caplog.at_level("WARNING", logger="absl"):
         step, got = Checkpoints(directory).restore(tree)
     assert step == 2
-    assert "3 is damaged" in caplog.text
+    assert ("3 is damaged" in caplog.text) == (damage == "manifest of another step")
     _assert_same_bits(got, tree)
     with pytest.raises(Failure, match="3 is damaged"):
         Checkpoints(directory).restore(tree, step=3)
@@ -188,6 +189,34 @@ def test_refuses_arrays_of_another_network(
 ) -> None:
     with pytest.raises(Failure, match=sentence):
         Checkpoints(saved).restore(tree | change)
+
+
+def test_says_that_it_cannot_look(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(Failure, match=r"can't be read \(Permission denied\)"):
+        Checkpoints(saved).intact()
+
+
+def test_removes_no_checkpoint_that_cannot_be_read_for_the_moment(
+    monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+    before = sorted(path for path in directory.rglob("*"))
+
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with (
+        pytest.raises(Failure, match="Too many open files"),
+        Checkpoints(directory) as checkpoints,
+    ):
+        checkpoints.save(3, [np.zeros(1)])
+    assert sorted(path for path in directory.rglob("*")) == before
 
 
 def test_says_what_there_is(saved: Path, tmp_path: Path) -> None:

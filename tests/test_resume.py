@@ -341,6 +341,51 @@ def test_a_seed_goes_on_as_it_began_whatever_runs_beside_it(
         assert run.environment()["seeds_together"] == 2
 
 
+def test_a_run_from_before_threads_were_described_learns_of_them(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And with others, it is warned of from then on."""
+    file = copy / "environment.json"
+    device = {"platform": "cpu", "kind": "cpu", "mesh": {"seed": 2, "data": 1}}
+    now = json.loads(file.read_text()) | {"device": device}
+    file.write_text(json.dumps(now))
+    alone = {"seed": 1, "data": 1}
+    for threads, warnings in ((4, 0), (4, 0), (2, 1)):
+        described = device | {"mesh": alone, "threads": threads}
+        RunDirectory(copy).create(RECIPE, now | {"device": described})
+        assert len(caplog.records) == warnings
+        if not warnings:
+            assert RunDirectory(copy).device() == device | {"threads": 4}
+    assert "threads 4 and goes on with device" in caplog.text
+    assert "threads 2: the last digits may differ" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "device",
+    [3, {"mesh": 3}, {"mesh": {"data": "2"}}, {"mesh": {"data": 0}}, {"threads": 2.5}],
+)
+def test_refuses_a_device_that_is_none(device: object, copy: Path) -> None:
+    file = copy / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": device}))
+    with pytest.raises(Failure, match=r"environment\.json is damaged"):
+        RunDirectory(copy).device()
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b'{"epoch": 1', b"\0" * 20 + b"\n", b'{"epoch"\0\0\n', b"\xff\n"]
+)
+def test_the_last_row_of_an_unfinished_run_may_be_there_in_part(
+    left: bytes, copy: Path, whole: Path
+) -> None:
+    _cut(copy)
+    rows = RunDirectory(copy).metrics()
+    with (copy / "metrics.jsonl").open("ab") as file:
+        file.write(left)
+    assert RunDirectory(copy).metrics() == rows
+    assert _train([copy]) > 0
+    assert_same_run(copy, whole)
+
+
 def test_groups_keep_seeds_apart_that_split_their_batches_differently(tmp_path: Path) -> None:
     runs = [RunDirectory(tmp_path / name) for name in "abcd"]
     for run, parts in zip(runs, (1, 2, None, 1), strict=True):

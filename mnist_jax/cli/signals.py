@@ -58,7 +58,8 @@ def stopping() -> Iterator[Stop]:
                 signal.signal(either, signal.SIG_DFL)
         # Now, because a second signal leaves no time for it: the bar has hidden the cursor.
         cursor = _ERASE_LINE_AND_SHOW_CURSOR if sys.stderr.isatty() else ""
-        sentence = f"{cursor}{signal.Signals(number).name}: stopping once the present steps are saved{second}.\n"
+        name = signal.Signals(number).name
+        sentence = f"{cursor}{name}: stopping once the present steps are saved{second}.\n"
         with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
             os.write(sys.stderr.fileno(), sentence.encode())
 

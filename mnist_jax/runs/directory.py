@@ -180,7 +180,8 @@ class RunDirectory:
 
     def parts(self) -> int | None:
         """Over how many devices the run's batches were split; None before it begins."""
-        return self.device().get("mesh", {}).get("data")
+        parts: int | None = self.device().get("mesh", {}).get("data")
+        return parts
 
     def result(self) -> dict[str, Any] | None:
         """Reads `result.json`; None while the run has not ended."""
