@@ -196,8 +196,10 @@ def _runs_there(recipe: Recipe, parent: Path) -> list[RunDirectory]:
     """Of the runs that are asked for, which may be a million, those that have begun."""
     if _NUM_SEEDS.value == 1:
         return [_run_directory(recipe, parent)]
-    asked = {f"seed-{recipe.seed + i}" for i in range(_NUM_SEEDS.value)}
-    return [RunDirectory(path) for path in sorted(parent.glob("seed-*")) if path.name in asked]
+    there = [path.name.removeprefix("seed-") for path in parent.glob("seed-*")]
+    asked = range(recipe.seed, recipe.seed + _NUM_SEEDS.value)
+    seeds = sorted(int(name) for name in there if name.isdecimal() and int(name) in asked)
+    return [RunDirectory(parent / f"seed-{seed}") for seed in seeds]
 
 
 def _parent_directory(recipe: Recipe) -> Path:

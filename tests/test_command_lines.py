@@ -16,6 +16,7 @@ from runs_compared import assert_same_run
 from experiments.evidence import rows
 from mnist_jax.models import model_entry, model_names
 from mnist_jax.recipe import Recipe, options
+from mnist_jax.training import devices
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +231,28 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_seeds_go_on_with_the_threads_they_began_with(home: Path) -> None:
+    path = home / "threads"
+    arguments = ("--model=dense", "--dataset=digits", "--epochs=1", f"--workdir={path}")
+    assert run(home, "mnist_jax.train", *arguments, "--num_seeds=2").returncode == 0
+    count = devices.cores()
+    for seed, threads in ((0, count + 1), (1, count + 2)):
+        file = path / f"seed-{seed}" / "environment.json"
+        environment = json.loads(file.read_text())
+        assert environment["device"]["threads"] == count
+        file.write_text(json.dumps(environment | {"device": {"threads": threads}}))
+    # Of one that has ended nothing follows; the other goes on.
+    (path / "seed-1" / "result.json").unlink()
+    done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Going on with {count + 2} CPU devices and threads, as it began." in done.stdout
+    (path / "seed-1" / "environment.json").write_text('{"device": {"threads": "many"}}')
+    (path / "seed-1" / "result.json").unlink()
+    done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")
+    assert done.returncode == 1
+    assert "environment.json is damaged or of another version (threads is 'many')" in done.stderr
 
 
 def test_more_seeds_than_memory_are_refused_at_once(home: Path) -> None:

@@ -4,18 +4,21 @@ import contextlib
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Command, environment, run
 from PIL import Image
 from runs_compared import assert_same_run
 
+from mnist_jax.cli import signals, streams
 from mnist_jax.data import Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +114,15 @@ def test_output_that_is_the_only_result_is_missed(kind: str, why: str | None) ->
     assert _run(1, kind, "-m", "mnist_jax") == (wanted[0], wanted[1].replace(OUTPUT, "The list"))
 
 
+def test_a_reader_that_is_slow_where_nobody_waits_has_missed_something() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with streams._Descriptor(writer, "w") as stream, os.fdopen(reader, "rb"):
+        while stream.failure is None:
+            assert stream.write(b"x" * 5000) > 0
+        assert isinstance(stream.failure, BlockingIOError)
+
+
 def test_what_a_library_says_of_a_closed_stream_does_not_reach_a_file(tmp_path: Path) -> None:
     program = f"""
 import os, sys
@@ -156,6 +168,7 @@ def _close_its_terminal(alone: Path, folder: Path, *ignored: signal.Signals) -> 
     command = _start(alone, folder, os.ttyname(slave), *ignored)
     shown = b""
     while b"epoch 2/" not in shown:
+        assert select.select([master], [], [], 60)[0], shown
         shown += os.read(master, 1024)
     os.close(slave)
     os.close(master)
@@ -180,6 +193,33 @@ def test_training_outlives_its_terminal_where_nohup_says_so(alone: Path, tmp_pat
 def test_training_goes_on_where_nothing_can_be_printed(alone: Path, tmp_path: Path) -> None:
     assert _start(alone, tmp_path, "/dev/full").end().returncode == 0
     assert_same_run(tmp_path / "run", alone)
+
+
+def test_ctrl_c_after_sighup_is_answered_and_another_sighup_ignored(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    installed = list[tuple[int, Any]]()
+    real = signal.signal
+
+    def install(number: int, handler: Any) -> Any:
+        installed.append((number, handler))
+        return real(number, handler)
+
+    monkeypatch.setattr(signal, "signal", install)
+    with signals.stopping() as stop:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert stop.received == signal.SIGHUP
+    assert capfd.readouterr().err.splitlines() == [
+        "SIGHUP: stopping once the present steps are saved.",
+        "SIGINT: stopping once the present steps are saved; a second one stops at once.",
+    ]
+    # Not even for a moment is there the handler of before, which would end the process.
+    of_sighup = [handler for number, handler in installed if number == signal.SIGHUP]
+    assert of_sighup[-1:] == [signal.SIG_IGN]
+    assert before not in of_sighup
+    real(signal.SIGHUP, before)
 
 
 def test_sighup_says_how_to_continue_and_may_come_again(alone: Path, tmp_path: Path) -> None:

@@ -231,6 +231,8 @@ def test_version_and_the_list_of_commands() -> None:
     for door in ("train", "evaluate", "predict", "report", "convert"):
         assert f"python -m mnist_jax.{door} " in listed
     assert "__main__" not in listed
+    with Path("/dev/full").open("w") as full:
+        assert subprocess.run([*command, "trian"], stderr=full).returncode == 2
     mistaken = subprocess.run([*command, "train"], capture_output=True, text=True, check=False)
     assert (mistaken.returncode, mistaken.stdout) == (2, "")
     assert mistaken.stderr == listed
