@@ -242,7 +242,8 @@ def test_seeds_go_on_with_the_threads_they_began_with(home: Path) -> None:
         file = path / f"seed-{seed}" / "environment.json"
         environment = json.loads(file.read_text())
         assert environment["device"]["threads"] == count
-        file.write_text(json.dumps(environment | {"device": {"threads": threads}}))
+        device = environment["device"] | {"threads": threads}
+        file.write_text(json.dumps(environment | {"device": device}))
     # Of one that has ended nothing follows; the other goes on.
     (path / "seed-1" / "result.json").unlink()
     done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")
