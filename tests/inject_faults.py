@@ -2,7 +2,7 @@
 
 A process to be run with the library of `file_operations` preloaded:
 `python tests/inject_faults.py FOLDER WHAT SHARE OF SAMPLE` prints a line of JSON for every fault:
-what it was, how the run ended and how many seconds later (null: it never happened), and in what the
+which (and its error), how the run ended and how many seconds later (null: it never happened), and in what the
 run that then goes on differs from one that was left alone. WHAT is
   errors: every operation fails once with each error number that it can have;
   commands: the same to a command line, for one of all operations that differ in seed and step only;
@@ -51,6 +51,7 @@ SEEDS = (0, 1)
 CRASHES = 400  # Of each of the three histories.
 
 _SHORT_WRITE = -1
+_TRIES = 5
 _ERRORS = {
     "open": (errno.EIO, errno.EACCES, errno.EMFILE),
     "create": (errno.EIO, errno.ENOSPC, errno.EACCES, errno.EMFILE),
@@ -174,6 +175,16 @@ class Injector:
     def _fail(
         self, history: History, operation: Operation, number: int, *, command: bool = False
     ) -> dict[str, Any]:
+        """Tries more than once: TensorStore does not write in as many steps every time."""
+        for _ in range(_TRIES):
+            outcome = self._try_to_fail(history, operation, number, command=command)
+            if outcome["seconds"] is not None:
+                break
+        return outcome
+
+    def _try_to_fail(
+        self, history: History, operation: Operation, number: int, *, command: bool
+    ) -> dict[str, Any]:
         self._start_from(history.before)
         fault = {"FILE_OPERATIONS_AT": operation.name, "FILE_OPERATIONS_ERROR": str(number)}
         ended = "trained"
@@ -188,7 +199,8 @@ class Injector:
         now = time.time()
         faults = [one.offset for one in read_log(self._log, self._run) if one.what == "fault"]
         return {
-            "fault": f"{errno.errorcode.get(number, 'short write')} {operation.name}",
+            "error": errno.errorcode.get(number, "short writes"),
+            "fault": operation.name,
             "ended": ended,
             "seconds": now - faults[0] / 1000 if faults else None,
             "difference": self._difference_after_going_on(history),

@@ -74,15 +74,15 @@ def test_a_run_with_a_fault_goes_on_to_the_right_bits(
     if what in ("kills", "crashes"):
         tally[_DONE[what]] += len(outcomes)
         return
-    assert all(outcome["seconds"] for outcome in outcomes)
-    failed = [outcome for outcome in outcomes if outcome["ended"] != "trained"]
-    longest = max((outcome["seconds"] for outcome in failed), default=0)
-    assert longest < 10
-    for outcome in outcomes:
-        tally[_DONE[what].format(outcome["fault"].rpartition(" /")[0].rpartition(" ")[0])] += 1
-    tally[f"{_DONE[what].format('a failure')}: milliseconds to its end at most"] = int(
-        1000 * longest
-    )
+    happened = [outcome for outcome in outcomes if outcome["seconds"] is not None]
+    missing = len(outcomes) - len(happened)
+    assert missing <= max(1, 0.05 * len(outcomes))
+    ended = [outcome["seconds"] for outcome in happened if outcome["ended"] != "trained"]
+    assert max(ended, default=0) < 10
+    tally.update(_DONE[what].format(outcome["error"]) for outcome in happened)
+    failures = _DONE[what].format("failures")
+    tally[f"{failures} that did not come about"] = missing
+    tally[f"{failures}: milliseconds to the end, at most"] = int(1000 * max(ended, default=0))
 
 
 @NEEDS_COMPILER
