@@ -2,8 +2,8 @@
 
 A process to be run with the library of `file_operations` preloaded:
 `python tests/inject_faults.py FOLDER WHAT SHARE OF SAMPLE` prints a line of JSON for every fault:
-which (and its error), how the run ended and how many seconds later (null: it never happened), and in what the
-run that then goes on differs from one that was left alone. WHAT is
+which it was and its error, how the run ended and how many seconds later (null: it never happened),
+and in what the run that then goes on differs from one that was left alone. WHAT is
   errors: every operation fails once with each error number that it can have;
   commands: the same to a command line, for one of all operations that differ in seed and step only;
   kills: the process is killed after every operation;
