@@ -122,8 +122,8 @@ def _run(
     os.setsid()  # A session without a terminal takes the first that it opens to read.
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(output or folder / name, os.O_RDWR | os.O_CREAT), number)
-    for one in ignored:
-        signal.signal(one, signal.SIG_IGN)
+    # Whatever started the tests ignores.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if signal.SIGHUP in ignored else signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
