@@ -8,7 +8,7 @@ Duration: a seed sees 600,000 training images; `experiments/RESULTS.md` has the 
 Command: `python -m experiments.cmu_cnn --experiment=all --num_seeds=5`
 """
 
-from experiments.evidence.rows import Ablation, Article, Row, changed
+from experiments.evidence.rows import Ablation, Article, Figure, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("cmu_cnn").recipe
@@ -21,16 +21,12 @@ ARTICLE = Article(
         Row(
             id="cmu_cnn",
             recipe=_RECIPE,
-            published="98.86%",
-            figure=98.86,
-            source="Training and Testing; the network as the program has it",
+            figures=(Figure(printed="98.86%", value=98.86, source="Training and Testing"),),
         ),
         Row(
             id="cmu_cnn_text",
             recipe=changed(_RECIPE, model_args={"conv_relu": False}),
-            published="98.86%",
-            figure=98.86,
-            source="Training and Testing; the network as the text has it",
+            figures=(Figure(printed="98.86%", value=98.86, source="Training and Testing"),),
             note="The text names ReLU for the first two dense layers only; the figure came from"
             " the program.",
         ),

@@ -1,7 +1,7 @@
-"""Article F: image classification with a three-convolution network (amineHY).
+"""Article F: amineHY's explanation of the CNN "with an illustration of image classification".
 
-Source: the article's text and printed summary, and the notebooks of its repository,
-https://github.com/amineHY/Image-classification-of-MNIST.
+Source: the article's text, which has no title but says this of itself, and printed summary, and the
+notebooks of its repository, https://github.com/amineHY/Image-classification-of-MNIST.
 Protocol: 60,000 images, reshuffled every epoch, Adam at 0.001; batches of 32 and 15 epochs, for
 the sibling network batches of 100 and 5 epochs; the last epoch counts.
 Expected: no test figure was published; the notebooks' mean training loss of each epoch is
@@ -11,7 +11,7 @@ the measured times.
 Command: `python -m experiments.dropout_cnn --experiment=simple_cnn --num_seeds=5`
 """
 
-from experiments.evidence.rows import Ablation, Article, Curve, Row, changed
+from experiments.evidence.rows import Ablation, Article, Curve, Figure, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("dropout_cnn").recipe
@@ -19,21 +19,29 @@ _RECIPE = model_entry("dropout_cnn").recipe
 ARTICLE = Article(
     name="dropout_cnn",
     letter="F",
-    title="amineHY, image classification with a three-convolution network",
+    title="amineHY, the CNN with an illustration of image classification",
     rows=(
         Row(
             id="dropout_cnn",
             recipe=_RECIPE,
-            published="90 to 100% on training batches",
-            figure=None,
-            source="Monitoring the training; the network of the printed summary",
+            figures=(
+                Figure(
+                    printed="90 to 100% on training batches",
+                    value=None,
+                    source="Monitoring the training; the network of the printed summary",
+                ),
+            ),
         ),
         Row(
             id="dropout_cnn_notebook",
             recipe=changed(_RECIPE, model_args={"forward": "notebook"}),
-            published="training loss 0.0112 in epoch 11",
-            figure=None,
-            source="pytorch_mnist_deep_cnn.ipynb",
+            figures=(
+                Figure(
+                    printed="training loss 0.0112 in epoch 11",
+                    value=None,
+                    source="pytorch_mnist_deep_cnn.ipynb",
+                ),
+            ),
             curves=(
                 Curve(
                     column="train_loss",
@@ -49,9 +57,13 @@ ARTICLE = Article(
         Row(
             id="simple_cnn",
             recipe=model_entry("simple_cnn").recipe,
-            published="training loss 0.0291 in epoch 5",
-            figure=None,
-            source="pytorch_mnist_simple_cnn.ipynb",
+            figures=(
+                Figure(
+                    printed="training loss 0.0291 in epoch 5",
+                    value=None,
+                    source="pytorch_mnist_simple_cnn.ipynb",
+                ),
+            ),
             curves=(
                 Curve(
                     column="train_loss",

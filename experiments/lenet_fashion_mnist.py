@@ -9,7 +9,7 @@ Duration: a seed sees 300,000 training images; `experiments/RESULTS.md` has the 
 Command: `python -m experiments.lenet_fashion_mnist --experiment=all --num_seeds=5`
 """
 
-from experiments.evidence.rows import Ablation, Article, Curve, Row, changed
+from experiments.evidence.rows import Ablation, Article, Curve, Figure, Row, changed
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("lenet").recipe
@@ -22,12 +22,16 @@ ARTICLE = Article(
         Row(
             id="lenet",
             recipe=_RECIPE,
-            published="0.756 after epoch 4",
-            figure=75.6,
-            rounding=0.05,
+            figures=(
+                Figure(
+                    printed="0.756 after epoch 4",
+                    value=75.6,
+                    rounding=0.05,
+                    selection="the last epoch printed, the fourth of five",
+                    source="Data acquisition and training, output of the last program",
+                ),
+            ),
             epoch=4,
-            selection="the last epoch printed, the fourth of five",
-            source="Data acquisition and training, output of the last program",
             curves=(
                 Curve(
                     column="train_loss",
@@ -51,19 +55,21 @@ ARTICLE = Article(
         Row(
             id="lenet_10_epochs",
             recipe=changed(_RECIPE, epochs=10),
-            published="0.75 to 0.83 over 34 builds, mean 0.804",
-            figure=80.4,
-            rounding=0.05,
-            framework="several",
-            source="other printings of the book",
+            figures=(
+                Figure(
+                    printed="0.75 to 0.83 over 34 builds, mean 0.804",
+                    value=80.4,
+                    rounding=0.05,
+                    framework="several",
+                    source="other printings of the book",
+                ),
+            ),
             note="The figure is a mean of 34 runs; their range is to be compared with our min–max.",
         ),
         Row(
             id="lenet_max_pooling",
             recipe=changed(_RECIPE, model_args={"pooling": "max"}),
-            published="exercise, no figure",
-            figure=None,
-            source="Practice, 1",
+            figures=(Figure(printed="exercise, no figure", value=None, source="Practice, 1"),),
         ),
     ),
     ablations=(

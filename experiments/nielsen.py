@@ -12,7 +12,7 @@ measured times.
 Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
 """
 
-from experiments.evidence.rows import Ablation, Article, Ensemble, Row, changed
+from experiments.evidence.rows import Ablation, Article, Ensemble, Figure, Row, changed
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 
@@ -34,10 +34,16 @@ def _row(identifier: str, recipe: Recipe, figure: float, source: str) -> Row:
     return Row(
         id=identifier,
         recipe=recipe,
-        published=f"{figure:.2f}%",
-        figure=figure,
+        figures=(_figure(figure, source, _SELECTION),),
+    )
+
+
+def _figure(value: float, source: str, selection: str) -> Figure:
+    return Figure(
+        printed=f"{value:.2f}%",
+        value=value,
         framework="Theano",
-        selection=_SELECTION,
+        selection=selection,
         source=source,
     )
 
@@ -93,10 +99,7 @@ ARTICLE = Article(
             id="ensemble",
             members="double_fc_dropout",
             size=5,
-            published="99.67%",
-            figure=99.67,
-            framework="Theano",
-            source="Using an ensemble of networks; `ensemble`",
+            figures=(_figure(99.67, "Using an ensemble of networks; `ensemble`", "majority vote"),),
         ),
     ),
     ablations=(

@@ -77,9 +77,9 @@ def test_accuracies_are_placed_by_their_error():
 
 def test_the_overview_has_rows_with_a_figure_and_votes(page):
     (axes,) = figure(page, "published-and-ours").axes
-    assert [text.get_text() for text in axes.texts[::2]] == ["T plain", "T vote"]
+    assert [text.get_text() for text in axes.texts[::2]] == ["T plain", "T plain (2)", "T vote"]
     texts = [block.text for block in blocks(page, Text)]
-    assert "Of 3 rows: 1 inside, 1 not run, 1 provisional." in texts
+    assert any(text.startswith("Of 4 published figures of 3 rows: 1 inside,") for text in texts)
 
 
 def test_every_evaluation_is_drawn(page):
@@ -90,13 +90,19 @@ def test_every_evaluation_is_drawn(page):
     expected = [pytest.approx([90, 50, 30, 8 + seed]) for seed in range(3)]
     assert seeds == [(pytest.approx(epochs), errors) for errors in expected]
     assert mean[1] == pytest.approx([90, 50, 30, 9])
-    # The published figure, 91%, from one side to the other.
-    assert lines(axes, "published")[0][1] == [pytest.approx(9.0)] * 2
+    # The published figures, 91% and 99.5%, from one side to the other.
+    published = [ends for _, ends in lines(axes, "published")]
+    assert published == [[pytest.approx(9.0)] * 2, [pytest.approx(0.5)] * 2]
 
 
 def test_every_row_can_be_read_on_a_phone_and_on_a_screen():
     articles = all_articles()
-    names = [f"{article.letter} {row.id}" for article in articles for row in article.figures]
+    names = [
+        f"{article.letter} {row.id}{end}"
+        for article in articles
+        for row in article.entries
+        for end in ("", " (2)")[: len(row.figures)]
+    ]
     ours = statistics.summarize([99.1, 99.2, 99.3], (0.0, 100.0))
     comparisons = [ForestRow(name, 75.6 + i / 2, 0.005, ours) for i, name in enumerate(names)]
     # From ten percent to narrow ranges, which need other numbers on their axes.
@@ -108,7 +114,8 @@ def test_every_row_can_be_read_on_a_phone_and_on_a_screen():
     }
     for wide, shown in ((False, PHONE), (True, SCREEN)):
         check_legible(charts.published_and_ours(comparisons, wide=wide), shown)
-        drawn = charts.accuracy_by_epoch(rows, ends, wide=wide)
+        published = {name: [end, end - 0.1] for name, end in ends.items()}
+        drawn = charts.accuracy_by_epoch(rows, published, wide=wide)
         check_legible(drawn, shown)
         assert all(len(axes.get_yticks()) > 1 for axes in drawn.axes)
 
@@ -148,8 +155,8 @@ def test_without_records_there_are_tables_alone(tmp_path):
     page = pages.comparison(Results.load([ARTICLE], tmp_path))
     assert blocks(page, Picture) == []
     (table,) = blocks(page, Table)
-    assert [row[0] for row in table.rows] == ["plain", "variant", "vote"]
-    assert {row[2] for row in table.rows} == {"not run"}
+    assert [row[0] for row in table.rows] == ["plain", "", "variant", "vote"]
+    assert [row[2] for row in table.rows] == ["not run", "", "not run", "not run"]
 
 
 def test_a_report_is_no_check(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.evidence.analysis import ENOUGH_SEEDS
-from mnist_jax.models import model_names
+from mnist_jax.models import model_entry, model_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,9 +22,12 @@ def test_the_research_scripts_run_one_after_the_other() -> None:
     assert names["product"].any()
 
 
-def test_every_network_is_in_the_readme() -> None:
-    for name in model_names():
-        assert f"`{name}`" in README
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_is_in_the_readme_with_what_the_list_says(name: str) -> None:
+    (line,) = re.findall(rf"^\| `{name}` \| .*", README, re.MULTILINE)
+    entry = model_entry(name)
+    assert line.endswith(f"| {entry.published} |")
+    assert line.split(" | ")[1][0] == entry.article[0]
 
 
 def test_every_tabulated_file_exists() -> None:

@@ -1,7 +1,7 @@
 """The script of an article that takes seconds."""
 
 from experiments.evidence import runner
-from experiments.evidence.rows import Article, Ensemble, Row
+from experiments.evidence.rows import Article, Ensemble, Figure, Row
 from mnist_jax.recipe import Recipe
 
 recipe = Recipe(
@@ -14,9 +14,8 @@ recipe = Recipe(
     selection="best_validation",
     eval_every=10,
 )
-row = Row(id="row", recipe=recipe, published="", figure=None, source="")
-vote = Ensemble(
-    id="vote", members="row", size=2, published="", figure=99.0, framework="", source=""
-)
+figure = Figure(printed="", value=99.0, source="")
+row = Row(id="row", recipe=recipe, figures=(figure,))
+vote = Ensemble(id="vote", members="row", size=2, figures=(figure,))
 if __name__ == "__main__":
     runner.run(Article(name="toy", letter="T", title="", rows=(row,), ensembles=(vote,)))

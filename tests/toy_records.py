@@ -7,7 +7,7 @@ import numpy as np
 from experiments.evidence import records
 from experiments.evidence.analysis import Results
 from experiments.evidence.records import Record
-from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Row
+from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Figure, Row
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -23,25 +23,29 @@ ARTICLE = Article(
         Row(
             id="plain",
             recipe=RECIPE,
-            published="91.00%",
-            figure=91.0,
-            source="nowhere",
+            figures=(
+                Figure(printed="91.00%", value=91.0, source="nowhere"),
+                Figure(printed="99.5%", value=99.5, rounding=0.05, source="elsewhere"),
+            ),
             curves=(
                 Curve(column="test_accuracy", values=(0.5, 0.91), rounding=0.005),
                 Curve(column="train_loss"),
             ),
         ),
-        Row(id="variant", recipe=VARIANT, published="nothing", figure=None, source="nowhere"),
+        Row(
+            id="variant",
+            recipe=VARIANT,
+            figures=(Figure(printed="nothing", value=None, source="nowhere"),),
+        ),
     ),
     ensembles=(
         Ensemble(
             id="vote",
             members="plain",
             size=3,
-            published="92.00%",
-            figure=92.0,
-            framework="PyTorch",
-            source="nowhere",
+            figures=(
+                Figure(printed="92.00%", value=92.0, selection="majority vote", source="nowhere"),
+            ),
         ),
     ),
     ablations=(Ablation("Better?", "toy/variant", "toy/plain"),),

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.evidence import records, statistics
 from experiments.evidence.records import Record
-from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Row
+from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Figure, Row
 from experiments.evidence.statistics import Difference, Summary
 from mnist_jax.errors import Failure
 from mnist_jax.models import abstract_model
@@ -67,9 +67,9 @@ class Outcome:
 
     Attributes:
       summary: of the test accuracies in percent; None without runs. A vote counts as one run.
-      verdict: `inside`, `above` or `below` our prediction interval is where the published figure
-        lies; `not a claim` where none was published; `provisional` with too few runs to say; empty
-        without runs.
+      verdicts: of each of the row's figures: `inside`, `above` or `below` our prediction interval
+        is where it lies; `not a claim` where it is no test accuracy; `provisional` with too few
+        runs to say; empty without runs.
       images_per_second: training images of all seeds that ran together, median; None without runs
         and for a vote.
       seconds: one seed's share of a run's time, median; estimated where there are no runs but
@@ -79,7 +79,7 @@ class Outcome:
     """
 
     summary: Summary | None
-    verdict: str
+    verdicts: Sequence[str]
     images_per_second: float | None
     seconds: float | None
     estimated: bool
@@ -126,21 +126,22 @@ class Variants:
 def outcome(
     results: Results, article: Article, row: Row | Ensemble, framework: str = "jax"
 ) -> Outcome:
-    """Compares a row's runs, or an ensemble's vote, with its published figure."""
+    """Compares a row's runs, or an ensemble's vote, with its published figures."""
+    nothing = [""] * len(row.figures)
     if isinstance(row, Ensemble):
         reached = ensemble(results, article, row) if framework == "jax" else None
         if reached is None:
-            return Outcome(None, "", None, None, False, "")
+            return Outcome(None, nothing, None, None, False, "")
         vote = percentages([reached])
-        return Outcome(vote, verdict(vote, row.figure, row.rounding), None, None, False, "")
+        return Outcome(vote, _verdicts(vote, row.figures), None, None, False, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
         estimate = _estimate(results, row) if framework == "jax" else None
-        return Outcome(None, "", None, estimate, estimate is not None, "")
+        return Outcome(None, nothing, None, estimate, estimate is not None, "")
     summary = percentages([_accuracy(run, row) for run in runs])
     return Outcome(
         summary=summary,
-        verdict=verdict(summary, row.figure, row.rounding),
+        verdicts=_verdicts(summary, row.figures),
         images_per_second=float(np.median([r.images_per_second * r.seeds_together for r in runs])),
         seconds=float(np.median([r.seconds / r.seeds_together for r in runs])),
         estimated=False,
@@ -154,7 +155,7 @@ def percentages(accuracies: Sequence[float]) -> Summary:
 
 
 def verdict(summary: Summary, figure: float | None, rounding: float) -> str:
-    """Where a published figure lies, as `Outcome.verdict` says."""
+    """Where a published figure lies, as `Outcome.verdicts` says."""
     if figure is None:
         return "not a claim"
     if summary.n < ENOUGH_SEEDS:
@@ -232,6 +233,10 @@ def ensemble(results: Results, article: Article, members: Ensemble) -> float | N
     # A vote is right if it is for what a voter has that is right.
     agreed = predictions == statistics.vote(predictions)
     return 100 * float((agreed & correct).any(0).mean())
+
+
+def _verdicts(summary: Summary, figures: Sequence[Figure]) -> list[str]:
+    return [verdict(summary, figure.value, figure.rounding) for figure in figures]
 
 
 def _accuracy(run: Record, row: Row) -> float:

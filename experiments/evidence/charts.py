@@ -77,13 +77,16 @@ def published_and_ours(comparisons: Sequence[ForestRow], *, wide: bool = False) 
 
 
 def accuracy_by_epoch(
-    rows: Mapping[str, Sequence[Course]], published: Mapping[str, float], *, wide: bool = False
+    rows: Mapping[str, Sequence[Course]],
+    published: Mapping[str, Sequence[float]],
+    *,
+    wide: bool = False,
 ) -> Figure:
-    """Draws a panel for each row: its seeds' test accuracy in percent, and the published figure.
+    """Draws a panel for each row: its seeds' test accuracy in percent, and what was published.
 
     Args:
       rows: a course for each seed, by the row's name.
-      published: in percent, of the rows that have one.
+      published: accuracies in percent, by the row's name.
       wide: whether up to five panels stand side by side, instead of two.
     """
     lines = math.ceil(len(rows) / (5 if wide else 2))
@@ -92,8 +95,8 @@ def accuracy_by_epoch(
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (name, courses) in zip(grid, rows.items(), strict=False):
         curves.draw(axes, "test", [Course(course.x, 100 - course.y) for course in courses])
-        if name in published:
-            axes.axhline(100 - published[name], color=COLORS["published"], linestyle="--", lw=1)
+        for figure_of_row in published[name]:
+            axes.axhline(100 - figure_of_row, color=COLORS["published"], linestyle="--", lw=1)
         axes.set_yscale("log")
         axes.invert_yaxis()
         _label_accuracies(axes.yaxis, 7)

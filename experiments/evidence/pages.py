@@ -52,18 +52,21 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
     )
     comparisons = []
     for article in results.articles:
-        for row in article.figures:
-            summary = analysis.outcome(results, article, row).summary
-            if summary is not None and row.figure is not None:
-                label = f"{article.letter} {row.id}"
-                comparisons.append(ForestRow(label, row.figure, row.rounding, summary))
+        for row in article.entries:
+            if (summary := analysis.outcome(results, article, row).summary) is None:
+                continue
+            for number, figure in enumerate(row.figures, start=1):
+                if figure.value is not None:
+                    label = f"{article.letter} {row.id}" + (f" ({number})" if number > 1 else "")
+                    comparisons.append(ForestRow(label, figure.value, figure.rounding, summary))
     if comparisons:
         yield Picture(
             "published-and-ours",
             charts.published_and_ours(comparisons),
-            "A line for each row: the published accuracy, our mean and our interval.",
+            "A line for each figure: the published accuracy, our mean and our interval.",
             "Published accuracies and ours. One more run of ours falls on the line with 95%"
-            " probability. On the right: the published figure | our mean ± standard deviation.",
+            " probability. On the right: the published figure | our mean ± standard deviation. (2)"
+            " is a row's second figure.",
             wide=charts.published_and_ours(comparisons, wide=True),
         )
 
@@ -75,13 +78,16 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
     runs = {row.id: results.runs[article.name, row.id, "jax"] for row in article.rows}
     shown = {name: [_course(run) for run in found] for name, found in runs.items() if found}
     if shown:
-        figures = {row.id: row.figure for row in article.rows if row.figure is not None}
+        figures = {
+            row.id: [figure.value for figure in row.figures if figure.value is not None]
+            for row in article.rows
+        }
         yield Picture(
             f"{article.name}-accuracy",
             charts.accuracy_by_epoch(shown, figures),
             f"Curves of test accuracy for {', '.join(shown)}.",
-            "Test accuracy at every evaluation, spaced by the logarithm of the error; the dashed"
-            f" line is the published figure. {curves.READING}",
+            "Test accuracy at every evaluation, spaced by the logarithm of the error; a dashed"
+            f" line is a published figure. {curves.READING}",
             wide=charts.accuracy_by_epoch(shown, figures, wide=True),
         )
     for row in article.rows:

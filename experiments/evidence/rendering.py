@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from experiments.evidence import analysis
 from experiments.evidence.analysis import Outcome, Point, Results
-from experiments.evidence.rows import Article, Curve, Ensemble, Row
+from experiments.evidence.rows import Article, Curve, Ensemble, Figure, Row
 from experiments.evidence.statistics import Difference, Summary
 
 _INTRODUCTION = """\
@@ -38,34 +38,43 @@ def markdown(results: Results) -> str:
 
 
 def csv_table(results: Results) -> str:
-    """A line for each row, numbers unrounded."""
+    """A line for each published figure, numbers unrounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         [
-            *("article", "row", "published", "figure", "published_framework", "selection"),
+            *(
+                "article",
+                "row",
+                "published",
+                "figure",
+                "published_framework",
+                "selection",
+                "source",
+            ),
             *("framework", "n", "mean", "sd", "min", "max", "interval_low", "interval_high"),
             *("verdict", "images_per_second", "seconds_per_seed", "device"),
         ]
     )
-    for article, row in _figures(results):
+    for article, row in _entries(results):
         for framework in ("jax", "torch"):
             outcome = analysis.outcome(results, article, row, framework)
             if (summary := outcome.summary) is None:
                 continue
             numbers = (summary.mean, summary.sd, summary.low, summary.high, *summary.interval)
             speed, seconds = outcome.images_per_second, outcome.seconds
-            writer.writerow(
-                [
-                    *(article.name, row.id, row.published, row.figure, row.framework),
-                    *(row.selection, framework, summary.n),
-                    *("" if math.isnan(number) else f"{number:.4f}" for number in numbers),
-                    outcome.verdict,
-                    "" if speed is None else f"{speed:.0f}",
-                    "" if seconds is None else f"{seconds:.1f}",
-                    outcome.device,
-                ]
-            )
+            for figure, verdict in zip(row.figures, outcome.verdicts, strict=True):
+                writer.writerow(
+                    [
+                        *(article.name, row.id, figure.printed, figure.value, figure.framework),
+                        *(figure.selection, figure.source, framework, summary.n),
+                        *("" if math.isnan(number) else f"{number:.4f}" for number in numbers),
+                        verdict,
+                        "" if speed is None else f"{speed:.0f}",
+                        "" if seconds is None else f"{seconds:.1f}",
+                        outcome.device,
+                    ]
+                )
     return text.getvalue()
 
 
@@ -77,41 +86,52 @@ def latex(results: Results) -> str:
         r" & row & published & $n$ & ours (\%) & 95\% of runs & figure is \\",
     ]
     for article in results.articles:
-        outcomes = [(row, analysis.outcome(results, article, row)) for row in article.figures]
+        outcomes = [(row, analysis.outcome(results, article, row)) for row in article.entries]
         done = [
-            (row, [str(summary.n), _mean(summary), _interval(summary), outcome.verdict])
+            (row, figure, [str(summary.n), _mean(summary), _interval(summary), verdict])
             for row, outcome in outcomes
             if (summary := outcome.summary)
+            for figure, verdict in zip(row.figures, outcome.verdicts, strict=True)
         ]
         if done:
             lines.append(r"\midrule")
-        for row, ours in done:
-            cells = [article.letter, row.id, f"{row.published} ({row.framework})", *ours]
+        for row, figure, ours in done:
+            cells = [article.letter, row.id, f"{figure.printed} ({figure.framework})", *ours]
             lines.append(" & ".join(cell.translate(_LATEX) for cell in cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def headline(results: Results) -> str:
     """How many rows there are, ensembles with them, and where their figures lie."""
-    outcomes = [analysis.outcome(results, *one) for one in _figures(results)]
-    verdicts = Counter(outcome.verdict or "not run" for outcome in outcomes)
+    outcomes = [analysis.outcome(results, *one) for one in _entries(results)]
+    verdicts = Counter(verdict or "not run" for one in outcomes for verdict in one.verdicts)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    return f"Of {verdicts.total()} rows: {counts}."
+    return f"Of {verdicts.total()} published figures of {len(outcomes)} rows: {counts}."
 
 
 def article_table(results: Results, article: Article) -> list[list[str]]:
-    """An article's rows and ensembles beside ours, below the names of the columns."""
+    """An article's figures beside ours, below the names of the columns.
+
+    Of a row with several, the later ones stand below the first, without what they share.
+    """
     table = [
         [
             *("row", "published", "ours", "min–max", "95% of runs", "the article's figure is"),
             *("speed, images/s", "a seed takes", "device"),
         ]
     ]
-    for row in article.figures:
-        published = f"{row.published}, {row.framework}; {row.selection}"
+    for row in article.entries:
         outcome = analysis.outcome(results, article, row)
-        table.append([f"`{row.id}`", published, *_cells(outcome)])
+        first, *others = (_published(row, figure) for figure in row.figures)
+        table.append([f"`{row.id}`", first, *_cells(outcome)])
+        for published, verdict in zip(others, outcome.verdicts[1:], strict=True):
+            table.append(["", published, *("", "", ""), verdict, *("", "", "")])
     return table
+
+
+def _published(row: Row | Ensemble, figure: Figure) -> str:
+    text = f"{figure.printed}, {figure.framework}; {figure.selection}"
+    return text if figure is row.figures[0] else f"{text}; {figure.source}"
 
 
 def _article(results: Results, article: Article) -> str:
@@ -132,7 +152,7 @@ def _cells(outcome: Outcome) -> list[str]:
         f"{_mean(summary)} (n = {summary.n})",
         f"{summary.low:.2f}–{summary.high:.2f}",
         _interval(summary),
-        outcome.verdict,
+        outcome.verdicts[0],
         "" if outcome.images_per_second is None else f"{outcome.images_per_second:,.0f}",
         time,
         outcome.device,
@@ -156,18 +176,21 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
 
 def _later_epochs(results: Results, article: Article, row: Row) -> Iterator[str]:
     """How often a figure outside our interval is reached before the last epoch."""
-    side = analysis.outcome(results, article, row).verdict
-    if row.figure is None or side not in ("above", "below"):
-        return
-    for framework, whose in (("jax", "our"), ("torch", "PyTorch's")):
-        if later := analysis.later_epochs(results, article, row, framework):
-            spread = analysis.percentages(later)
-            reached = sum(a >= row.figure if side == "above" else a <= row.figure for a in later)
-            yield (
-                f"`{row.id}`: in the second half of {whose} runs the accuracy is {_mean(spread)}"
-                f" over all epochs, {spread.low:.2f} to {spread.high:.2f}; in {reached} of"
-                f" {len(later)} it is as {'high' if side == 'above' else 'low'} as the figure."
-            )
+    verdicts = analysis.outcome(results, article, row).verdicts
+    for figure, side in zip(row.figures, verdicts, strict=True):
+        if figure.value is None or side not in ("above", "below"):
+            continue
+        for framework, whose in (("jax", "our"), ("torch", "PyTorch's")):
+            if later := analysis.later_epochs(results, article, row, framework):
+                spread = analysis.percentages(later)
+                high = side == "above"
+                reached = sum(a >= figure.value if high else a <= figure.value for a in later)
+                yield (
+                    f"`{row.id}`: in the second half of {whose} runs the accuracy is"
+                    f" {_mean(spread)} over all epochs, {spread.low:.2f} to {spread.high:.2f}; in"
+                    f" {reached} of {len(later)} it is as {'high' if high else 'low'} as"
+                    f" {figure.printed}."
+                )
 
 
 _CROSS_TEXT = """\
@@ -264,7 +287,7 @@ def _point(curve: Curve, point: Point) -> list[str]:
 def _not_run(results: Results) -> str:
     lines = []
     for article in results.articles:
-        outcomes = {row.id: analysis.outcome(results, article, row) for row in article.figures}
+        outcomes = {row.id: analysis.outcome(results, article, row) for row in article.entries}
         missing = [f"`{name}`" for name, outcome in outcomes.items() if outcome.summary is None]
         if missing:
             lines.append(f"- {article.letter}, `{article.name}`: {', '.join(missing)}")
@@ -275,7 +298,7 @@ def _rows(results: Results) -> Iterator[tuple[Article, Row]]:
     return ((article, row) for article in results.articles for row in article.rows)
 
 
-def _figures(results: Results) -> Iterator[tuple[Article, Row | Ensemble]]:
+def _entries(results: Results) -> Iterator[tuple[Article, Row | Ensemble]]:
     """Rows, then ensembles."""
     yield from _rows(results)
     yield from ((article, one) for article in results.articles for one in article.ensembles)

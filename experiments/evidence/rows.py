@@ -1,4 +1,4 @@
-"""What an article is to the experiments: rows of published figures with the recipes behind them.
+"""What an article is to the experiments: recipes with the figures published of them.
 
 Every file of `experiments` that defines `ARTICLE` is an article, found by being here.
 """
@@ -32,63 +32,66 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A published figure.
+
+    Attributes:
+      printed: as it is printed.
+      value: the same as a test accuracy in percent; None where it is something else.
+      rounding: half a unit of the value's last digit, in percentage points.
+      framework: what it was measured with.
+      selection: how its author chose the epoch and run that it reports.
+      source: where it stands.
+    """
+
+    printed: str
+    value: float | None
+    rounding: float = 0.005
+    framework: str = "PyTorch"
+    selection: str = "last epoch"
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """A published figure and the recipe that it is said to come from.
+    """A recipe and the published figures that are said to come from it.
 
     Attributes:
       id: its name within the article.
       recipe: the protocol, with the seed at 0.
-      published: the figure as printed.
-      figure: the same as a test accuracy in percent; None where it is something else.
-      rounding: half a unit of the figure's last digit, in percentage points.
-      epoch: the epoch the figure was printed after; None for the one the recipe selects.
-      framework: what it was measured with.
-      selection: how the article chose the epoch and run that it reports.
-      source: where in the article it stands.
+      figures: at least one, the article's own first.
+      epoch: the epoch the figures were printed after; None for the one the recipe selects.
       curves: what is shown of the run's course.
       note: what a reader of the comparison must know besides.
     """
 
     id: str
     recipe: Recipe
-    published: str
-    figure: float | None
-    rounding: float = 0.005
+    figures: Sequence[Figure]
     epoch: int | None = None
-    framework: str = "PyTorch"
-    selection: str = "last epoch"
-    source: str
     curves: Sequence[Curve] = ()
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """A published figure of networks that vote.
+    """Networks that vote, and the published figures of it.
 
     Attributes:
       id: its name within the article.
       members: the row whose networks vote.
       size: how many vote: the seeds from 0 on.
-      published: the figure as printed.
-      figure: the same as a test accuracy in percent.
-      rounding: half a unit of its last digit.
-      framework: what it was measured with.
-      source: where in the article it stands.
+      figures: as of `Row`.
     """
 
     id: str
     members: str
     size: int
-    published: str
-    figure: float
-    rounding: float = 0.005
-    framework: str
-    source: str
+    figures: Sequence[Figure]
 
     @property
-    def selection(self) -> str:
-        """How its figure came about, as of `Row`."""
+    def description(self) -> str:
+        """Who votes."""
         return f"majority of {self.size} `{self.members}`"
 
 
@@ -111,14 +114,14 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class Article:
-    """An article's figures.
+    """An article's rows.
 
     Attributes:
       name: the file that defines it, without `.py`.
       letter: what other files call it.
       title: with its author.
-      rows: its figures.
-      ensembles: its figures of votes.
+      rows: its recipes with their figures.
+      ensembles: its votes.
       ablations: of its variants, compared.
       notes: what it shows that can't be compared in numbers.
     """
@@ -132,7 +135,7 @@ class Article:
     notes: Sequence[str] = ()
 
     @property
-    def figures(self) -> list[Row | Ensemble]:
+    def entries(self) -> list[Row | Ensemble]:
         """Rows and ensembles."""
         return [*self.rows, *self.ensembles]
 
@@ -145,7 +148,7 @@ class Article:
         for row in self.rows:
             if row.id == identifier:
                 return row
-        names = ", ".join(figure.id for figure in self.figures)
+        names = ", ".join(entry.id for entry in self.entries)
         raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from experiments.evidence import records
 from experiments.evidence.records import Record
-from experiments.evidence.rows import Article, Row
+from experiments.evidence.rows import Article, Ensemble, Row
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, in_thread, stopping
@@ -76,7 +76,7 @@ def _row(out: Console, article: Article, name: str) -> Row:
     for ensemble in article.ensembles:
         if ensemble.id == name:
             seeds = f"seeds 0 to {ensemble.size - 1}"
-            out.print(f"{article.name}/{name} is the {ensemble.selection}, {seeds}.")
+            out.print(f"{article.name}/{name} is the {ensemble.description}, {seeds}.")
             return article.row(ensemble.members)
     return article.row(name)
 
@@ -182,7 +182,11 @@ def _list_rows(out: Console, article: Article) -> None:
             " ".join(str(record.seed) for record in _records(article, row, framework))
             for framework in ("jax", "torch")
         ]
-        table.add_row(row.id, row.recipe.model, row.published, *seeds)
+        table.add_row(row.id, row.recipe.model, _published(row), *seeds)
     for one in article.ensembles:
-        table.add_row(one.id, one.selection, one.published)
+        table.add_row(one.id, one.description, _published(one))
     out.print(table)
+
+
+def _published(entry: Row | Ensemble) -> str:
+    return "; ".join(figure.printed for figure in entry.figures)

@@ -28,7 +28,9 @@ from mnist_jax.recipe import Recipe
         weight_decay=0.001,
         eval_every=50,
     ),
-    article="E: Handwritten Digit Recognition Using PyTorch",
+    article=(
+        "E: Learn how to Classify Hand Written Digits using a Convolutional Neural Network (CNN)"
+    ),
     published="99% (approx)",
     torch_names={
         "features.0": "conv1",

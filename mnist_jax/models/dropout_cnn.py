@@ -17,7 +17,7 @@ from mnist_jax.models.layers import (
 from mnist_jax.models.registry import register
 from mnist_jax.recipe import Recipe
 
-_ARTICLE = "F: Image classification with a three-convolution network"
+_ARTICLE = "F: amineHY, the CNN with an illustration of image classification"
 
 
 @register(
@@ -29,7 +29,7 @@ _ARTICLE = "F: Image classification with a three-convolution network"
         learning_rate=0.001,
     ),
     article=_ARTICLE,
-    published="90 to 100% on batches",
+    published="90 to 100% on training batches",
     torch_names={
         "layer1.0": "conv1",
         "layer2.0": "conv2",
