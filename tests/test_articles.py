@@ -65,7 +65,7 @@ B dbl_conv_relu_normalized           99.30  10 60  0.03    0.00005
 B dbl_conv_relu_expanded_normalized  99.43  10 60  0.03    0.00005
 B double_fc_dropout_normalized       99.64  10 40  0.005   0
 C cmu_cnn                            98.86 100 10  0.001   0
-C cmu_cnn_text                       98.86 100 10  0.001   0
+C cmu_cnn_text                       nan   100 10  0.001   0
 D lenet                              75.6  256  5  0.9     0
 D lenet_10_epochs                    80.4  256 10  0.9     0
 D lenet_max_pooling                  nan   256  5  0.9     0

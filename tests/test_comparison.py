@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 
 import pytest
+from scipy import stats
 from toy_records import ARTICLE, VARIANT, record, results_of
 
 from experiments import compare
@@ -17,7 +18,8 @@ from experiments.evidence.analysis import Results
         (90.0, 0.005, "inside"),
         (96.0, 0.005, "above"),
         (84.0, 0.005, "below"),
-        (96.0, 3.0, "inside"),
+        (96.0, 3.0, "not testable"),
+        (96.0, 0.9, "above"),
         (None, 0.005, "not a claim"),
     ],
 )
@@ -30,13 +32,66 @@ def test_too_few_runs_get_no_verdict():
     assert analysis.verdict(analysis.percentages([89.0, 90.0]), 90.0, 0.005) == "provisional"
 
 
+def test_a_figure_is_compared_by_the_rows_own_spread_and_by_its_familys(tmp_path):
+    plain = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
+    variant = [record(seed, wrong, "variant", VARIANT) for seed, wrong in ((0, 9), (1, 15))]
+    results = results_of(tmp_path, *plain, *variant)
+    family = analysis.family(results, ARTICLE, ARTICLE.rows[0])
+    assert family is not None
+    assert (list(family.rows), family.runs, family.spread.df) == (["plain", "variant"], 5, 3)
+    # Variances 1 and 18, with 2 and 1 degrees of freedom.
+    assert family.spread.sd == pytest.approx((20 / 3) ** 0.5)
+    other = analysis.outcome(results, ARTICLE, ARTICLE.rows[0]).comparisons[1]
+    assert other.own is not None
+    assert other.pooled is not None
+    assert (other.verdict, other.own.verdict, other.pooled.verdict) == ("above", "above", "inside")
+    # t of 2 degrees of freedom is 4.302653, of 3 it is 3.182446; 99.5 ± 0.05 beside 91.
+    reach = 4.302653 * (4 / 3) ** 0.5
+    assert other.own.interval == pytest.approx((91 - reach, 91 + reach))
+    assert other.own.beyond == pytest.approx((reach + 0.05, reach + 0.05))
+    assert other.pooled.beyond == pytest.approx([3.182446 * (80 / 9) ** 0.5 + 0.05] * 2)
+    assert other.own.p == pytest.approx(2 * stats.t.sf(8.45 / (4 / 3) ** 0.5, 2))
+    text = rendering.markdown(results)
+    assert "By the spread of the whole family it is otherwise for T `plain` 99.5% inside." in text
+    assert "| T | `plain`, `variant` | 5 | 3 | 2.582 |" in text
+    many = [record(seed, 9) for seed in range(3, 10)]
+    results = results_of(tmp_path, *many)
+    own = analysis.outcome(results, ARTICLE, ARTICLE.rows[0]).comparisons[1]
+    assert (own.own is None, own.pooled) == (False, None)
+
+
+def test_a_mean_of_many_is_compared_with_our_mean(tmp_path):
+    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
+    mean = dataclasses.replace(ARTICLE.rows[0].figures[0], value=94.0, runs=34)
+    row = dataclasses.replace(ARTICLE.rows[0], figures=(mean,))
+    (found,) = analysis.outcome(results, ARTICLE, row).comparisons
+    reach = 4.302653 * (1 / 3 + 1 / 34) ** 0.5
+    assert found.own is not None
+    assert found.own.interval == pytest.approx((91 - reach, 91 + reach))
+    assert found.verdict == "above"
+
+
+def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_path):
+    wrongs = (9, 10, 8, 30)
+    results = results_of(tmp_path, *(record(seed, wrong) for seed, wrong in enumerate(wrongs)))
+    low = dataclasses.replace(ARTICLE.rows[0].figures[0], value=72.0)
+    word = dataclasses.replace(low, value=None, untested="unexplained")
+    row = dataclasses.replace(ARTICLE.rows[0], figures=(low, word), jumps=True)
+    found, unexplained = analysis.outcome(results, ARTICLE, row).comparisons
+    assert found.own is not None
+    # Of 70, 90, 91, 92: 0.075 of the way from the first to the second, and to the last.
+    assert found.own.interval == pytest.approx((71.5, 91.925))
+    assert (found.verdict, found.pooled, unexplained.verdict) == ("inside", None, "unexplained")
+    assert analysis.family(results, ARTICLE, row) is None
+
+
 def test_outcomes(tmp_path):
     found = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     results = results_of(tmp_path, *found)
     outcome = analysis.outcome(results, ARTICLE, ARTICLE.rows[0])
     assert outcome.summary is not None
     assert (outcome.summary.n, outcome.summary.mean) == (3, pytest.approx(91.0))
-    assert outcome.verdicts == ["inside", "above"]
+    assert [one.verdict for one in outcome.comparisons] == ["inside", "above"]
     assert (outcome.seconds, outcome.estimated) == (30.0, False)
     assert (outcome.images_per_second, outcome.device) == (2000.0, "2 CPU cores")
     other = analysis.outcome(results, ARTICLE, ARTICLE.rows[1])
@@ -51,10 +106,12 @@ def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     results = results_of(tmp_path, *(record(seed, wrong) for seed, wrong in enumerate((2, 3, 4))))
     assert analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0], "jax") == [98.0, 97.0, 96.0]
     text = rendering.markdown(results)
+    p = 2 * stats.t.sf(5.995 / (4 / 3) ** 0.5, 2)
+    assert f"as far from our mean as 91.00% is {p:.2g} by the row's own spread.\n" in text
     assert "is 97.00 ± 1.00 over all epochs, 96.00 to 98.00; in 0 of 3 it is as low as 91" in text
     inside = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     text = rendering.markdown(results_of(tmp_path / "other", *inside))
-    assert text.count("second half") == 1
+    assert text.count("in the second half of our runs") == 1
     assert "in 0 of 3 it is as high as 99.5%." in text
 
 
@@ -72,11 +129,11 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
 
 
 def test_points_of_a_curve(tmp_path):
-    results = results_of(tmp_path, *(record(seed, 9) for seed in range(3)))
+    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
     row = ARTICLE.rows[0]
     shown, picture = (analysis.points(results, ARTICLE, row, curve) for curve in row.curves)
     assert [(p.epoch, p.published, p.verdict) for p in shown] == [
-        (1, 0.5, "inside"),
+        (1, 0.5, "not testable"),
         (2, 0.91, "inside"),
     ]
     assert [(p.epoch, p.published) for p in picture] == [(1, None), (2, None)]
@@ -105,8 +162,9 @@ def test_tables_say_what_there_is(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed, dirty=seed > 0) for seed in range(3)))
     text = rendering.markdown(results)
     assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
-    assert "|  | 99.5%, PyTorch; last epoch; elsewhere |  |  |  | above |" in text
-    assert "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional." in text
+    assert "|  | 99.5%, PyTorch; last epoch; elsewhere |  |  | above |" in text
+    counts = "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional."
+    assert f"{counts} Of the 2 that are tested, 0.1 would lie outside by chance alone." in text
     assert "- T, `toy`: `variant`" in text
     assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
     head, line, other, vote = rendering.csv_table(results).splitlines()

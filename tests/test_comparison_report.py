@@ -52,7 +52,10 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Page:
 def test_accuracies_are_placed_by_their_error():
     many = statistics.summarize([98.9, 99.0, 99.1], (0.0, 100.0))
     few = statistics.summarize([97.0], (0.0, 100.0))
-    comparisons = [ForestRow("one", 99.2, 0.005, many), ForestRow("two", 98.0, 0.5, few)]
+    comparisons = [
+        ForestRow("one", 99.2, 0.005, many, many.interval),
+        ForestRow("two", 98.0, 0.5, few, None),
+    ]
     drawn = charts.published_and_ours(comparisons)
     axes: Any = drawn.axes[0]
     interval, mean, single = lines(axes, "test")
@@ -104,7 +107,9 @@ def test_every_row_can_be_read_on_a_phone_and_on_a_screen():
         for end in ("", " (2)")[: len(row.figures)]
     ]
     ours = statistics.summarize([99.1, 99.2, 99.3], (0.0, 100.0))
-    comparisons = [ForestRow(name, 75.6 + i / 2, 0.005, ours) for i, name in enumerate(names)]
+    comparisons = [
+        ForestRow(name, 75.6 + i / 2, 0.005, ours, ours.interval) for i, name in enumerate(names)
+    ]
     # From ten percent to narrow ranges, which need other numbers on their axes.
     ends = {row.id: 99.6 - i / 50 for i, row in enumerate(articles[1].rows)}
     epochs = np.arange(1, 31)

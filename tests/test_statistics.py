@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments.evidence import statistics
 
@@ -23,6 +24,26 @@ def test_the_prediction_interval_holds_19_of_20():
     intervals = [statistics.summarize(d[:5].tolist(), (0, 100)).interval for d in draws]
     hits = [low < d[5] < high for d, (low, high) in zip(draws, intervals, strict=True)]
     assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
+
+
+def test_a_pooled_spread_is_the_one_of_analysis_of_variance():
+    samples = [[1.0, 2.0, 3.0], [10.0, 14.0], [5.0, 5.5, 6.5, 9.0]]
+    spread = statistics.pooled(samples)
+    # F is the mean square between groups over that within them.
+    n, means = [len(s) for s in samples], [np.mean(s) for s in samples]
+    between = np.dot(n, (np.asarray(means) - np.average(means, weights=n)) ** 2) / 2
+    assert spread.sd**2 == pytest.approx(between / stats.f_oneway(*samples).statistic)
+    assert spread.df == 6
+    assert statistics.equally_spread([[1, 2, 3], [1, 2, 3]]) == pytest.approx(1)
+    assert statistics.equally_spread([[1, 2, 3] * 9, [10, 20, 30] * 9]) < 1e-6
+
+
+def test_how_far_means_lie_from_each_other_is_students():
+    first, second = [1.0, 2.0, 4.0], [5.0, 6.0, 8.0]
+    spread = statistics.pooled([first, second])
+    test = stats.ttest_ind(first, second)
+    assert spread.p(4.0, 3, 3) == pytest.approx(test.pvalue)
+    assert spread.reach(3, 3) == pytest.approx(4 + test.confidence_interval(0.95).high)
 
 
 def test_paired_and_welch():

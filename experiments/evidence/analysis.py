@@ -14,7 +14,7 @@ import numpy as np
 from experiments.evidence import records, statistics
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Figure, Row
-from experiments.evidence.statistics import Difference, Summary
+from experiments.evidence.statistics import Difference, Spread, Summary
 from mnist_jax.errors import Failure
 from mnist_jax.models import abstract_model
 from mnist_jax.models.summary import summarize
@@ -25,6 +25,8 @@ _TRAINING_IMAGES = 60_000
 _PERCENT = (0.0, 100.0)
 # Fewer runs than this say too little about a spread.
 ENOUGH_SEEDS = 3
+# Fewer runs than this are put beside the spread of their family, too.
+MANY_SEEDS = 10
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,67 @@ class Results:
 
 
 @dataclass(frozen=True)
+class Family:
+    """An article's rows on one dataset, but for those that jump: what they say of their spread.
+
+    Attributes:
+      rows: those with at least two runs; two or more of them.
+      runs: of all.
+      spread: pooled.
+      p: Levene's, of their having one spread.
+    """
+
+    rows: Sequence[str]
+    runs: int
+    spread: Spread
+    p: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a figure would be inside, by one estimate of the spread.
+
+    Attributes:
+      interval: where a run (for a figure that is a mean, the mean of as many) falls with 95%
+        probability.
+      beyond: how many points from our mean a figure has to be to lie outside below, and above: to
+        the end of the interval, and its rounding besides.
+      verdict: as of `Comparison`.
+      p: of a figure so far or farther from our mean; NaN where the interval is one of quantiles.
+    """
+
+    interval: tuple[float, float]
+    beyond: tuple[float, float]
+    verdict: str
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published figure beside ours.
+
+    Attributes:
+      figure: what was published.
+      verdict: `inside`, `above` or `below` our interval is where it lies; `not testable` if it is
+        inside, but rounded more coarsely than our runs are spread; `provisional` with too few runs
+        to say; what the figure says itself where it has no value; empty without runs.
+      own: by the row's own runs; None where nothing is tested.
+      pooled: by the spread of its family, for a row of few runs; None besides.
+    """
+
+    figure: Figure
+    verdict: str
+    own: Limits | None = None
+    pooled: Limits | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a recipe's runs, or a vote, reached.
 
     Attributes:
       summary: of the test accuracies in percent; None without runs. A vote counts as one run.
-      verdicts: of each of the row's figures: `inside`, `above` or `below` our prediction interval
-        is where it lies; `not a claim` where it is no test accuracy; `provisional` with too few
-        runs to say; empty without runs.
+      comparisons: with each of the row's figures.
       images_per_second: training images of all seeds that ran together, median; None without runs
         and for a vote.
       seconds: one seed's share of a run's time, median; estimated where there are no runs but
@@ -79,7 +134,7 @@ class Outcome:
     """
 
     summary: Summary | None
-    verdicts: Sequence[str]
+    comparisons: Sequence[Comparison]
     images_per_second: float | None
     seconds: float | None
     estimated: bool
@@ -94,7 +149,7 @@ class Point:
       epoch: after which.
       published: in the article's unit; None where it has only a picture.
       ours: in the same unit.
-      verdict: as of `Outcome`.
+      verdict: as of `Comparison`.
     """
 
     epoch: int
@@ -127,21 +182,23 @@ def outcome(
     results: Results, article: Article, row: Row | Ensemble, framework: str = "jax"
 ) -> Outcome:
     """Compares a row's runs, or an ensemble's vote, with its published figures."""
-    nothing = [""] * len(row.figures)
+    nothing = [Comparison(figure, "") for figure in row.figures]
     if isinstance(row, Ensemble):
         reached = ensemble(results, article, row) if framework == "jax" else None
         if reached is None:
             return Outcome(None, nothing, None, None, False, "")
         vote = percentages([reached])
-        return Outcome(vote, _verdicts(vote, row.figures), None, None, False, "")
+        compared = [Comparison(f, verdict(vote, f.value, f.rounding)) for f in row.figures]
+        return Outcome(vote, compared, None, None, False, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
         estimate = _estimate(results, row) if framework == "jax" else None
         return Outcome(None, nothing, None, estimate, estimate is not None, "")
     summary = percentages([_accuracy(run, row) for run in runs])
+    compared = [_compare(results, article, row, framework, summary, f) for f in row.figures]
     return Outcome(
         summary=summary,
-        verdicts=_verdicts(summary, row.figures),
+        comparisons=compared,
         images_per_second=float(np.median([r.images_per_second * r.seeds_together for r in runs])),
         seconds=float(np.median([r.seconds / r.seeds_together for r in runs])),
         estimated=False,
@@ -154,16 +211,39 @@ def percentages(accuracies: Sequence[float]) -> Summary:
     return statistics.summarize(accuracies, _PERCENT)
 
 
-def verdict(summary: Summary, figure: float | None, rounding: float) -> str:
-    """Where a published figure lies, as `Outcome.verdicts` says."""
-    if figure is None:
+def verdict(
+    summary: Summary,
+    value: float | None,
+    rounding: float,
+    interval: tuple[float, float] | None = None,
+) -> str:
+    """Where a published value lies, as `Comparison.verdict` says; the interval is for one run."""
+    if value is None:
         return "not a claim"
     if summary.n < ENOUGH_SEEDS:
         return "provisional"
-    low, high = summary.interval
-    if figure + rounding < low:
+    low, high = summary.interval if interval is None else interval
+    if value + rounding < low:
         return "below"
-    return "above" if figure - rounding > high else "inside"
+    if value - rounding > high:
+        return "above"
+    return "not testable" if rounding > summary.sd else "inside"
+
+
+def family(results: Results, article: Article, row: Row, framework: str = "jax") -> Family | None:
+    """The family of a row; None where it has none."""
+    if row.jumps:
+        return None
+    samples = {}
+    for other in article.rows:
+        runs = results.runs[article.name, other.id, framework]
+        if len(runs) > 1 and not other.jumps and other.recipe.dataset == row.recipe.dataset:
+            samples[other.id] = [_accuracy(run, other) for run in runs]
+    if len(samples) < 2:
+        return None
+    values = list(samples.values())
+    spread, p = statistics.pooled(values), statistics.equally_spread(values)
+    return Family(list(samples), sum(map(len, values)), spread, p)
 
 
 def later_epochs(results: Results, article: Article, row: Row, framework: str) -> list[float]:
@@ -235,8 +315,50 @@ def ensemble(results: Results, article: Article, members: Ensemble) -> float | N
     return 100 * float((agreed & correct).any(0).mean())
 
 
-def _verdicts(summary: Summary, figures: Sequence[Figure]) -> list[str]:
-    return [verdict(summary, figure.value, figure.rounding) for figure in figures]
+def _compare(
+    results: Results,
+    article: Article,
+    row: Row,
+    framework: str,
+    summary: Summary,
+    figure: Figure,
+) -> Comparison:
+    if figure.value is None:
+        return Comparison(figure, figure.untested)
+    if summary.n < ENOUGH_SEEDS:
+        return Comparison(figure, "provisional")
+    if row.jumps:
+        quantiles = np.quantile(later_epochs(results, article, row, framework), (0.025, 0.975))
+        interval = (float(quantiles[0]), float(quantiles[1]))
+        own = _limits(summary, figure, interval, interval, math.nan)
+        return Comparison(figure, own.verdict, own)
+    own = _by_spread(summary, figure, summary.spread)
+    relatives = family(results, article, row, framework) if summary.n < MANY_SEEDS else None
+    pooled = _by_spread(summary, figure, relatives.spread) if relatives else None
+    return Comparison(figure, own.verdict, own, pooled)
+
+
+def _by_spread(summary: Summary, figure: Figure, spread: Spread) -> Limits:
+    assert figure.value is not None
+    reach = spread.reach(summary.n, figure.runs)
+    distance = max(0.0, abs(figure.value - summary.mean) - figure.rounding)
+    p = spread.p(distance, summary.n, figure.runs)
+    ends = (summary.mean - reach, summary.mean + reach)
+    return _limits(summary, figure, summary.within(reach), ends, p)
+
+
+def _limits(
+    summary: Summary,
+    figure: Figure,
+    interval: tuple[float, float],
+    ends: tuple[float, float],
+    p: float,
+) -> Limits:
+    beyond = (
+        summary.mean - ends[0] + figure.rounding,
+        ends[1] - summary.mean + figure.rounding,
+    )
+    return Limits(interval, beyond, verdict(summary, figure.value, figure.rounding, interval), p)
 
 
 def _accuracy(run: Record, row: Row) -> float:

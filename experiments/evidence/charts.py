@@ -35,12 +35,14 @@ class ForestRow:
       published: test accuracy in percent.
       rounding: half a unit of its last digit.
       ours: in percent too.
+      interval: where one more run of ours falls; None with too few to say.
     """
 
     label: str
     published: float
     rounding: float
     ours: Summary
+    interval: tuple[float, float] | None
 
 
 def published_and_ours(comparisons: Sequence[ForestRow], *, wide: bool = False) -> Figure:
@@ -114,10 +116,10 @@ def accuracy_by_epoch(
 
 def _draw(axes: Any, row: int, comparison: ForestRow) -> None:
     ours = comparison.ours
-    enough = ours.n >= ENOUGH_SEEDS
+    enough = comparison.interval is not None
     color = COLORS["test"]
-    if enough:
-        low, high = ours.interval
+    if comparison.interval is not None:
+        low, high = comparison.interval
         axes.plot([100 - low, 100 - high], [row, row], color=color, linewidth=2.5, alpha=0.6)
     axes.plot(
         100 - ours.mean, row, "o", color=color, markersize=7.5, mfc=color if enough else "white"
@@ -162,7 +164,7 @@ def _limits(comparisons: Sequence[ForestRow]) -> tuple[float, float]:
     """The largest and the smallest error to show; an interval may reach below the latter."""
     errors = [100 - comparison.ours.mean for comparison in comparisons]
     errors += [100 - comparison.published for comparison in comparisons]
-    ends = [100 - c.ours.interval[0] for c in comparisons if c.ours.n >= ENOUGH_SEEDS]
+    ends = [100 - c.interval[0] for c in comparisons if c.interval is not None]
     return 1.2 * max(errors + ends), min(errors) / 1.5
 
 

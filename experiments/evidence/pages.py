@@ -15,7 +15,7 @@ from mnist_jax.reporting import curves, network_contents
 from mnist_jax.reporting.curves import Panel
 from mnist_jax.reporting.page import Code, Page, Picture, Section, Table, Text
 
-# Columns of an article's table; the others are of speed.
+# Columns of an article's table; the others are of other spreads, and of cost.
 _SHOWN = 6
 _NAMES = {"train": "training", "test": "test"}
 
@@ -47,18 +47,22 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
     yield Text(rendering.headline(results))
     yield Text(
         "Inside, above or below is where a published figure lies beside the interval in which 95%"
-        f" of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not a claim: the"
-        " article gives no test accuracy."
+        f" of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not testable:"
+        " inside, but rounded more coarsely than our runs are spread. Not a claim: no test accuracy"
+        " is published. Unexplained: the row's note says what was tried."
     )
     comparisons = []
     for article in results.articles:
         for row in article.entries:
-            if (summary := analysis.outcome(results, article, row).summary) is None:
+            outcome = analysis.outcome(results, article, row)
+            if (summary := outcome.summary) is None:
                 continue
-            for number, figure in enumerate(row.figures, start=1):
+            for number, one in enumerate(outcome.comparisons, start=1):
+                figure, interval = one.figure, one.own.interval if one.own else None
                 if figure.value is not None:
                     label = f"{article.letter} {row.id}" + (f" ({number})" if number > 1 else "")
-                    comparisons.append(ForestRow(label, figure.value, figure.rounding, summary))
+                    value, rounding = figure.value, figure.rounding
+                    comparisons.append(ForestRow(label, value, rounding, summary, interval))
     if comparisons:
         yield Picture(
             "published-and-ours",
@@ -74,7 +78,7 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
 def _article(results: Results, article: Article) -> Iterator[Text | Table | Picture]:
     table = rendering.article_table(results, article)
     head, *rows = [[cell.replace("`", "") for cell in row[:_SHOWN]] for row in table]
-    yield Table([*head[:-1], "figure is"], rows, numbers=(2, 3, 4))
+    yield Table(head, rows, numbers=(2, 3, 5))
     runs = {row.id: results.runs[article.name, row.id, "jax"] for row in article.rows}
     shown = {name: [_course(run) for run in found] for name, found in runs.items() if found}
     if shown:

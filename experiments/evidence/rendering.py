@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from experiments.evidence import analysis
-from experiments.evidence.analysis import Outcome, Point, Results
+from experiments.evidence.analysis import Comparison, Limits, Outcome, Point, Results
 from experiments.evidence.rows import Article, Curve, Ensemble, Figure, Row
 from experiments.evidence.statistics import Difference, Summary
 
@@ -29,6 +29,7 @@ def markdown(results: Results) -> str:
         _INTRODUCTION,
         f"## Results\n\n{headline(results)}\n",
         *(_article(results, article) for article in results.articles),
+        _section("## How far runs are spread", _FAMILIES_TEXT, _families(results)),
         _section("## PyTorch, measured here", _CROSS_TEXT, _cross_framework(results)),
         _variants(results),
         _curves(results),
@@ -52,8 +53,10 @@ def csv_table(results: Results) -> str:
                 "selection",
                 "source",
             ),
-            *("framework", "n", "mean", "sd", "min", "max", "interval_low", "interval_high"),
-            *("verdict", "images_per_second", "seconds_per_seed", "device"),
+            *("framework", "n", "mean", "sd", "min", "max", "verdict"),
+            *("interval_low", "interval_high", "outside_below", "outside_above", "p"),
+            *(f"pooled_{name}" for name in ("verdict", "low", "high", "below", "above", "p")),
+            *("images_per_second", "seconds_per_seed", "device"),
         ]
     )
     for article, row in _entries(results):
@@ -61,21 +64,32 @@ def csv_table(results: Results) -> str:
             outcome = analysis.outcome(results, article, row, framework)
             if (summary := outcome.summary) is None:
                 continue
-            numbers = (summary.mean, summary.sd, summary.low, summary.high, *summary.interval)
+            numbers = _numbers(summary.mean, summary.sd, summary.low, summary.high)
             speed, seconds = outcome.images_per_second, outcome.seconds
-            for figure, verdict in zip(row.figures, outcome.verdicts, strict=True):
+            for comparison in outcome.comparisons:
+                figure, pooled = comparison.figure, comparison.pooled
                 writer.writerow(
                     [
                         *(article.name, row.id, figure.printed, figure.value, figure.framework),
                         *(figure.selection, figure.source, framework, summary.n),
-                        *("" if math.isnan(number) else f"{number:.4f}" for number in numbers),
-                        verdict,
+                        *(*numbers, comparison.verdict, *_all_limits(comparison.own)),
+                        *(pooled.verdict if pooled else "", *_all_limits(pooled)),
                         "" if speed is None else f"{speed:.0f}",
                         "" if seconds is None else f"{seconds:.1f}",
                         outcome.device,
                     ]
                 )
     return text.getvalue()
+
+
+def _numbers(*numbers: float) -> list[str]:
+    return ["" if math.isnan(number) else f"{number:.4f}" for number in numbers]
+
+
+def _all_limits(limits: Limits | None) -> list[str]:
+    if limits is None:
+        return [""] * 5
+    return _numbers(*limits.interval, *limits.beyond, limits.p)
 
 
 def latex(results: Results) -> str:
@@ -88,10 +102,10 @@ def latex(results: Results) -> str:
     for article in results.articles:
         outcomes = [(row, analysis.outcome(results, article, row)) for row in article.entries]
         done = [
-            (row, figure, [str(summary.n), _mean(summary), _interval(summary), verdict])
+            (row, one.figure, [str(summary.n), _mean(summary), _limits(one.own), one.verdict])
             for row, outcome in outcomes
             if (summary := outcome.summary)
-            for figure, verdict in zip(row.figures, outcome.verdicts, strict=True)
+            for one in outcome.comparisons
         ]
         if done:
             lines.append(r"\midrule")
@@ -103,10 +117,26 @@ def latex(results: Results) -> str:
 
 def headline(results: Results) -> str:
     """How many rows there are, ensembles with them, and where their figures lie."""
-    outcomes = [analysis.outcome(results, *one) for one in _entries(results)]
-    verdicts = Counter(verdict or "not run" for one in outcomes for verdict in one.verdicts)
+    found = [
+        (f"{article.letter} `{row.id}` {one.figure.printed} {one.pooled.verdict}", one)
+        if one.pooled and one.pooled.verdict != one.verdict
+        else ("", one)
+        for article, row in _entries(results)
+        for one in analysis.outcome(results, article, row).comparisons
+    ]
+    verdicts = Counter(one.verdict or "not run" for _, one in found)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    return f"Of {verdicts.total()} published figures of {len(outcomes)} rows: {counts}."
+    rows = len(list(_entries(results)))
+    text = f"Of {verdicts.total()} published figures of {rows} rows: {counts}."
+    tested = sum(verdicts[verdict] for verdict in ("inside", "above", "below"))
+    if tested:
+        text += (
+            f" Of the {tested} that are tested, {0.05 * tested:.1f} would lie outside by"
+            " chance alone."
+        )
+    if others := [name for name, _ in found if name]:
+        text += f" By the spread of the whole family it is otherwise for {', '.join(others)}."
+    return text
 
 
 def article_table(results: Results, article: Article) -> list[list[str]]:
@@ -116,16 +146,18 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
     """
     table = [
         [
-            *("row", "published", "ours", "min–max", "95% of runs", "the article's figure is"),
-            *("speed, images/s", "a seed takes", "device"),
+            *("row", "published", "ours", "min–max", "the figure is", "95% of runs"),
+            *("pooled", "outside beyond", "speed, images/s", "a seed takes", "device"),
         ]
     ]
     for row in article.entries:
         outcome = analysis.outcome(results, article, row)
-        first, *others = (_published(row, figure) for figure in row.figures)
-        table.append([f"`{row.id}`", first, *_cells(outcome)])
-        for published, verdict in zip(others, outcome.verdicts[1:], strict=True):
-            table.append(["", published, *("", "", ""), verdict, *("", "", "")])
+        first, *others = outcome.comparisons
+        name, published = f"`{row.id}`", _published(row, first.figure)
+        table.append([name, published, *_ours(outcome), *_verdict(first), *_cost(outcome)])
+        for other in others:
+            published = _published(row, other.figure)
+            table.append(["", published, "", "", *_verdict(other), "", "", ""])
     return table
 
 
@@ -144,17 +176,35 @@ def _article(results: Results, article: Article) -> str:
     return "\n".join(lines)
 
 
-def _cells(outcome: Outcome) -> list[str]:
-    time = "" if outcome.seconds is None else _duration(outcome.seconds, outcome.estimated)
+def _ours(outcome: Outcome) -> list[str]:
     if (summary := outcome.summary) is None:
-        return ["not run", "", "", "", "", time, ""]
+        return ["not run", ""]
+    return [f"{_mean(summary)} (n = {summary.n})", f"{summary.low:.2f}–{summary.high:.2f}"]
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    """The verdict, both intervals, and what would have been outside them."""
+    own, pooled = comparison.own, comparison.pooled
+    beyond = _beyond(own) + (f"; pooled {_beyond(pooled)}" if pooled else "")
+    other = f" {pooled.verdict}" if pooled and pooled.verdict != comparison.verdict else ""
+    return [comparison.verdict, _limits(own), _limits(pooled) + other, beyond]
+
+
+def _limits(limits: Limits | None) -> str:
+    return f"{limits.interval[0]:.2f}–{limits.interval[1]:.2f}" if limits else ""
+
+
+def _beyond(limits: Limits | None) -> str:
+    if limits is None:
+        return ""
+    below, above = (f"{points:.2f}" for points in limits.beyond)
+    return f"±{below}" if below == above else f"−{below}, +{above}"
+
+
+def _cost(outcome: Outcome) -> list[str]:
     return [
-        f"{_mean(summary)} (n = {summary.n})",
-        f"{summary.low:.2f}–{summary.high:.2f}",
-        _interval(summary),
-        outcome.verdicts[0],
         "" if outcome.images_per_second is None else f"{outcome.images_per_second:,.0f}",
-        time,
+        "" if outcome.seconds is None else _duration(outcome.seconds, outcome.estimated),
         outcome.device,
     ]
 
@@ -165,7 +215,7 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     runs = results.runs[article.name, row.id, "jax"]
     if unknown := [str(run.seed) for run in runs if not run.committed]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
-    yield from _later_epochs(results, article, row)
+    yield from _outside(results, article, row)
     if row.epoch and runs:
         final = analysis.percentages([run.accuracy for run in runs])
         yield (
@@ -174,12 +224,23 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
         )
 
 
-def _later_epochs(results: Results, article: Article, row: Row) -> Iterator[str]:
-    """How often a figure outside our interval is reached before the last epoch."""
-    verdicts = analysis.outcome(results, article, row).verdicts
-    for figure, side in zip(row.figures, verdicts, strict=True):
-        if figure.value is None or side not in ("above", "below"):
+def _outside(results: Results, article: Article, row: Row) -> Iterator[str]:
+    """How improbable a figure is that is not inside, and how often earlier epochs reach it."""
+    outcome = analysis.outcome(results, article, row)
+    for comparison in outcome.comparisons:
+        figure, own, pooled = comparison.figure, comparison.own, comparison.pooled
+        if figure.value is None or own is None or outcome.summary is None:
             continue
+        verdicts = {own.verdict, pooled.verdict if pooled else ""}
+        if not (row.jumps or verdicts & {"above", "below"}):
+            continue
+        if not row.jumps:
+            yield (
+                f"`{row.id}`: p of a figure as far from our mean as {figure.printed} is"
+                f" {_p(own.p)} by the row's own spread"
+                + (f", {_p(pooled.p)} by that of its family." if pooled else ".")
+            )
+        side = "above" if figure.value > outcome.summary.mean else "below"
         for framework, whose in (("jax", "our"), ("torch", "PyTorch's")):
             if later := analysis.later_epochs(results, article, row, framework):
                 spread = analysis.percentages(later)
@@ -191,6 +252,27 @@ def _later_epochs(results: Results, article: Article, row: Row) -> Iterator[str]
                     f" {reached} of {len(later)} it is as {'high' if high else 'low'} as"
                     f" {figure.printed}."
                 )
+
+
+_FAMILIES_TEXT = """\
+The rows of an article on one dataset are a family, but for those whose accuracy jumps from epoch to
+epoch. Where a row has fewer than 10 runs, the spread of its family is put beside its own: the
+square root of the mean variance, weighted by degrees of freedom. That the rows have one spread is
+an assumption, which Levene's test (about the medians) contradicts where its p is small.
+"""
+
+
+def _families(results: Results) -> list[list[str]]:
+    table = [["article", "rows", "runs", "degrees of freedom", "pooled SD, points", "Levene p"]]
+    for article in results.articles:
+        families = [analysis.family(results, article, row) for row in article.rows]
+        distinct = {tuple(one.rows): one for one in families if one}
+        for rows, one in distinct.items():
+            names = ", ".join(f"`{name}`" for name in rows)
+            spread = one.spread
+            numbers = (str(one.runs), str(spread.df), f"{spread.sd:.3f}", _p(one.p))
+            table.append([article.letter, names, *numbers])
+    return table
 
 
 _CROSS_TEXT = """\

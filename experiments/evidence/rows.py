@@ -40,16 +40,20 @@ class Figure:
       value: the same as a test accuracy in percent; None where it is something else.
       rounding: half a unit of the value's last digit, in percentage points.
       framework: what it was measured with.
+      runs: how many it is the mean of.
       selection: how its author chose the epoch and run that it reports.
       source: where it stands.
+      untested: what is said of it instead of a verdict where it has no value.
     """
 
     printed: str
     value: float | None
     rounding: float = 0.005
     framework: str = "PyTorch"
+    runs: int = 1
     selection: str = "last epoch"
     source: str
+    untested: str = "not a claim"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,8 @@ class Row:
       recipe: the protocol, with the seed at 0.
       figures: at least one, the article's own first.
       epoch: the epoch the figures were printed after; None for the one the recipe selects.
+      jumps: whether accuracies jump from epoch to epoch, so that they are not normal and those of
+        the second half of all runs say where one more ends.
       curves: what is shown of the run's course.
       note: what a reader of the comparison must know besides.
     """
@@ -69,6 +75,7 @@ class Row:
     recipe: Recipe
     figures: Sequence[Figure]
     epoch: int | None = None
+    jumps: bool = False
     curves: Sequence[Curve] = ()
     note: str = ""
 

@@ -10,6 +10,32 @@ from scipy import stats
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How far normal runs of one recipe lie from each other.
+
+    Attributes:
+      sd: standard deviation; NaN if nothing is known of it.
+      df: degrees of freedom that it was estimated with.
+    """
+
+    sd: float
+    df: int
+
+    def reach(self, n: int, more: int) -> float:
+        """How far the mean of `more` runs lies from that of `n` at most, with 95% probability."""
+        return float(stats.t.ppf(0.975, self.df)) * self._error(n, more)
+
+    def p(self, distance: float, n: int, more: int) -> float:
+        """How probable means at least `distance` apart are; NaN without any spread."""
+        if not self.sd:
+            return math.nan
+        return 2 * float(stats.t.sf(distance / self._error(n, more), self.df))
+
+    def _error(self, n: int, more: int) -> float:
+        return self.sd * math.sqrt(1 / n + 1 / more)
+
+
+@dataclass(frozen=True)
 class Summary:
     """Runs of one recipe that differ in their seed.
 
@@ -30,11 +56,17 @@ class Summary:
     bounds: tuple[float, float]
 
     @property
+    def spread(self) -> Spread:
+        """What these runs alone say of it."""
+        return Spread(self.sd, self.n - 1)
+
+    @property
     def interval(self) -> tuple[float, float]:
         """Where one more run falls with 95% probability, if runs are normal; NaN for one run."""
-        if self.n < 2:
-            return math.nan, math.nan
-        reach = float(stats.t.ppf(0.975, self.n - 1)) * self.sd * math.sqrt(1 + 1 / self.n)
+        return self.within(self.spread.reach(self.n, 1)) if self.n > 1 else (math.nan, math.nan)
+
+    def within(self, reach: float) -> tuple[float, float]:
+        """What is so far from the mean at most, between the bounds."""
         floor, ceiling = self.bounds
         return max(floor, self.mean - reach), min(ceiling, self.mean + reach)
 
@@ -62,6 +94,18 @@ def summarize(values: Sequence[float], bounds: tuple[float, float]) -> Summary:
     sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
     low, high = float(array.min()), float(array.max())
     return Summary(len(array), float(array.mean()), sd, low, high, bounds)
+
+
+def pooled(samples: Sequence[Sequence[float]]) -> Spread:
+    """The spread that several recipes have in common, each with at least two runs."""
+    df = sum(len(sample) - 1 for sample in samples)
+    squares = sum((len(sample) - 1) * np.var(sample, ddof=1) for sample in samples)
+    return Spread(math.sqrt(squares / df), df)
+
+
+def equally_spread(samples: Sequence[Sequence[float]]) -> float:
+    """Levene's p (about the medians) of several recipes having one spread."""
+    return float(stats.levene(*samples, center="median").pvalue)
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
