@@ -75,7 +75,7 @@ ARTICLE = Article(
     ),
     ablations=(
         Ablation(
-            "Do dropout and the ReLU help, that the notebook leaves out?",
+            "Do dropout and the ReLU help, both of which the notebook leaves out?",
             "dropout_cnn/dropout_cnn",
             "dropout_cnn/dropout_cnn_notebook",
         ),

@@ -136,12 +136,13 @@ ARTICLE = Article(
             "nested_software/dbl_conv",
         ),
         Ablation(
-            "Do one-pixel shifts of the training images help?",
+            "Do one-pixel shifts of the training images help, with five times the steps?",
             "nested_software/dbl_conv_relu_expanded",
             "nested_software/dbl_conv_relu",
         ),
         Ablation(
-            "Do two large dense layers with dropout help?",
+            "Do two large dense layers with dropout help, at another rate, without decay, for fewer"
+            " epochs?",
             "nested_software/double_fc_dropout",
             "nested_software/dbl_conv_relu_expanded",
         ),
@@ -151,7 +152,7 @@ ARTICLE = Article(
             "nested_software/dbl_conv_relu",
         ),
         Ablation(
-            "Is Nielsen's λ = 0.1 a weight decay of 0.1?",
+            "Is Nielsen's λ = 0.1 a weight decay of 0.1? (The protocols differ besides.)",
             "nielsen/dbl_conv_relu",
             "nested_software/dbl_conv_relu_wd_0.1",
             note="Nielsen's cost divides λ by the 5,000 batches of an epoch, so his 0.1 is a weight"

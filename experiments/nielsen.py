@@ -110,12 +110,13 @@ ARTICLE = Article(
             "nielsen/dbl_conv",
         ),
         Ablation(
-            "Do one-pixel shifts of the training images help?",
+            "Do one-pixel shifts of the training images help, with five times the steps and one"
+            " shuffle?",
             "nielsen/expanded_data_n100",
             "nielsen/dbl_conv_relu",
         ),
         Ablation(
-            "Does dropout help, instead of λ = 0.1?",
+            "Does dropout help, instead of λ = 0.1 and for fewer epochs?",
             "nielsen/double_fc_dropout",
             "nielsen/expanded_data_double_fc_n1000",
         ),

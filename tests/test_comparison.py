@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from scipy import stats
-from toy_records import ARTICLE, VARIANT, record, results_of
+from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
 
 from experiments import compare
 from experiments.evidence import analysis, records, rendering
@@ -124,8 +124,45 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
     assert (found.first, found.second) == ([94.0, 93.0, 93.0], [90.0, 88.0, 91.0])
     assert found.difference is not None
     assert found.difference.mean == pytest.approx(11 / 3)
-    assert found.only_right == (4, 0)
-    assert found.p == pytest.approx(2 * 0.5**4)
+    assert found.mcnemar == pytest.approx([2 * 0.5**4, 2 * 0.5**5, 2 * 0.5**2])
+    assert found.changed == ["pooling max / default"]
+    (line,) = (
+        line
+        for line in rendering.markdown(results_of(tmp_path)).splitlines()
+        if line.startswith("| Better? |")
+    )
+    assert "| pooling max / default | 3 |" in line
+    # One question is its own family.
+    p = f"{stats.ttest_rel(found.first, found.second).pvalue:.2g}"
+    assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.062 to 0.5 |")
+
+
+def test_what_choosing_by_the_test_set_buys(tmp_path):
+    # After the first epoch 50%, after the last 90 and 20: the best test epoch of the second run is
+    # the first.
+    results = results_of(tmp_path, record(0, 10), record(1, 80))
+    found = analysis.selection(results, ARTICLE, ARTICLE.rows[0])
+    assert found is not None
+    assert (found.n, found.last, found.validation, found.test) == (2, 55.0, None, 70.0)
+    assert (found.bought.mean, found.bought.low, found.bought.high) == (15.0, 0.0, 30.0)
+    assert analysis.selection(results, ARTICLE, ARTICLE.rows[1]) is None
+    text = rendering.markdown(results)
+    assert "| `toy/plain` | 2 | 2 | 55.00 |  | 70.00 | 15.00 ± 21.21 |" in text
+    assert "Over 1 rows the median is 15.00 points" in text
+
+
+def test_a_validated_choice_is_what_the_test_set_is_compared_with():
+    chosen = dataclasses.replace(RECIPE, validation=10, selection="best_validation")
+    row = dataclasses.replace(ARTICLE.rows[0], recipe=chosen)
+    # 90% at the first epoch, which was selected, and 95% at the last.
+    run = record(0, 10)
+    curve = {**run.curve, "test_accuracy": [0.1, 0.9, 0.7, 0.95]}
+    run = dataclasses.replace(run, curve=curve, selected_step=18)
+    results = Results([ARTICLE], {("toy", "plain", "jax"): [run]})
+    found = analysis.selection(results, ARTICLE, row)
+    assert found is not None
+    assert (found.last, found.validation, found.test) == (95.0, 90.0, 95.0)
+    assert found.bought.mean == pytest.approx(5.0)
 
 
 def test_points_of_a_curve(tmp_path):
@@ -151,9 +188,12 @@ def test_frameworks_are_compared(tmp_path):
     ours = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     theirs = [record(seed, wrong, framework="torch") for seed, wrong in ((0, 12), (1, 13), (2, 11))]
     results = results_of(tmp_path, *ours, *theirs)
-    difference = analysis.cross_framework(results, ARTICLE, ARTICLE.rows[0])
-    assert difference is not None
-    assert difference.mean == pytest.approx(3.0)
+    compared = analysis.cross_framework(results, ARTICLE, ARTICLE.rows[0])
+    assert compared is not None
+    assert compared.difference.mean == pytest.approx(3.0)
+    # t of 4 degrees of freedom: (3 - 0.1) / sqrt(2/3).
+    assert compared.equivalence == pytest.approx(stats.t.cdf(2.9 / (2 / 3) ** 0.5, 4))
+    assert "| not shown |" in rendering.markdown(results)
     assert analysis.cross_framework(results, ARTICLE, ARTICLE.rows[1]) is None
     assert "+3.00 [" in rendering.markdown(results)
 

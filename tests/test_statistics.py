@@ -62,11 +62,31 @@ def test_paired_and_welch():
         assert math.isnan(certain.p)
 
 
+def test_equivalence_is_shown_where_the_90_percent_interval_is_within_the_margin():
+    first, second = [99.10, 99.14, 99.12, 99.11], [99.13, 99.16, 99.10]
+    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.90)
+    edge = max(-interval.low, interval.high)
+    assert statistics.equivalence(first, second, edge) == pytest.approx(0.05)
+    assert statistics.equivalence(first, second, edge * 1.1) < 0.05
+    assert statistics.equivalence(first, second, edge * 0.9) > 0.05
+    assert statistics.equivalence([99.0, 99.1], [98.0, 98.1], 0.1) > 0.9
+    assert math.isnan(statistics.equivalence([1.0, 1.0], [1.0, 1.0], 0.1))
+
+
+def test_holm_adjusts_step_by_step():
+    # 4 · 0.005, 3 · 0.01, 2 · 0.03, and the last not below the one before it.
+    assert statistics.holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    with_none = statistics.holm([math.nan, 0.7, 0.6])
+    assert math.isnan(with_none[0])
+    assert with_none[1:] == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
 def test_mcnemar_counts_only_what_differs():
     first, second = np.ones(100, bool), np.ones(100, bool)
     second[:6] = False
-    assert statistics.mcnemar(first, second) == (6, 0, pytest.approx(2 * 0.5**6))
-    assert statistics.mcnemar(first, first) == (0, 0, 1.0)
+    assert statistics.mcnemar(first, second) == pytest.approx(2 * 0.5**6)
+    assert statistics.mcnemar(first, first) == 1.0
 
 
 def test_a_vote_takes_the_majority_and_of_equals_the_lowest():

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -27,6 +27,8 @@ _PERCENT = (0.0, 100.0)
 ENOUGH_SEEDS = 3
 # Fewer runs than this are put beside the spread of their family, too.
 MANY_SEEDS = 10
+# Frameworks whose means are less than so many points apart are as good as equal.
+MARGIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -166,16 +168,47 @@ class Variants:
       first: the first row's test accuracies in percent, by shared seed.
       second: the second one's.
       difference: with the paired test; None under two shared seeds.
-      only_right: test images that only the first, and only the second has right, at the first
-        shared seed; None without one, or on different test images.
-      p: McNemar's, of those.
+      changed: the fields of the recipes that differ, with the first's and the second's value.
+      mcnemar: McNemar's p of the two runs of every shared seed; none on different test images.
     """
 
     first: Sequence[float]
     second: Sequence[float]
     difference: Difference | None
-    only_right: tuple[int, int] | None
-    p: float
+    changed: Sequence[str]
+    mcnemar: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Frameworks:
+    """Ours beside PyTorch, measured here.
+
+    Attributes:
+      difference: ours minus PyTorch's, with Welch's test.
+      equivalence: p of the means lying `MARGIN` or farther apart, by two one-sided Welch tests.
+    """
+
+    difference: Difference
+    equivalence: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What choosing the epoch by the test set would have bought.
+
+    Attributes:
+      n: runs.
+      last: mean test accuracy in percent after the last epoch.
+      validation: at the epoch of the best validation accuracy; None where there is no validation.
+      test: after the epoch of the best test accuracy.
+      bought: `test` of each run, above `validation` or else `last`, in points.
+    """
+
+    n: int
+    last: float
+    validation: float | None
+    test: float
+    bought: Summary
 
 
 def outcome(
@@ -279,19 +312,36 @@ def variants(results: Results, ablation: Ablation) -> Variants:
     shared = sorted(first.keys() & second.keys())
     ours, others = [first[s].accuracy for s in shared], [second[s].accuracy for s in shared]
     difference = statistics.paired(ours, others) if len(shared) > 1 else None
-    if not shared or first[shared[0]].recipe.dataset != second[shared[0]].recipe.dataset:
-        return Variants(ours, others, difference, None, math.nan)
-    *only_right, p = statistics.mcnemar(first[shared[0]].correct, second[shared[0]].correct)
-    return Variants(ours, others, difference, (only_right[0], only_right[1]), p)
+    recipes = [_find(results, name).recipe for name in (ablation.first, ablation.second)]
+    same = recipes[0].dataset == recipes[1].dataset
+    ps = [statistics.mcnemar(first[s].correct, second[s].correct) for s in shared if same]
+    return Variants(ours, others, difference, list(_changed(*recipes)), ps)
 
 
-def cross_framework(results: Results, article: Article, row: Row) -> Difference | None:
-    """Ours minus PyTorch's, measured here; None if either has fewer than two runs."""
+def selection(results: Results, article: Article, row: Row) -> Selection | None:
+    """What choosing by the test set would have bought; None without runs."""
+    if not (runs := results.runs[article.name, row.id, "jax"]):
+        return None
+    courses = [100 * np.asarray(run.by_epoch("test_accuracy")) for run in runs]
+    last, best = ([float(f(one)) for one in courses] for f in (lambda one: one[-1], np.max))
+    chosen = [run.accuracy for run in runs] if row.recipe.selection != "last" else None
+    bought = statistics.summarize(np.subtract(best, chosen or last).tolist(), (-100.0, 100.0))
+    means = [float(np.mean(values)) if values else None for values in (last, chosen, best)]
+    assert means[0] is not None
+    assert means[2] is not None
+    return Selection(len(runs), means[0], means[1], means[2], bought)
+
+
+def cross_framework(results: Results, article: Article, row: Row) -> Frameworks | None:
+    """Ours beside PyTorch's, measured here; None if either has fewer than two runs."""
     ours, theirs = (
         [_accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
         for framework in ("jax", "torch")
     )
-    return statistics.welch(ours, theirs) if min(len(ours), len(theirs)) > 1 else None
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    equivalence = statistics.equivalence(ours, theirs, MARGIN)
+    return Frameworks(statistics.welch(ours, theirs), equivalence)
 
 
 def ensemble_voters(
@@ -363,6 +413,19 @@ def _limits(
 
 def _accuracy(run: Record, row: Row) -> float:
     return run.accuracy if row.epoch is None else run.accuracy_at(row.epoch)
+
+
+def _find(results: Results, name: str) -> Row:
+    article, row = name.split("/")
+    return next(one for one in results.articles if one.name == article).row(row)
+
+
+def _changed(first: Recipe, second: Recipe) -> Iterator[str]:
+    one, other = ({**vars(recipe), **recipe.model_args} for recipe in (first, second))
+    for name in dict.fromkeys([*one, *other]):
+        values = [recipe.get(name, "default") for recipe in (one, other)]
+        if name != "model_args" and values[0] != values[1]:
+            yield f"{name} {values[0]} / {values[1]}"
 
 
 def _runs_by_seed(results: Results, name: str) -> dict[int, Record]:

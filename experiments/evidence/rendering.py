@@ -4,9 +4,11 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import TypeVar
 
-from experiments.evidence import analysis
+from experiments.evidence import analysis, statistics
 from experiments.evidence.analysis import Comparison, Limits, Outcome, Point, Results
 from experiments.evidence.rows import Article, Curve, Ensemble, Figure, Row
 from experiments.evidence.statistics import Difference, Summary
@@ -20,6 +22,7 @@ table is there as `table.csv` and `table.tex`. [README.md](README.md) says how t
 and how to run a row.
 """
 
+_Key = TypeVar("_Key")
 _LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"})
 
 
@@ -32,6 +35,7 @@ def markdown(results: Results) -> str:
         _section("## How far runs are spread", _FAMILIES_TEXT, _families(results)),
         _section("## PyTorch, measured here", _CROSS_TEXT, _cross_framework(results)),
         _variants(results),
+        _selection(results),
         _curves(results),
         _not_run(results),
     ]
@@ -277,17 +281,31 @@ def _families(results: Results) -> list[list[str]]:
 
 _CROSS_TEXT = """\
 The same recipes through the PyTorch references of `references/`, the authors' own networks, on this
-machine; the difference of the means is tested with Welch's t-test.
+machine. The difference of the means is tested with Welch's t-test, whose p is also adjusted by
+Holm's method for all rows of the table. A large p is no evidence of equality: that the means are
+less than 0.1 points apart is shown where two one-sided Welch tests (TOST) against that margin have
+p < 0.05; elsewhere the runs are too few, or too far spread, to say.
 """
 
 
 def _cross_framework(results: Results) -> list[list[str]]:
-    table = [["row", "JAX", "PyTorch", "difference, points [95%]", "p"]]
+    table = [
+        [
+            *("row", "JAX", "PyTorch", "difference, points [95%]", "p", "Holm p"),
+            *("TOST p", f"within {analysis.MARGIN} points"),
+        ]
+    ]
+    compared = {
+        (article.name, row.id): analysis.cross_framework(results, article, row)
+        for article, row in _rows(results)
+    }
+    adjusted = _adjusted({key: one.difference if one else None for key, one in compared.items()})
     for article, row in _rows(results):
         ours, theirs = (analysis.outcome(results, article, row, f) for f in ("jax", "torch"))
         if theirs.summary is None:
             continue
-        difference = analysis.cross_framework(results, article, row)
+        found = compared[article.name, row.id]
+        shown = "" if found is None else "yes" if found.equivalence < 0.05 else "not shown"
         table.append(
             [
                 f"`{article.name}/{row.id}`",
@@ -295,7 +313,9 @@ def _cross_framework(results: Results) -> list[list[str]]:
                     f"{_mean(o.summary)} (n = {o.summary.n})" if o.summary else "not run"
                     for o in (ours, theirs)
                 ),
-                *_difference(difference),
+                *_difference(found.difference if found else None),
+                _p(adjusted[article.name, row.id]),
+                *(_p(found.equivalence) if found else "", shown),
             ]
         )
     return table
@@ -303,37 +323,91 @@ def _cross_framework(results: Results) -> list[list[str]]:
 
 _VARIANTS_TEXT = """\
 Both rows on the seeds they share: the difference of the means, first minus second, with the paired
-t-test; and, for the first of those seeds alone, McNemar's exact test on the test images that only
-one of the two has right.
+t-test, whose p is also adjusted by Holm's method for all questions. Where more than one field of
+the recipe differs, a difference can't be put down to one of them. McNemar's exact test, on the test
+images that only one of two runs has right, is made for every shared seed: it compares two networks,
+not two recipes, and may differ from seed to seed.
 """
 
 
 def _variants(results: Results) -> str:
     table = [
         [
-            *("question", "first", "second", "seeds"),
-            *("difference, points [95%]", "p", "only first / second right", "McNemar p"),
+            *("question", "first", "second", "differ in (first / second)", "seeds"),
+            *("difference, points [95%]", "p", "Holm p", "McNemar p"),
         ]
     ]
     ablations = [a for article in results.articles for a in article.ablations]
+    compared = {ablation.question: analysis.variants(results, ablation) for ablation in ablations}
+    adjusted = _adjusted({question: one.difference for question, one in compared.items()})
     for ablation in ablations:
-        found = analysis.variants(results, ablation)
+        found = compared[ablation.question]
         count = len(found.first)
         means = [f" {sum(v) / count:.2f}" if count else "" for v in (found.first, found.second)]
         mark = " *provisional*" if count < analysis.ENOUGH_SEEDS else ""
-        right = "{} / {}".format(*found.only_right) if found.only_right else ""
         table.append(
             [
                 ablation.question,
                 f"`{ablation.first}`{means[0]}",
                 f"`{ablation.second}`{means[1]}",
+                ", ".join(found.changed),
                 f"{count}{mark}" if count else "not run",
                 *_difference(found.difference),
-                *(right, _p(found.p)),
+                *(_p(adjusted[ablation.question]), _mcnemar(found.mcnemar)),
             ]
         )
     notes = [f"- {a.question} {a.note}" for a in ablations if a.note]
     return _section("## Our variants compared", _VARIANTS_TEXT, table) + "\n".join(["", *notes, ""])
+
+
+def _mcnemar(ps: Sequence[float]) -> str:
+    if not ps:
+        return ""
+    below = sum(p < 0.05 for p in ps)
+    return f"< 0.05 for {below} of {len(ps)} seeds; {_p(min(ps))} to {_p(max(ps))}"
+
+
+def _adjusted(differences: Mapping[_Key, Difference | None]) -> dict[_Key, float]:
+    """Their p values by Holm's method; NaN where nothing was tested."""
+    ps = [one.p if one else math.nan for one in differences.values()]
+    return dict(zip(differences, statistics.holm(ps), strict=True))
+
+
+_SELECTION_TEXT = """\
+Our runs' test accuracies after the last epoch, at the epoch of the best validation accuracy where
+images are held out, and after the epoch of the best *test* accuracy. To report the last of these is
+a common malpractice; what it would have bought, beside the honest choice, is the last column: the
+mean over seeds ± standard deviation, in points.
+"""
+
+
+def _selection(results: Results) -> str:
+    table = [
+        [
+            *("row", "n", "epochs", "last epoch", "best validation epoch", "best test epoch"),
+            "bought, points",
+        ]
+    ]
+    bought = []
+    for article, row in _rows(results):
+        if (found := analysis.selection(results, article, row)) is None:
+            continue
+        bought.append(found.bought.mean)
+        table.append(
+            [
+                *(f"`{article.name}/{row.id}`", str(found.n), str(row.recipe.epochs)),
+                f"{found.last:.2f}",
+                "" if found.validation is None else f"{found.validation:.2f}",
+                *(f"{found.test:.2f}", _mean(found.bought)),
+            ]
+        )
+    text = _SELECTION_TEXT
+    if bought:
+        text += (
+            f"\nOver {len(bought)} rows the median is {median(bought):.2f} points, the smallest"
+            f" {min(bought):.2f} and the largest {max(bought):.2f}.\n"
+        )
+    return _section("## What choosing by the test set would buy", text, table)
 
 
 _CURVES_TEXT = """\

@@ -122,17 +122,32 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
     return _difference(stats.ttest_rel(first, second), first, second)
 
 
-def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
-    """McNemar's exact test of two runs: whether each is right on the same test images, bool [N].
+def equivalence(first: Sequence[float], second: Sequence[float], margin: float) -> float:
+    """The p of two one-sided Welch tests (TOST), of the means lying `margin` or farther apart."""
+    if np.ptp(first) == np.ptp(second) == 0:
+        return math.nan
+    sides = ((margin, "greater"), (-margin, "less"))
+    return max(
+        float(stats.ttest_ind(np.add(first, by), second, equal_var=False, alternative=side).pvalue)
+        for by, side in sides
+    )
 
-    Returns:
-      Images that only the first, and only the second has right, and the two-sided p.
-    """
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusts the p values of a family of tests by Holm's method; NaN is no test, and stays."""
+    adjusted = np.full(len(ps), np.nan)
+    tests = [i for i in np.argsort(ps) if not math.isnan(ps[i])]
+    steps = [min(1.0, (len(tests) - rank) * ps[i]) for rank, i in enumerate(tests)]
+    adjusted[tests] = np.maximum.accumulate(steps)
+    return adjusted.tolist()
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """The two-sided p of McNemar's exact test: whether two runs are right on an image, bool [N]."""
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if not only_first + only_second:
-        return 0, 0, 1.0
-    p = stats.binomtest(only_first, only_first + only_second).pvalue
-    return only_first, only_second, float(p)
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
 def vote(predictions: np.ndarray) -> np.ndarray:
