@@ -1,13 +1,14 @@
 """From articles and records to the numbers of the comparison."""
 
 import functools
+import inspect
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from experiments.evidence.records import Record
 from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Figure, Row
 from experiments.evidence.statistics import Difference, Spread, Summary
 from mnist_jax.errors import Failure
-from mnist_jax.models import abstract_model
+from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
 
@@ -127,19 +128,14 @@ class Outcome:
     Attributes:
       summary: of the test accuracies in percent; None without runs. A vote counts as one run.
       comparisons: with each of the row's figures.
-      images_per_second: training images of all seeds that ran together, median; None without runs
-        and for a vote.
-      seconds: one seed's share of a run's time, median; estimated where there are no runs but
-        some of the same network; None without those.
-      estimated: whether `seconds` is.
-      device: where most of the runs were.
+      seconds: the shortest of the runs' shares of the time, evaluations included, since the machine
+        did other things too; without runs from the fastest of the same network; None without those.
+      device: where most of the runs were, whose times these are.
     """
 
     summary: Summary | None
     comparisons: Sequence[Comparison]
-    images_per_second: float | None
     seconds: float | None
-    estimated: bool
     device: str
 
 
@@ -219,24 +215,19 @@ def outcome(
     if isinstance(row, Ensemble):
         reached = ensemble(results, article, row) if framework == "jax" else None
         if reached is None:
-            return Outcome(None, nothing, None, None, False, "")
+            return Outcome(None, nothing, None, "")
         vote = percentages([reached])
         compared = [Comparison(f, verdict(vote, f.value, f.rounding)) for f in row.figures]
-        return Outcome(vote, compared, None, None, False, "")
+        return Outcome(vote, compared, None, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
         estimate = _estimate(results, row) if framework == "jax" else None
-        return Outcome(None, nothing, None, estimate, estimate is not None, "")
+        return Outcome(None, nothing, estimate, "")
     summary = percentages([_accuracy(run, row) for run in runs])
     compared = [_compare(results, article, row, framework, summary, f) for f in row.figures]
-    return Outcome(
-        summary=summary,
-        comparisons=compared,
-        images_per_second=float(np.median([r.images_per_second * r.seeds_together for r in runs])),
-        seconds=float(np.median([r.seconds / r.seeds_together for r in runs])),
-        estimated=False,
-        device=Counter(_device(run) for run in runs).most_common(1)[0][0],
-    )
+    device = Counter(_device(run) for run in runs).most_common(1)[0][0]
+    seconds = min(run.seconds / run.seeds_together for run in runs if _device(run) == device)
+    return Outcome(summary, compared, seconds, device)
 
 
 def percentages(accuracies: Sequence[float]) -> Summary:
@@ -421,11 +412,16 @@ def _find(results: Results, name: str) -> Row:
 
 
 def _changed(first: Recipe, second: Recipe) -> Iterator[str]:
-    one, other = ({**vars(recipe), **recipe.model_args} for recipe in (first, second))
-    for name in dict.fromkeys([*one, *other]):
-        values = [recipe.get(name, "default") for recipe in (one, other)]
-        if name != "model_args" and values[0] != values[1]:
-            yield f"{name} {values[0]} / {values[1]}"
+    """Fields that differ; of the networks' arguments those that both have."""
+    one, other = ({**vars(recipe), **_arguments(recipe)} for recipe in (first, second))
+    for name, value in one.items():
+        if name != "model_args" and value != other.get(name, value):
+            yield f"{name} {value} / {other[name]}"
+
+
+def _arguments(recipe: Recipe) -> dict[str, Any]:
+    parameters = inspect.signature(model_entry(recipe.model).network.__init__).parameters
+    return {name: one.default for name, one in parameters.items()} | dict(recipe.model_args)
 
 
 def _runs_by_seed(results: Results, name: str) -> dict[int, Record]:
@@ -458,7 +454,7 @@ def _multiply_adds(model: str, model_args: str) -> int:
 
 
 def _estimate(results: Results, row: Row) -> float | None:
-    """Seconds for a seed's training images, at the speed that its network was measured with."""
+    """Seconds for a seed's training images, at the highest speed that its network had."""
     speeds = [
         run.images_per_second * run.seeds_together
         for (_, _, framework), runs in results.runs.items()
@@ -471,4 +467,4 @@ def _estimate(results: Results, row: Row) -> float | None:
         return None
     views = 5 if row.recipe.one_pixel_shifts else 1
     images = views * (_TRAINING_IMAGES - row.recipe.validation) * row.recipe.epochs
-    return images / float(np.median(speeds))
+    return images / max(speeds)

@@ -60,7 +60,7 @@ def csv_table(results: Results) -> str:
             *("framework", "n", "mean", "sd", "min", "max", "verdict"),
             *("interval_low", "interval_high", "outside_below", "outside_above", "p"),
             *(f"pooled_{name}" for name in ("verdict", "low", "high", "below", "above", "p")),
-            *("images_per_second", "seconds_per_seed", "device"),
+            *("least_seconds_per_seed", "device"),
         ]
     )
     for article, row in _entries(results):
@@ -69,7 +69,6 @@ def csv_table(results: Results) -> str:
             if (summary := outcome.summary) is None:
                 continue
             numbers = _numbers(summary.mean, summary.sd, summary.low, summary.high)
-            speed, seconds = outcome.images_per_second, outcome.seconds
             for comparison in outcome.comparisons:
                 figure, pooled = comparison.figure, comparison.pooled
                 writer.writerow(
@@ -78,8 +77,7 @@ def csv_table(results: Results) -> str:
                         *(figure.selection, figure.source, framework, summary.n),
                         *(*numbers, comparison.verdict, *_all_limits(comparison.own)),
                         *(pooled.verdict if pooled else "", *_all_limits(pooled)),
-                        "" if speed is None else f"{speed:.0f}",
-                        "" if seconds is None else f"{seconds:.1f}",
+                        "" if outcome.seconds is None else f"{outcome.seconds:.1f}",
                         outcome.device,
                     ]
                 )
@@ -151,7 +149,7 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
     table = [
         [
             *("row", "published", "ours", "min–max", "the figure is", "95% of runs"),
-            *("pooled", "outside beyond", "speed, images/s", "a seed takes", "device"),
+            *("pooled", "outside beyond", "a seed takes", "device"),
         ]
     ]
     for row in article.entries:
@@ -161,7 +159,7 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
         table.append([name, published, *_ours(outcome), *_verdict(first), *_cost(outcome)])
         for other in others:
             published = _published(row, other.figure)
-            table.append(["", published, "", "", *_verdict(other), "", "", ""])
+            table.append(["", published, "", "", *_verdict(other), "", ""])
     return table
 
 
@@ -206,11 +204,7 @@ def _beyond(limits: Limits | None) -> str:
 
 
 def _cost(outcome: Outcome) -> list[str]:
-    return [
-        "" if outcome.images_per_second is None else f"{outcome.images_per_second:,.0f}",
-        "" if outcome.seconds is None else _duration(outcome.seconds, outcome.estimated),
-        outcome.device,
-    ]
+    return ["" if outcome.seconds is None else _duration(outcome.seconds), outcome.device]
 
 
 def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
@@ -503,7 +497,6 @@ def _p(p: float) -> str:
     return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
 
 
-def _duration(seconds: float, estimated: bool) -> str:
+def _duration(seconds: float) -> str:
     minutes = seconds / 60
-    text = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.1f} min"
-    return f"≈ {text}" if estimated else text
+    return f"≈ {minutes / 60:.1f} h" if minutes >= 90 else f"≈ {minutes:.1f} min"
