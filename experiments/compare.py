@@ -1,5 +1,6 @@
 """Writes the comparison from the records: `python -m experiments.compare [--report]`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,20 +28,36 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     """The files that follow from the records of a directory, with their contents.
 
     Raises:
-      Failure: a record is damaged or does not belong to a row.
+      Failure: a record is damaged or does not belong to a row, or our page has no place for the
+        summary.
     """
     results = Results.load(all_articles(), directory)
-    return {
+    made = {
         _pages(directory) / "RESULTS.md": rendering.markdown(results),
         directory / "table.csv": rendering.csv_table(results),
         directory / "table.tex": rendering.latex(results),
     }
+    if _ours(directory):
+        page = _pages(directory) / "README.md"
+        made[page] = _with_summary(page, rendering.summary(results))
+    return made
+
+
+def _with_summary(page: Path, summary: str) -> str:
+    begin, end = "<!-- results -->\n", "<!-- end -->"
+    parts = re.split(f"{begin}|{end}", page.read_text())
+    if len(parts) != 3:
+        raise Failure(f"{page} must have {begin.strip()} and {end} once each, for the summary.")
+    return f"{parts[0]}{begin}\n{summary}\n\n{end}{parts[2]}"
 
 
 def _pages(directory: Path) -> Path:
     """Where pages go: beside our records, and among others, whose neighbours may be our pages."""
-    ours = directory.resolve() == records.RESULTS.resolve()
-    return directory.parent if ours else directory
+    return directory.parent if _ours(directory) else directory
+
+
+def _ours(directory: Path) -> bool:
+    return directory.resolve() == records.RESULTS.resolve()
 
 
 def main(argv: Sequence[str]) -> None:

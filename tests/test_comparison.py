@@ -10,6 +10,8 @@ from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
 from experiments import compare
 from experiments.evidence import analysis, records, rendering
 from experiments.evidence.analysis import Results
+from experiments.evidence.rows import all_articles
+from mnist_jax.errors import Failure
 
 
 @pytest.mark.parametrize(
@@ -229,4 +231,40 @@ def test_files_follow_from_the_records_alone(tmp_path):
     copy = shutil.copytree(records.RESULTS, tmp_path / "results", ignore=tables)
     there, here = compare.files(copy), compare.files()
     assert [path.name for path in there] == ["RESULTS.md", "table.csv", "table.tex"]
+    # The summary has its place in our page alone.
+    summary = here.pop(records.RESULTS.parent / "README.md")
     assert list(there.values()) == list(here.values())
+    headline = here[records.RESULTS.parent / "RESULTS.md"].split("## Results\n\n")[1].split("\n")[0]
+    lines = summary.split("<!-- results -->\n")[1].split("<!-- end -->")[0].strip().splitlines()
+    rows = [f"{article.letter} `{row.id}`" for article in all_articles() for row in article.entries]
+    assert lines[0] == headline
+    assert [line.split(" | ")[0] for line in lines[4:]] == [f"| {row}" for row in rows]
+
+
+def test_a_summary_has_a_line_for_each_row(tmp_path):
+    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
+    assert rendering.summary(results).splitlines()[2:] == [
+        "| row | published | ours, % | n | the figure is |",
+        "| --- | --- | --- | --- | --- |",
+        "| T `plain` | 91.00%; 99.5% | 91.00 ± 1.00 | 3 | inside; above |",
+        "| T `variant` | nothing | not run |  |  |",
+        "| T `vote` | 92.00% | 91.00 | 1 | provisional |",
+    ]
+
+
+def test_a_page_that_was_changed_is_out_of_date(tmp_path, monkeypatch):
+    home = tmp_path / "experiments"
+    shutil.copytree(records.RESULTS, home / "results")
+    page = home / "README.md"
+    page.write_text("Before\n<!-- results -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(records, "RESULTS", home / "results")
+    made = compare.files(home / "results")[page]
+    assert made.startswith("Before\n<!-- results -->\n\nOf ")
+    assert made.endswith("|\n\n<!-- end -->\nafter\n")
+    page.write_text(made)
+    assert compare.files(home / "results")[page] == made
+    page.write_text("no place for it\n")
+    with pytest.raises(
+        Failure, match=r"README.md must have <!-- results --> and <!-- end --> once"
+    ):
+        compare.files(home / "results")

@@ -42,6 +42,24 @@ def markdown(results: Results) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def summary(results: Results) -> str:
+    """A line for each row, for `experiments/README.md`."""
+    table = [["row", "published", "ours, %", "n", "the figure is"]]
+    for article in results.articles:
+        for row in article.entries:
+            outcome = analysis.outcome(results, article, row)
+            ours = outcome.summary
+            table.append(
+                [
+                    f"{article.letter} `{row.id}`",
+                    "; ".join(figure.printed for figure in row.figures),
+                    *((_mean(ours), str(ours.n)) if ours else ("not run", "")),
+                    "; ".join(filter(None, (one.verdict for one in outcome.comparisons))),
+                ]
+            )
+    return "\n".join([headline(results), "", *_table(table)])
+
+
 def csv_table(results: Results) -> str:
     """A line for each published figure, numbers unrounded."""
     text = io.StringIO()
