@@ -314,13 +314,15 @@ def selection(results: Results, article: Article, row: Row) -> Selection | None:
     if not (runs := results.runs[article.name, row.id, "jax"]):
         return None
     courses = [100 * np.asarray(run.by_epoch("test_accuracy")) for run in runs]
-    last, best = ([float(f(one)) for one in courses] for f in (lambda one: one[-1], np.max))
-    chosen = [run.accuracy for run in runs] if row.recipe.selection != "last" else None
-    bought = statistics.summarize(np.subtract(best, chosen or last).tolist(), (-100.0, 100.0))
-    means = [float(np.mean(values)) if values else None for values in (last, chosen, best)]
-    assert means[0] is not None
-    assert means[2] is not None
-    return Selection(len(runs), means[0], means[1], means[2], bought)
+    last, best = np.asarray([(one[-1], one.max()) for one in courses]).T
+    chosen = last if row.recipe.selection == "last" else [run.accuracy for run in runs]
+    return Selection(
+        n=len(runs),
+        last=float(last.mean()),
+        validation=None if chosen is last else float(np.mean(chosen)),
+        test=float(best.mean()),
+        bought=statistics.summarize(np.subtract(best, chosen).tolist(), (-100.0, 100.0)),
+    )
 
 
 def cross_framework(results: Results, article: Article, row: Row) -> Frameworks | None:
