@@ -199,24 +199,17 @@ ssize_t read(int file, void *to, size_t size) { return got(file, to, size, 0, 1)
 ssize_t pread(int file, void *to, size_t size, off_t offset) { return got(file, to, size, offset, 0); }
 ssize_t pread64(int file, void *to, size_t size, off_t offset) { return got(file, to, size, offset, 0); }
 
-DIR *fdopendir(int file) {
-  char found[2 * PATH_MAX], name[3 * PATH_MAX];
-  if (!of_interest(file, NULL, found)) return REAL(fdopendir)(file);
-  int fault = begin("list", found, name);
-  DIR *result = fault > 0 ? NULL : REAL(fdopendir)(file);
-  if (fault > 0) errno = fault;
-  end("list", found, "", 0, 0, NULL, name, result != NULL);
-  return result;
-}
-DIR *opendir(const char *path) {
-  char found[2 * PATH_MAX], name[3 * PATH_MAX];
-  if (!of_interest(AT_FDCWD, path, found)) return REAL(opendir)(path);
-  int fault = begin("list", found, name);
-  DIR *result = fault > 0 ? NULL : REAL(opendir)(path);
-  if (fault > 0) errno = fault;
-  end("list", found, "", 0, 0, NULL, name, result != NULL);
-  return result;
-}
+#define LISTING(at, path, call)                                 \
+  char found[2 * PATH_MAX], name[3 * PATH_MAX];                 \
+  if (!of_interest(at, path, found)) return call;               \
+  int fault = begin("list", found, name);                       \
+  DIR *result = fault > 0 ? NULL : (call);                      \
+  if (fault > 0) errno = fault;                                 \
+  end("list", found, "", 0, 0, NULL, name, result != NULL);     \
+  return result
+
+DIR *fdopendir(int file) { LISTING(file, NULL, REAL(fdopendir)(file)); }
+DIR *opendir(const char *path) { LISTING(AT_FDCWD, path, REAL(opendir)(path)); }
 
 int fsync(int file) { SIMPLE("fsync", file, NULL, "", REAL(fsync)(file)); }
 int fdatasync(int file) { SIMPLE("fsync", file, NULL, "", REAL(fdatasync)(file)); }

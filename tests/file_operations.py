@@ -143,7 +143,7 @@ class Disk:
             case "fsync":
                 self._synchronize(self._names[path], number)
             case what:
-                raise NotImplementedError(what)
+                raise ValueError(f"The disk does not know what {what} changes.")
 
     def _make(self, path: str, number: int, *, folder: bool) -> None:
         self._names[path], self._next = self._next, self._next + 1
