@@ -7,21 +7,22 @@ them, and ratios are taken round by round. Nothing is counted of the turn before
 
 import json
 import os
-import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.contenders.job import FLAX, MATMUL, TORCH, VARIANTS, Job
+from experiments.contenders import measurements, page
+from experiments.contenders.job import FLAX, TORCH, VARIANTS, Job
+from experiments.contenders.measurements import PEAK, Entrant, Spread
+from experiments.contenders.saving import saves
 from experiments.contenders.startup import seconds_to_first_step
 from experiments.contenders.worker import Contender, Reading
 from mnist_jax import cli
@@ -29,16 +30,15 @@ from mnist_jax.cli import display, streams
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model, model_entry, model_names
-from mnist_jax.models.layers import Network
-from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
 
 _TASK = flags.DEFINE_enum(
     "task",
     "train",
-    ("train", "evaluate", "startup"),
-    "train: training steps. evaluate: the whole test set. startup: from command to first step.",
+    ("train", "evaluate", "startup", "save"),
+    "train: training steps. evaluate: the whole test set. startup: from command to first step."
+    " save: checkpoints.",
 )
 _MODELS = flags.DEFINE_list("models", None, "Which networks; by default all.")
 _BATCH_SIZES = flags.DEFINE_list(
@@ -57,133 +57,30 @@ _SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of a turn.", 0.01)
 _JSON = cli.define_path("json", None, "Write the results to this file.")
 
 
-class Entrant(NamedTuple):
-    """A contender: a variant with so many networks trained together."""
-
-    variant: str
-    seeds: int
-
-
-_PEAK = Entrant(MATMUL, 1)
-
-_HEAD = (
-    *("network", "batch", "seeds", "ours, images/s", "of peak"),
-    *("÷ best PyTorch", "÷ Flax, steps", "÷ Flax, scan"),
-)
-
-
-class Spread(NamedTuple):
-    """What the rounds gave."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Self:
-        """Summarises one value per round."""
-        values = list(values)
-        return cls(statistics.median(values), min(values), max(values))
-
-    @classmethod
-    def of_ratios(cls, ours: Sequence[float], other: Sequence[float]) -> Self:
-        """Compares round by round."""
-        return cls.of(a / b for a, b in zip(ours, other, strict=True))
-
-
-def training_flops(model: Network) -> int:
-    """Floating-point operations per image of a training step, in convolutions and dense layers.
-
-    Forward pass, gradient of the kernel, and gradient of the input but for the first layer: each
-    is as many multiplications and additions as the forward pass.
-    """
-    forward = [2 * layer.multiply_adds for layer in summarize(model) if layer.multiply_adds]
-    return 3 * sum(forward) - forward[0]
-
-
-def results(
-    task: str, recipe: Recipe, readings: Mapping[Entrant, Sequence[Reading]], flops: int | None
-) -> list[dict[str, Any]]:
-    """Compares a recipe's contenders and the matrix product: the objects of the JSON file.
-
-    `flops` are operations per image; None where they are not counted.
-    """
-    rates = {entrant: [one.rate for one in rounds] for entrant, rounds in readings.items()}
-    peak = rates.pop(_PEAK)
-    speeds = {entrant: Spread.of(own) for entrant, own in rates.items()}
-    torch = [entrant for entrant in rates if entrant.variant in TORCH]
-    # The fastest by its median, which is the one that counts.
-    best = {e.seeds: e for e in sorted(torch, key=lambda e: speeds[e].median)}
-    found = []
-    for entrant, own in rates.items():
-        speed = speeds[entrant]
-        ours = rates.get(Entrant("ours", entrant.seeds))
-        ratio = Spread.of_ratios(ours, own) if ours else None
-        found.append(
-            {
-                "task": task,
-                "model": recipe.model,
-                "batch_size": recipe.batch_size,
-                "variant": entrant.variant,
-                "seeds": entrant.seeds,
-                "images_per_second": speed.median,
-                "images_per_second_range": [speed.low, speed.high],
-                "ours_over_this": ratio and ratio.median,
-                "ours_over_this_range": ratio and [ratio.low, ratio.high],
-                "best_of_pytorch": best.get(entrant.seeds) == entrant,
-                "fraction_of_matmul_peak": flops and flops * Spread.of_ratios(own, peak).median,
-                "peak_memory_mib": readings[entrant][-1].memory,
-            }
-        )
-    return found
-
-
-def summary(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table with a line for every measurement of ours, without empty columns."""
-    lines = [_HEAD, ("---",) * len(_HEAD)]
-    for ours in rows:
-        if ours["variant"] != "ours":
-            continue
-        measured = [ours[key] for key in ("model", "batch_size", "seeds")]
-        rivals = {"PyTorch": "", **dict.fromkeys(FLAX, "")}
-        for row in rows:
-            if [row[key] for key in ("model", "batch_size", "seeds")] != measured:
-                continue
-            name = "PyTorch" if row["best_of_pytorch"] else row["variant"]
-            if name in rivals:
-                low, high = row["ours_over_this_range"]
-                rivals[name] = f"{row['ours_over_this']:.2f} ({low:.2f} to {high:.2f})"
-        fraction = ours["fraction_of_matmul_peak"]
-        speeds = (f"{ours['images_per_second']:,.0f}", f"{fraction:.0%}" if fraction else "")
-        lines.append((*map(str, measured), *speeds, *rivals.values()))
-    columns = [column for column in zip(*lines, strict=True) if any(column[2:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
-
-
 def main(argv: Sequence[str]) -> None:
-    """Measures, prints a table for each network and batch size, and writes the JSON file."""
+    """Measures, prints what it finds, and writes the JSON file and the page made of such files."""
     del argv
     # This process only traces networks; devices are for the workers.
     jax.config.update("jax_platforms", "cpu")
     if _JSON.value and not os.access(_JSON.value.parent, os.W_OK):
         raise UsageError(f"--json is {_JSON.value}, in no folder that can be written to.")
     out = display.console()
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "torch"))
-    load = os.getloadavg()[0]
-    out.print(
-        f"{devices.cores()} cores, {versions}; {load:.1f} processes were busy before this began."
-    )
+    measured = measurements.circumstances()
+    out.print(f"{page.circumstances(measured)}.")
     if not _JSON.value:
         streams.delivered()
     rows: list[dict[str, Any]] = []
-    for some in _startup(out) if _TASK.value == "startup" else _contests(out):
+    tasks = {"startup": _startup, "save": _save}
+    for some in tasks.get(_TASK.value, _contests)(out):
         rows += some
         if _JSON.value:
-            _JSON.value.write_text(json.dumps(rows, indent=1) + "\n")
-    if _TASK.value != "startup":
-        out.print(f"\n{summary(rows)}", soft_wrap=True)
+            text = json.dumps(measured | {"rows": rows}, indent=1)
+            _JSON.value.write_text(text + "\n")
+    out.print(f"\n{page.table(rows)}", soft_wrap=True)
     if not _JSON.value:
         streams.delivered()
+    elif _JSON.value.resolve().parent == page.KEPT:
+        page.PAGE.write_text(page.page())
 
 
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
@@ -191,8 +88,8 @@ def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
     for recipe in _recipes():
         flops = None
         if _TASK.value == "train":
-            flops = training_flops(abstract_model(recipe.model, **recipe.model_args))
-        found = results(_TASK.value, recipe, _readings(recipe), flops)
+            flops = measurements.training_flops(abstract_model(recipe.model, **recipe.model_args))
+        found = measurements.compared(_TASK.value, recipe, _readings(recipe), flops)
         _print(out, recipe, found)
         yield found
 
@@ -225,7 +122,7 @@ def _readings(recipe: Recipe) -> dict[Entrant, list[Reading]]:
     """Starts every contender, and takes the rounds."""
     with ExitStack() as stack:
         contenders = {}
-        for entrant in [_PEAK, *_entrants()]:
+        for entrant in [PEAK, *_entrants()]:
             contenders[entrant] = stack.enter_context(closing(_contender(recipe, *entrant)))
             contenders[entrant].measure(_SECONDS.value)  # Alone while it compiles; not counted.
         rounds = [
@@ -268,30 +165,52 @@ def _print(out: Console, recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> 
 
 def _startup(out: Console) -> Iterator[list[dict[str, Any]]]:
     """Times the training command with an empty cache, and again with what that left there."""
-    table = Table("model", "cache", "seconds to the first step", "range", box=None)
+    # A dataset that is only in the user's cache is not in the empty one.
+    dataset = "auto" if os.environ.get("MNIST_JAX_DATA_DIR") else "digits"
     for name in _MODELS.value or model_names():
-        # A dataset that is only in the user's cache is not in the empty one.
-        dataset = "auto" if os.environ.get("MNIST_JAX_DATA_DIR") else "digits"
         times: dict[str, list[float]] = {"cold": [], "warm": []}
         for _ in range(_ROUNDS.value):
             with tempfile.TemporaryDirectory() as cache:
                 for start in times:
                     times[start].append(seconds_to_first_step(name, dataset, Path(cache)))
-        for start, seconds in times.items():
-            spread = Spread.of(seconds)
-            table.add_row(
-                name, start, f"{spread.median:.1f}", f"{spread.low:.1f} to {spread.high:.1f}"
-            )
-            yield [
-                {
-                    "task": "startup",
-                    "model": name,
-                    "variant": start,
-                    "seconds": spread.median,
-                    "seconds_range": [spread.low, spread.high],
-                }
-            ]
-    out.print(table)
+        spreads = {start: Spread.of(seconds) for start, seconds in times.items()}
+        for start, spread in spreads.items():
+            out.print(f"{name}, {start} cache: {spread.median:.1f} seconds to the first step")
+        yield [
+            {
+                "task": "startup",
+                "model": name,
+                "variant": start,
+                "seconds": spread.median,
+                "seconds_range": [spread.low, spread.high],
+            }
+            for start, spread in spreads.items()
+        ]
+
+
+def _save(out: Console) -> Iterator[list[dict[str, Any]]]:
+    """Times checkpoints of every network."""
+    for name in _MODELS.value or model_names():
+        recipe = model_entry(name).recipe
+        dataset = resolve_dataset(recipe.dataset)
+        recipe = replace(recipe, dataset=dataset.name, validation=0, selection="last")
+        size, found = saves(recipe, dataset, _ROUNDS.value)
+        waited, background = (Spread.of(times) for times in zip(*found, strict=True))
+        out.print(
+            f"{name}, {size / 1000:,.0f} kB: training waits {1000 * waited.median:.1f} ms, it is on"
+            f" disk after another {1000 * background.median:.1f} ms"
+        )
+        yield [
+            {
+                "task": "save",
+                "model": name,
+                "bytes": size,
+                "seconds": waited.median,
+                "seconds_range": [waited.low, waited.high],
+                "background_seconds": background.median,
+                "background_seconds_range": [background.low, background.high],
+            }
+        ]
 
 
 def _integers(name: str, texts: Sequence[str]) -> list[int]:

@@ -1,12 +1,11 @@
 """Writes the comparison from the records: `python -m experiments.compare [--report]`."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
-from experiments.evidence import records, rendering
+from experiments.evidence import records, rendering, sections
 from experiments.evidence.analysis import Results
 from experiments.evidence.rows import all_articles
 from mnist_jax import cli
@@ -39,16 +38,8 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     }
     if _ours(directory):
         page = _pages(directory) / "README.md"
-        made[page] = _with_summary(page, rendering.summary(results))
+        made[page] = sections.filled(page, {"results": rendering.summary(results)})
     return made
-
-
-def _with_summary(page: Path, summary: str) -> str:
-    begin, end = "<!-- results -->\n", "<!-- end -->"
-    parts = re.split(f"{begin}|{end}", page.read_text())
-    if len(parts) != 3:
-        raise Failure(f"{page} must have {begin.strip()} and {end} once each, for the summary.")
-    return f"{parts[0]}{begin}\n{summary}\n\n{end}{parts[2]}"
 
 
 def _pages(directory: Path) -> Path:

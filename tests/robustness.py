@@ -3,19 +3,18 @@
 import datetime
 import json
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from experiments.evidence import sections
 from mnist_jax.files import write_text
 
 _PROJECT = Path(__file__).parents[1]
 COUNTS = _PROJECT / "docs" / "faults.json"
 PAGE = _PROJECT / "docs" / "robustness.md"
-_TABLE = re.compile(r"(?<=<!-- faults.json -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def record(module: str, counts: Mapping[str, int]) -> None:
@@ -36,7 +35,7 @@ def record(module: str, counts: Mapping[str, int]) -> None:
 
 def page() -> str:
     """The page with the counts that are kept."""
-    lines = ["", "| what was done | how often |", "| --- | ---: |"]
+    lines = ["| what was done | how often |", "| --- | ---: |"]
     for module in json.loads(COUNTS.read_text()).values():
         lines += [f"| {what} | {count:,} |" for what, count in module["counts"].items()]
-    return _TABLE.sub("\n".join([*lines, "", ""]), PAGE.read_text())
+    return sections.filled(PAGE, {"faults.json": "\n".join(lines)})

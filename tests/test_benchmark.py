@@ -1,6 +1,7 @@
 """The benchmark's arithmetic, its rivals' networks, and one worker."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import benchmark
-from experiments.benchmark import Entrant, Spread
+from experiments.contenders import measurements, page
 from experiments.contenders.job import MATMUL, Job, whole_batches
+from experiments.contenders.measurements import Entrant, Spread
+from experiments.contenders.saving import saves
 from experiments.contenders.stock_flax import stock
 from experiments.contenders.worker import Contender, Reading
+from experiments.evidence import sections
 from mnist_jax.data import load_dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.models import abstract_model, model_entry, model_names
@@ -29,8 +32,6 @@ from mnist_jax.models.layers import (
     relu,
 )
 
-DOCS = Path(__file__).parent.parent / "docs"
-
 RECIPE = replace(model_entry("dense").recipe, dataset="digits", batch_size=100)
 
 
@@ -40,7 +41,7 @@ def test_flops_of_dbl_conv_relu_by_hand() -> None:
     conv2 = 8 * 8 * (5 * 5 * 20) * 40
     dense = 640 * 100 + 100 * 10
     # Two operations per multiplication, three products per layer, two for the first.
-    assert benchmark.training_flops(model) == 2 * (2 * conv1 + 3 * (conv2 + dense))
+    assert measurements.training_flops(model) == 2 * (2 * conv1 + 3 * (conv2 + dense))
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -63,7 +64,7 @@ def test_results_compare_like_with_like() -> None:
         entrant: [Reading(rate, memory=i) for i, rate in enumerate(rounds)]
         for entrant, rounds in rates.items()
     }
-    rows = json.loads(json.dumps(benchmark.results("train", RECIPE, readings, flops=1000)))
+    rows = json.loads(json.dumps(measurements.compared("train", RECIPE, readings, flops=1000)))
     by_entrant = {(row["variant"], row["seeds"]): row for row in rows}
     assert len(by_entrant) == len(rates) - 1
     eager = by_entrant["torch-eager", 1]
@@ -81,18 +82,36 @@ def test_results_compare_like_with_like() -> None:
     assert by_entrant["torch-compile", 3]["ours_over_this"] is None
     best = {entrant for entrant, row in by_entrant.items() if row["best_of_pytorch"]}
     assert best == {("torch-compile", 1), ("torch-eager", 2), ("torch-compile", 3)}
-    assert benchmark.summary(rows).splitlines() == [
-        "| network | batch | seeds | ours, images/s | of peak | ÷ best PyTorch |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| dense | 100 | 1 | 20 | 2% | 2.38 (1.43 to 3.33) |",
-        "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |",
+    head, _, one, two = page.table(rows).splitlines()
+    assert head.split(" | ")[3:] == [
+        *("ours, images/s", "of peak", "÷ best PyTorch", "÷ `torch.compile`"),
+        "MiB: ours, PyTorch, Flax |",
     ]
+    assert one == "| dense | 100 | 1 | 20 | 2% | 2.38 (1.43 to 3.33) | 2.38 (1.43 to 3.33) | 1, 1 |"
+    assert two == "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |  | 1, 1 |"
 
 
-@pytest.mark.parametrize("path", sorted((DOCS / "benchmarks").glob("*.json")), ids=lambda p: p.stem)
-def test_documented_tables_are_those_of_the_measurements(path: Path) -> None:
-    table = benchmark.summary(json.loads(path.read_text()))
-    assert table in (DOCS / "performance.md").read_text()
+def test_the_page_has_the_tables_of_the_measurements() -> None:
+    assert page.page() == page.PAGE.read_text()
+    kept = {f"benchmarks/{path.name}" for path in page.KEPT.glob("*.json")}
+    assert set(sections.names(page.PAGE)) == kept
+
+
+def test_the_readme_has_the_ratios_of_the_measurements() -> None:
+    def ratios(file: str, letters: str) -> str:
+        found = []
+        for row in json.loads((page.KEPT / file).read_text())["rows"]:
+            entry = model_entry(row["model"])
+            own = file == "evaluation.json" or row["batch_size"] == entry.recipe.batch_size
+            convolutional = file == "training.json" or row["model"] not in ("dense", "shallow")
+            if row["best_of_pytorch"] and own and convolutional and entry.article[0] in letters:
+                found.append(row["ours_over_this"])
+        return f"{min(found):.1f} to {max(found):.1f} times"
+
+    words = " ".join((page.PAGE.parents[1] / "README.md").read_text().split())
+    claims = ("training.json", "AB"), ("training.json", "CDEF"), ("evaluation.json", "ABCDEF")
+    claimed = re.findall(r"[\d.]+ to [\d.]+ times", words.partition("**Fast.**")[2])[:3]
+    assert claimed == [ratios(*claim) for claim in claims]
 
 
 def test_stock_flax_is_the_same_network() -> None:
@@ -172,3 +191,10 @@ def test_a_worker_that_ends_is_named() -> None:
     with pytest.raises(Failure, match="ours on dense ended"):
         contender.measure(0.01)
     contender.close()
+
+
+def test_a_save_is_measured_in_two_parts() -> None:
+    size, found = saves(RECIPE, load_dataset("digits"), 2)
+    assert size == 4 * (784 * 100 + 100 + 100 * 10 + 10)
+    assert len(found) == 2
+    assert all(0 < one.seconds < one.background for one in found)

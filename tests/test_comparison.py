@@ -264,7 +264,5 @@ def test_a_page_that_was_changed_is_out_of_date(tmp_path, monkeypatch):
     page.write_text(made)
     assert compare.files(home / "results")[page] == made
     page.write_text("no place for it\n")
-    with pytest.raises(
-        Failure, match=r"README.md must have <!-- results --> and <!-- end --> once"
-    ):
+    with pytest.raises(Failure, match=r"README.md must have <!-- results --> once, and <!-- end"):
         compare.files(home / "results")

@@ -359,7 +359,7 @@ def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[st
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
         "device": dict(device),
-        "git": _git_revision(),
+        "git": git_revision(),
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256,
         "dataset_source": dataset.source,
@@ -368,7 +368,7 @@ def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[st
 
 
 @functools.cache  # The code was loaded once; a later commit does not change what runs.
-def _git_revision() -> dict[str, Any] | None:
+def git_revision() -> dict[str, Any] | None:
     """Revision of the source, and whether code was changed since; None outside a checkout."""
 
     def git(*arguments: str) -> str:

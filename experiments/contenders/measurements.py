@@ -1,0 +1,121 @@
+"""What the benchmark keeps: contenders compared with ours, and where and when it was measured."""
+
+import os
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from experiments.contenders.job import MATMUL, TORCH
+from experiments.contenders.worker import Reading
+from mnist_jax.models.layers import Network
+from mnist_jax.models.summary import summarize
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import git_revision
+from mnist_jax.training import devices
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch", "numpy")
+
+
+def circumstances() -> dict[str, Any]:
+    """What measurements depend on besides what is measured: the head of the JSON file."""
+    return {
+        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "git": git_revision(),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "processor": _processor(),
+        "cores": devices.cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "busy_before": os.getloadavg()[0],
+    }
+
+
+def _processor() -> str:
+    """Its name, where the system tells, or its architecture."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+class Entrant(NamedTuple):
+    """A contender: a variant with so many networks trained together."""
+
+    variant: str
+    seeds: int
+
+
+PEAK = Entrant(MATMUL, 1)
+
+
+class Spread(NamedTuple):
+    """What the rounds gave."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """Summarises one value per round."""
+        values = list(values)
+        return cls(statistics.median(values), min(values), max(values))
+
+    @classmethod
+    def of_ratios(cls, ours: Sequence[float], other: Sequence[float]) -> Self:
+        """Compares round by round."""
+        return cls.of(a / b for a, b in zip(ours, other, strict=True))
+
+
+def training_flops(model: Network) -> int:
+    """Floating-point operations per image of a training step, in convolutions and dense layers.
+
+    Forward pass, gradient of the kernel, and gradient of the input but for the first layer: each
+    is as many multiplications and additions as the forward pass.
+    """
+    forward = [2 * layer.multiply_adds for layer in summarize(model) if layer.multiply_adds]
+    return 3 * sum(forward) - forward[0]
+
+
+def compared(
+    task: str, recipe: Recipe, readings: Mapping[Entrant, Sequence[Reading]], flops: int | None
+) -> list[dict[str, Any]]:
+    """Compares a recipe's contenders and the matrix product: the rows of the JSON file.
+
+    `flops` are operations per image; None where they are not counted.
+    """
+    rates = {entrant: [one.rate for one in rounds] for entrant, rounds in readings.items()}
+    peak = rates.pop(PEAK)
+    speeds = {entrant: Spread.of(own) for entrant, own in rates.items()}
+    torch = [entrant for entrant in rates if entrant.variant in TORCH]
+    # The fastest by its median, which is the one that counts.
+    best = {e.seeds: e for e in sorted(torch, key=lambda e: speeds[e].median)}
+    found = []
+    for entrant, own in rates.items():
+        speed = speeds[entrant]
+        ours = rates.get(Entrant("ours", entrant.seeds))
+        ratio = Spread.of_ratios(ours, own) if ours else None
+        found.append(
+            {
+                "task": task,
+                "model": recipe.model,
+                "batch_size": recipe.batch_size,
+                "variant": entrant.variant,
+                "seeds": entrant.seeds,
+                "images_per_second": speed.median,
+                "images_per_second_range": [speed.low, speed.high],
+                "ours_over_this": ratio and ratio.median,
+                "ours_over_this_range": ratio and [ratio.low, ratio.high],
+                "best_of_pytorch": best.get(entrant.seeds) == entrant,
+                "fraction_of_matmul_peak": flops and flops * Spread.of_ratios(own, peak).median,
+                "peak_memory_mib": readings[entrant][-1].memory,
+            }
+        )
+    return found
