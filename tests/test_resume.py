@@ -497,9 +497,7 @@ def test_reports_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "steps.f32", "predictions.npy", "result.json"]
-)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "steps.f32", "predictions.npy", "result.json"])
 def test_disk_full_while_writing_a_file(
     name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
