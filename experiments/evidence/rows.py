@@ -44,6 +44,8 @@ class Figure:
       selection: how its author chose the epoch and run that it reports.
       source: where it stands.
       untested: what is said of it instead of a verdict where it has no value.
+      batches_from: the accuracy in percent that training batches do not fall below after the first
+        epoch; None where it does not speak of them.
     """
 
     printed: str
@@ -54,6 +56,7 @@ class Figure:
     selection: str = "last epoch"
     source: str
     untested: str = "not a claim"
+    batches_from: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
