@@ -71,6 +71,8 @@ class Row:
       jumps: whether accuracies jump from epoch to epoch, so that they are not normal and those of
         the second half of all runs say where one more ends.
       curves: what is shown of the run's course.
+      iterations: over how many iterations each value of the article's picture of training is a
+        mean; 0 where it has none.
       note: what a reader of the comparison must know besides.
     """
 
@@ -80,6 +82,7 @@ class Row:
     epoch: int | None = None
     jumps: bool = False
     curves: Sequence[Curve] = ()
+    iterations: int = 0
     note: str = ""
 
 
