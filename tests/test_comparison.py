@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from scipy import stats
 from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
@@ -10,7 +11,7 @@ from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
 from experiments import compare
 from experiments.evidence import analysis, records, rendering
 from experiments.evidence.analysis import Results
-from experiments.evidence.rows import all_articles
+from experiments.evidence.rows import Figure, all_articles
 from mnist_jax.errors import Failure
 
 
@@ -85,6 +86,32 @@ def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_pat
     assert found.own.interval == pytest.approx((71.5, 91.925))
     assert (found.verdict, found.pooled, unexplained.verdict) == ("inside", None, "unexplained")
     assert analysis.family(results, ARTICLE, row) is None
+
+
+def test_a_figure_about_batches_is_true_of_most_after_the_first_epoch():
+    figure = Figure(printed="", value=None, source="", batches_from=90.0)
+    row = dataclasses.replace(ARTICLE.rows[0], figures=(figure,))
+
+    def log(low):
+        """18 steps below it, then `low` of 18, with as many right as it says in the others."""
+        right = np.repeat([0.1, 0.88, 0.9], [18, low, 18 - low])
+        return np.stack([np.ones(36), right], axis=1).astype(np.float32)
+
+    def found(*lows):
+        runs = [record(seed, log=log(low)) for seed, low in enumerate(lows)]
+        runs.append(record(9))  # From before steps were kept.
+        results = Results([ARTICLE], {("toy", "plain", "jax"): runs})
+        (one,) = analysis.outcome(results, ARTICLE, row).comparisons
+        return one.verdict, analysis.batches(results, ARTICLE, row, figure)
+
+    verdict, shares = found(0, 0, 0)
+    assert verdict == "inside"
+    assert (shares.n, shares.mean) == (3, 100.0)
+    verdict, shares = found(0, 1, 0)
+    assert verdict == "above"
+    assert shares.low == pytest.approx(100 * 17 / 18)
+    assert found(0, 0)[0] == "provisional"
+    assert found() == ("provisional", None)
 
 
 def test_outcomes(tmp_path):

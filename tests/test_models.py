@@ -77,6 +77,19 @@ def test_variants(name: str, arguments: dict[str, object], expected: int) -> Non
     assert parameters(abstract_model(name, **arguments)) == expected
 
 
+def test_layers_are_listed_with_what_article_f_prints_of_them() -> None:
+    settings = {layer.name: layer.settings for layer in summarize(abstract_model("dropout_cnn"))}
+    assert settings["conv3"] == "3×3, stride 1, padding 1"
+    assert (settings["pool2"], settings["pool3"]) == (
+        "2×2, stride 2, padding 0",
+        "2×2, stride 2, padding 1",
+    )
+    assert settings["dropout1"] == "rate 0.3"
+    assert settings["fc1"] == settings["act1"] == ""
+    lenet = {layer.name: layer.settings for layer in summarize(abstract_model("lenet"))}
+    assert lenet["pool1"] == "2×2, stride 2, padding 0"
+
+
 def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
     kinds = {
         conv_relu: [

@@ -28,6 +28,8 @@ _PERCENT = (0.0, 100.0)
 ENOUGH_SEEDS = 3
 # Fewer runs than this are put beside the spread of their family, too.
 MANY_SEEDS = 10
+# The share of a run's batches, in percent, that a figure about batches has to be true of.
+MOST_BATCHES = 95.0
 # Frameworks whose means are less than so many points apart are as good as equal.
 MARGIN = 0.1
 
@@ -110,7 +112,8 @@ class Comparison:
       figure: what was published.
       verdict: `inside`, `above` or `below` our interval is where it lies; `not testable` if it is
         inside, but rounded more coarsely than our runs are spread; `provisional` with too few runs
-        to say; what the figure says itself where it has no value; empty without runs.
+        to say; what the figure says itself where it has no value; empty without runs. Of a figure
+        about training batches `inside` where it is true of most in every run, else `above`.
       own: by the row's own runs; None where nothing is tested.
       pooled: by the spread of its family, for a row of few runs; None besides.
     """
@@ -297,6 +300,26 @@ def points(results: Results, article: Article, row: Row, curve: Curve) -> list[P
     return found
 
 
+def batches(
+    results: Results, article: Article, row: Row, figure: Figure, framework: str = "jax"
+) -> Summary | None:
+    """In how many of a run's batches a figure about them is true, in percent.
+
+    The first epoch is left out, since accuracy only rises to what the figure is about. None where
+    the figure is of something else, or no run's steps are recorded.
+    """
+    if figure.batches_from is None:
+        return None
+    runs = results.runs[article.name, row.id, framework]
+    later = [
+        run.steps.accuracy[len(run.steps.right) // row.recipe.epochs :]
+        for run in runs
+        if run.steps is not None
+    ]
+    shares = [100 * float((one >= figure.batches_from).mean()) for one in later]
+    return percentages(shares) if shares else None
+
+
 def variants(results: Results, ablation: Ablation) -> Variants:
     """Compares two rows on the seeds they share."""
     first, second = (_runs_by_seed(results, name) for name in (ablation.first, ablation.second))
@@ -366,6 +389,11 @@ def _compare(
     summary: Summary,
     figure: Figure,
 ) -> Comparison:
+    if figure.batches_from is not None:
+        shares = batches(results, article, row, figure, framework)
+        if shares is None or shares.n < ENOUGH_SEEDS:
+            return Comparison(figure, "provisional")
+        return Comparison(figure, "inside" if shares.low >= MOST_BATCHES else "above")
     if figure.value is None:
         return Comparison(figure, figure.untested)
     if summary.n < ENOUGH_SEEDS:

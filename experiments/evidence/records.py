@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from experiments.evidence.steps import Steps
 from mnist_jax import measures
 from mnist_jax.errors import Failure
 from mnist_jax.files import parse_json
@@ -47,6 +48,8 @@ class Record:
       images_per_second: training images of this seed, median over the evaluations.
       environment: as of `RunDirectory`, and `seeds_together`, how many seeds trained in the same
         process at the same time.
+      steps: every step's loss and right answers; None of a long run, and of one whose steps were
+        not kept.
     """
 
     article: str
@@ -60,6 +63,7 @@ class Record:
     seconds: float
     images_per_second: float
     environment: Mapping[str, Any]
+    steps: Steps | None = None
 
     @classmethod
     def of_run(
@@ -131,6 +135,7 @@ class Record:
     def to_json(self) -> str:
         """One line."""
         recipe = json.loads(self.recipe.to_json())
+        steps = {} if self.steps is None else {"steps": self.steps.to_json()}
         return json.dumps(
             {
                 "schema": _SCHEMA,
@@ -150,6 +155,7 @@ class Record:
                 "predictions": _pack(self.predictions),
                 "correct": _pack(np.packbits(self.correct)),
             }
+            | steps
         )
 
     @classmethod
@@ -165,7 +171,8 @@ class Record:
         expected = {field.name for field in dataclasses.fields(cls)} | {
             *("seed", "test_accuracy", "last_test_accuracy", "recipe_sha256")
         }
-        if differing := sorted(expected ^ set(values)):
+        # Records from before steps were kept have none.
+        if differing := sorted((expected ^ set(values)) - {"steps"}):
             raise ValueError(f"the field {differing[0]} is missing or unknown")
         if _digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
@@ -174,6 +181,8 @@ class Record:
         values["recipe"] = Recipe.from_dict(values["recipe"])
         predictions = _unpack(values["predictions"])
         correct = np.unpackbits(_unpack(values["correct"]), count=len(predictions)).astype(bool)
+        if "steps" in values:
+            values["steps"] = Steps.from_json(values["steps"], values["recipe"])
         record = cls(**values | {"predictions": predictions, "correct": correct})
         at_selected = record.curve["step"].index(record.selected_step)
         lengths = {len(column) for column in record.curve.values()}
@@ -184,7 +193,8 @@ class Record:
             round(record.curve["test_accuracy"][at_selected], 6),
             record.curve["test_accuracy"][-1],
         )
-        if len(lengths) != 1 or stated != found:
+        agree = record.steps is None or record.steps.agree(record.curve)
+        if len(lengths) != 1 or stated != found or not agree:
             raise ValueError("its accuracies, predictions and curve contradict each other")
         return record
 

@@ -22,6 +22,8 @@ table is there as `table.csv` and `table.tex`. [README.md](README.md) says how t
 and how to run a row.
 """
 
+# Verdicts of which one in twenty would be another by chance, where there is an interval.
+_TESTED = ("inside", "above", "below")
 _Key = TypeVar("_Key")
 _LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"})
 
@@ -148,7 +150,7 @@ def headline(results: Results) -> str:
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     rows = len(list(_entries(results)))
     text = f"Of {verdicts.total()} published figures of {rows} rows: {counts}."
-    tested = sum(verdicts[verdict] for verdict in ("inside", "above", "below"))
+    tested = sum(one.own is not None and one.verdict in _TESTED for _, one in found)
     if tested:
         text += (
             f" Of the {tested} that are tested, {0.05 * tested:.1f} would lie outside by"
@@ -232,6 +234,13 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     if unknown := [str(run.seed) for run in runs if not run.committed]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
     yield from _outside(results, article, row)
+    for figure in row.figures:
+        if shares := analysis.batches(results, article, row, figure):
+            yield (
+                f"`{row.id}`: after the first epoch {_mean(shares)}% of a run's training batches"
+                f" have at least {figure.batches_from:g}% right (n = {shares.n}, the least"
+                f" {shares.low:.2f}%)."
+            )
     if row.epoch and runs:
         final = analysis.percentages([run.accuracy for run in runs])
         yield (

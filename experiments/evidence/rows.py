@@ -44,6 +44,8 @@ class Figure:
       selection: how its author chose the epoch and run that it reports.
       source: where it stands.
       untested: what is said of it instead of a verdict where it has no value.
+      batches_from: the accuracy in percent that training batches do not fall below after the first
+        epoch; None where it does not speak of them.
     """
 
     printed: str
@@ -54,6 +56,7 @@ class Figure:
     selection: str = "last epoch"
     source: str
     untested: str = "not a claim"
+    batches_from: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,8 @@ class Row:
       jumps: whether accuracies jump from epoch to epoch, so that they are not normal and those of
         the second half of all runs say where one more ends.
       curves: what is shown of the run's course.
+      iterations: over how many iterations each value of the article's picture of training is a
+        mean; 0 where it has none.
       note: what a reader of the comparison must know besides.
     """
 
@@ -77,6 +82,7 @@ class Row:
     epoch: int | None = None
     jumps: bool = False
     curves: Sequence[Curve] = ()
+    iterations: int = 0
     note: str = ""
 
 

@@ -105,6 +105,7 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     started = since = time.perf_counter()
     # Summed here, so that a step waits for nothing: loss, right answers, images.
     totals = torch.zeros(3, dtype=torch.float64)
+    of_epoch = np.zeros(3)  # Loss, images, seconds.
     for step, index in enumerate(_batches(recipe, len(labels)), start=1):
         network.train()
         outputs = network(images[index])
@@ -141,12 +142,14 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
         if best is None or merit >= best[0]:
             best = merit, row, predictions
         rows.append(row)
+        of_epoch += sum_of_losses, count, busy
         if row.epoch.is_integer():
             out.print(
                 f"epoch {row.epoch:.0f}/{recipe.epochs}  train loss"
-                f" {row.train_loss:.4f}  test accuracy {row.test_accuracy:.2%}"
-                f"  {row.images_per_second:,.0f} images/s"
+                f" {of_epoch[0] / of_epoch[1]:.4f}  test accuracy {row.test_accuracy:.2%}"
+                f"  {of_epoch[1] / of_epoch[2]:,.0f} images/s"
             )
+            of_epoch = np.zeros(3)
         totals, since = torch.zeros(3, dtype=torch.float64), time.perf_counter()
     assert best is not None  # The last step is always evaluated.
     return Run(rows, best[1].step, best[2], time.perf_counter() - started)

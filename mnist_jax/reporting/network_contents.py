@@ -71,15 +71,16 @@ def check_images(chosen: Sequence[int], dataset: Dataset) -> None:
 
 
 def first_images(dataset: Dataset) -> Picture:
-    """The first training images, as article E shows them."""
+    """Training images, as article E shows them: its loop begins with the second one."""
     names, train = CLASS_NAMES[dataset.name], dataset.train
-    shown, titles = train.images[:_FIRST], [names[label] for label in train.labels[:_FIRST]]
+    first = slice(1, 1 + _FIRST)
+    shown, titles = train.images[first], [names[label] for label in train.labels[first]]
     columns, of_wide = (4, 10) if _words(names) else (8, 20)
     return Picture(
         "training-images",
         images.image_grid(shown, titles, columns),
         f"{_FIRST} small pictures, each with its label.",
-        f"The first {_FIRST} training images, with their labels.",
+        f"Training images 1 to {_FIRST}, counted from 0, with their labels.",
         wide=images.image_grid(shown, titles, of_wide, width=WIDE),
     )
 
@@ -236,7 +237,7 @@ def _layers(network: Network) -> Iterator[Text | Table]:
     rows = [
         [
             layer.name,
-            layer.kind,
+            " ".join(filter(None, (layer.kind, layer.settings))),
             "×".join(map(str, layer.output_shape)),
             f"{layer.parameters:,}",
             f"{2 * layer.multiply_adds:,}",

@@ -69,8 +69,7 @@ class Trainer:
         train, self.validation = dataset.train, None
         if recipe.validation:
             train, self.validation = hold_out(dataset.train, recipe.validation)
-        views = len(augmentation.SHIFTS) if recipe.one_pixel_shifts else 1
-        self.schedule = Schedule.of(recipe, views * len(train))
+        self.schedule = Schedule.of_images(recipe, len(dataset.train))
         self.step = 0
         work = multiply_adds_per_parameter(abstract_model(recipe.model, **recipe.model_args))
         self.mesh = self._make_mesh(num_devices, parts, work)
