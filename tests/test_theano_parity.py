@@ -17,15 +17,17 @@ from experiments.references.distributions import standard_errors_apart
 )
 def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
     differences = compare_theano.training(case, steps=20)
-    assert differences.losses < 1e-12
+    # Without its dense layer the network begins with losses of up to 40.
+    limit = 1e-12 if case.units else 1e-11
+    assert differences.losses < limit
     assert differences.values < 1e-12
-    assert differences.logits < 1e-12
+    assert differences.logits < limit
 
 
 @pytest.mark.parametrize(
     "case",
     [case for case in compare_theano.CASES if case.units == 100 or case.lmbda == 0],
-    ids=lambda case: case.model,
+    ids=lambda case: f"{case.model}-{case.units}",
 )
 def test_initial_values_are_article_a_s(case: compare_theano.Case) -> None:
     ours, theirs = compare_theano.initial_values(case, seeds=10)
