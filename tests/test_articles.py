@@ -66,7 +66,7 @@ B dbl_conv_relu                      99.43  10 60  0.03    0.00005
 B dbl_conv_relu_expanded             99.51  10 60  0.03    0.00005
 B double_fc_dropout_lr_0.03          99.5   10 40  0.03    0
 B double_fc_dropout                  99.63  10 40  0.005   0
-B dense_cross_entropy                nan    10 30  1       0
+B dense_cross_entropy                nan    10 30  3       0
 B shallow_cross_entropy              nan    10 30  0.1     0
 B shallow_mean_squared_error         nan    10 30  0.1     0
 B dense_normalized                   97.58  10 30  3       0

@@ -144,7 +144,7 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
     assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.062 to 0.5 |")
 
 
-def test_variants_are_compared_by_what_is_asked(tmp_path):
+def test_variants_are_compared_by_what_is_asked():
     """After epochs 1 to 4, of which the last two are the second half."""
     courses = {
         "variant": ([10, 20, 90, 94], [30, 20, 90, 92]),

@@ -343,9 +343,9 @@ Both rows on the seeds they share: the difference of the means, first minus seco
 t-test, whose p is also adjusted by Holm's method for all questions. Where more than one field of
 the recipe differs, a difference can't be put down to one of them. McNemar's exact test, on the test
 images that only one of two runs has right, is made for every shared seed: it compares two networks,
-not two recipes, and may differ from seed to seed. What is compared is the test accuracy that counts,
-the one after the first epoch, or the fluctuation: the standard deviation, in points, of a run's test
-accuracies after every epoch of the second half.
+not two recipes, and may differ from seed to seed. What is compared is the test accuracy that
+counts, the one after the first epoch, or the fluctuation: the standard deviation, in points, of a
+run's test accuracies after every epoch of the second half.
 """
 
 _MEASURES = {
