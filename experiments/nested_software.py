@@ -8,8 +8,8 @@ were in September 2019 (commits f4ef433 to 2656041), when its README had figures
 commands; since 0318ee2 they are normalised with mean 0.1305 and deviation 0.3081, with new figures.
 Expanded data: five times as many images, shifted before they are normalised.
 Expected: the figures below, each a single run, but for double_fc_dropout at 0.03.
-Duration: a seed sees 3.6 million training images (dense: 1.8), with expanded data 18 million
-(double_fc_dropout: 12); `experiments/RESULTS.md` has the measured times.
+Duration: a seed sees 3.6 million training images (dense, shallow: 1.8), with expanded data 18
+million (double_fc_dropout: 12); `experiments/RESULTS.md` has the measured times.
 Command: `python -m experiments.nested_software --experiment=dbl_conv_relu --num_seeds=5`
 """
 

@@ -7,8 +7,8 @@ N(0, 1/n_out) weights, classic dropout; the test accuracy that counts is that of
 best accuracy on the 10,000 validation images. Expanded data: shuffled once, before training.
 Expected: the figures below, each a single run in the book; `omit_fc`, an exercise, and the sweep of
 λ in `conv.py` have none.
-Duration: a seed sees 3 million training images in the first four rows, 15 million in the expanded
-ones and 10 million in double_fc_dropout, whose steps are larger; `experiments/RESULTS.md` has the
+Duration: a seed sees 3 million training images, 15 million in the expanded rows
+ and 10 million in double_fc_dropout, whose steps are larger; `experiments/RESULTS.md` has the
 measured times.
 Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
 """

@@ -248,6 +248,10 @@ def test_rows_without_a_figure_are_no_published_figures(tmp_path):
     assert "| T `variant` | exercise, no figure | 91.00 ± 1.00 | 3 | none |" in rendering.summary(
         results
     )
+    # What was not measured has no framework, and no epoch was chosen.
+    assert "| `variant` | exercise, no figure; nowhere | 91.00" in rendering.markdown(results)
+    assert "T & variant & exercise, no figure & 3 &" in rendering.latex(results)
+    assert 'toy,variant,"exercise, no figure",,,,nowhere,jax,3' in rendering.csv_table(results)
 
 
 def test_costs_stand_beside_what_ours_take(tmp_path):

@@ -17,11 +17,9 @@ from experiments.references.distributions import standard_errors_apart
 )
 def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
     differences = compare_theano.training(case, steps=20)
-    # Without its dense layer the network begins with losses of up to 40.
-    limit = 1e-12 if case.units else 1e-11
-    assert differences.losses < limit
+    assert differences.losses < 1e-12
     assert differences.values < 1e-12
-    assert differences.logits < limit
+    assert differences.logits < 1e-12
 
 
 @pytest.mark.parametrize(

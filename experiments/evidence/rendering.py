@@ -132,7 +132,8 @@ def latex(results: Results) -> str:
         if done:
             lines.append(r"\midrule")
         for row, figure, ours in done:
-            cells = [article.letter, row.id, f"{figure.printed} ({figure.framework})", *ours]
+            framework = f" ({figure.framework})" if figure.framework else ""
+            cells = [article.letter, row.id, f"{figure.printed}{framework}", *ours]
             lines.append(" & ".join(cell.translate(_LATEX) for cell in cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -187,6 +188,8 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
 
 
 def _published(row: Row | Ensemble, figure: Figure) -> str:
+    if not figure.framework:
+        return f"{figure.printed}; {figure.source}"
     text = f"{figure.printed}, {figure.framework}; {figure.selection}"
     return text if figure is row.figures[0] else f"{text}; {figure.source}"
 

@@ -43,7 +43,7 @@ class Figure:
       printed: as it is printed.
       value: the same as a test accuracy in percent; None where it is something else.
       rounding: half a unit of the value's last digit, in percentage points.
-      framework: what it was measured with.
+      framework: what it was measured with; empty where nothing was.
       runs: how many it is the mean of.
       selection: how its author chose the epoch and run that it reports.
       source: where it stands.
@@ -191,7 +191,19 @@ class Article:
 
 def no_figure(what: str, source: str) -> Sequence[Figure]:
     """The figures of a row of which none is published, with what there is instead."""
-    return (Figure(printed=f"{what}, no figure", value=None, source=source, untested=NO_FIGURE),)
+    return (unmeasured(f"{what}, no figure", source, NO_FIGURE),)
+
+
+def unmeasured(printed: str, source: str, untested: str) -> Figure:
+    """What an article says of a row without having measured it there."""
+    return Figure(
+        printed=printed,
+        value=None,
+        framework="",
+        selection="",
+        source=source,
+        untested=untested,
+    )
 
 
 def changed(recipe: Recipe, **values: object) -> Recipe:

@@ -49,7 +49,8 @@ class Case:
 CASES = [
     Case("shallow", 0.1),
     Case("basic_conv", 0.1),
-    Case("basic_conv", 0.1, units=0),
+    # At its own 0.1 the first losses reach 40, and rounding grows with them.
+    Case("basic_conv", 0.01, units=0),
     Case("dbl_conv", 0.1),
     *(Case("dbl_conv_relu", 0.03, 0.1, units) for units in (100, 300, 1000)),
     *(Case("expanded_double_fc", 0.03, 0.1, units) for units in (100, 300, 1000)),
