@@ -237,7 +237,7 @@ def test_early_stopping_is_read_from_the_curves():
 
 def test_rows_without_a_figure_are_no_published_figures(tmp_path):
     plain, variant = ARTICLE.rows
-    without = dataclasses.replace(variant, figures=no_figure("exercise", "nowhere"))
+    without = dataclasses.replace(variant, figures=no_figure("−λ²", "nowhere"))
     article = dataclasses.replace(ARTICLE, rows=(plain, without))
     found = [record(seed, 8 + seed, "variant", VARIANT) for seed in range(3)]
     results = dataclasses.replace(results_of(tmp_path, *found), articles=[article])
@@ -245,13 +245,13 @@ def test_rows_without_a_figure_are_no_published_figures(tmp_path):
         "Of 3 published figures of 3 rows: 3 not run. 1 of the rows are exercises and readings"
         " without a figure."
     )
-    assert "| T `variant` | exercise, no figure | 91.00 ± 1.00 | 3 | none |" in rendering.summary(
+    assert "| T `variant` | −λ², no figure | 91.00 ± 1.00 | 3 | none |" in rendering.summary(
         results
     )
     # What was not measured has no framework, and no epoch was chosen.
-    assert "| `variant` | exercise, no figure; nowhere | 91.00" in rendering.markdown(results)
-    assert "T & variant & exercise, no figure & 3 &" in rendering.latex(results)
-    assert 'toy,variant,"exercise, no figure",,,,nowhere,jax,3' in rendering.csv_table(results)
+    assert "| `variant` | −λ², no figure; nowhere | 91.00" in rendering.markdown(results)
+    assert r"T & variant & $-$$\lambda$$^2$, no figure & 3 &" in rendering.latex(results)
+    assert 'toy,variant,"−λ², no figure",,,,nowhere,jax,3' in rendering.csv_table(results)
 
 
 def test_costs_stand_beside_what_ours_take(tmp_path):

@@ -23,7 +23,10 @@ and how to run a row.
 """
 
 _Key = TypeVar("_Key")
-_LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"})
+_LATEX = str.maketrans(
+    {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"}
+    | {"−": "$-$", "²": "$^2$", "λ": r"$\lambda$"}
+)
 
 
 def markdown(results: Results) -> str:
