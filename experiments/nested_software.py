@@ -134,6 +134,12 @@ ARTICLE = Article(
             figures=(_figure(99.63, "Final Results"), _repository(99.59)),
             curves=(Curve(column="test_accuracy"),),
         ),
+        _normalized("dense", _DENSE, 97.58),
+        _normalized("basic_conv", _BASIC, 98.91),
+        _normalized("dbl_conv", _DBL, 99.13),
+        _normalized("dbl_conv_relu", _RELU, 99.30),
+        _normalized("dbl_conv_relu_expanded", _EXPANDED, 99.43),
+        _normalized("double_fc_dropout", _DROPOUT, 99.64),
         _loss(
             "dense_cross_entropy",
             changed(_DENSE, loss="cross_entropy"),
@@ -154,12 +160,6 @@ ARTICLE = Article(
             "At the same rate, so that the loss is all that differs. The squared error is the mean"
             " over ten outputs, which are not squeezed between 0 and 1.",
         ),
-        _normalized("dense", _DENSE, 97.58),
-        _normalized("basic_conv", _BASIC, 98.91),
-        _normalized("dbl_conv", _DBL, 99.13),
-        _normalized("dbl_conv_relu", _RELU, 99.30),
-        _normalized("dbl_conv_relu_expanded", _EXPANDED, 99.43),
-        _normalized("double_fc_dropout", _DROPOUT, 99.64),
     ),
     ablations=(
         Ablation(
