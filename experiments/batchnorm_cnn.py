@@ -12,7 +12,7 @@ Duration: a seed sees 600,000 training images and 120 times the test set;
 Command: `python -m experiments.batchnorm_cnn --experiment=all --num_seeds=5`
 """
 
-from experiments.evidence.rows import Ablation, Article, Curve, Figure, Row, changed
+from experiments.evidence.rows import Ablation, Article, Curve, Figure, Row, changed, no_figure
 from mnist_jax.models import model_entry
 
 _FIGURE = Figure(
@@ -40,6 +40,16 @@ ARTICLE = Article(
             figures=(_FIGURE,),
             curves=(Curve(column="test_accuracy"),),
             note="Measured in training mode, as the article's program does.",
+        ),
+        Row(
+            id="early_stopping",
+            recipe=changed(_RECIPE, validation=10_000, selection="best_validation"),
+            figures=no_figure(
+                '"we can use early stopping criteria"', "the paragraph after the plots"
+            ),
+            note="The article recommends it and does not do it. It needs images that are neither"
+            " trained on nor tested, so 10,000 are held out; the table of early stopping says"
+            " when training would have ended.",
         ),
     ),
     ablations=(

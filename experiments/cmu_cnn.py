@@ -8,7 +8,7 @@ Duration: a seed sees 600,000 training images; `experiments/RESULTS.md` has the 
 Command: `python -m experiments.cmu_cnn --experiment=all --num_seeds=5`
 """
 
-from experiments.evidence.rows import Ablation, Article, Figure, Row, changed
+from experiments.evidence.rows import Ablation, Article, Cost, Figure, Row, changed, no_figure
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("cmu_cnn").recipe
@@ -27,7 +27,7 @@ ARTICLE = Article(
         Row(
             id="cmu_cnn_text",
             recipe=changed(_RECIPE, model_args={"conv_relu": False}),
-            figures=(Figure(printed="no figure", value=None, source="the features it lists"),),
+            figures=no_figure("its text", "the features it lists"),
             note="The text names ReLU for the first two dense layers only, but its 98.86% came from"
             " the program, which has it after the convolutions too.",
         ),
@@ -35,6 +35,15 @@ ARTICLE = Article(
     ablations=(
         Ablation(
             "Does ReLU after the convolutions help?", "cmu_cnn/cmu_cnn", "cmu_cnn/cmu_cnn_text"
+        ),
+    ),
+    costs=(
+        Cost(
+            row="cmu_cnn",
+            what="memory",
+            printed='"about 200MB of that memory"',
+            machine="a laptop's GeForce 740, with 2 GB",
+            source="Training and Testing",
         ),
     ),
     notes=(

@@ -62,6 +62,7 @@ def test_parameter_count_and_output_shape(name: str) -> None:
     [
         ("dbl_conv_relu", {"hidden": 300}, 26 * 20 + 501 * 40 + 641 * 300 + 301 * 10),
         ("expanded_double_fc", {"hidden": 20}, 26 * 20 + 501 * 40 + 641 * 20 + 21 * 20 + 21 * 10),
+        ("basic_conv", {"fully_connected": False}, 26 * 20 + 2881 * 10),
         ("cmu_cnn", {"conv_relu": False}, PARAMETERS["cmu_cnn"]),
         ("dropout_cnn", {"forward": "notebook"}, PARAMETERS["dropout_cnn"]),
         ("double_fc_dropout", {"dropout": "classic"}, PARAMETERS["double_fc_dropout"]),
@@ -71,6 +72,8 @@ def test_parameter_count_and_output_shape(name: str) -> None:
             {"channels": [8], "kernel_size": 3, "hidden": [32]},
             10 * 8 + (14 * 14 * 8 + 1) * 32 + 33 * 10,
         ),
+        # Without convolutions it is a multilayer perceptron.
+        ("lenet", {"channels": [], "hidden": [256]}, 785 * 256 + 257 * 10),
     ],
 )
 def test_variants(name: str, arguments: dict[str, object], expected: int) -> None:

@@ -50,7 +50,8 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
         "Inside, above or below is where a published figure lies beside the interval in which 95%"
         f" of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not testable:"
         " inside, but rounded more coarsely than our runs are spread. Not a claim: no test accuracy"
-        " is published. Unexplained: the row's note says what was tried."
+        " is published. No protocol: it isn't said what of. None: nothing is published of the row."
+        " Unexplained: the row's note says what was tried."
     )
     comparisons = []
     for article in results.articles:
