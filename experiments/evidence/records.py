@@ -145,7 +145,7 @@ class Record:
                 "images_per_second": round(self.images_per_second),
                 "environment": dict(self.environment),
                 "recipe": recipe,
-                "recipe_sha256": _digest(recipe),
+                "recipe_sha256": digest(recipe),
                 "curve": dict(self.curve),
                 "predictions": _pack(self.predictions),
                 "correct": _pack(np.packbits(self.correct)),
@@ -167,7 +167,7 @@ class Record:
         }
         if differing := sorted(expected ^ set(values)):
             raise ValueError(f"the field {differing[0]} is missing or unknown")
-        if _digest(values["recipe"]) != values.pop("recipe_sha256"):
+        if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         seed, accuracy = values.pop("seed"), values.pop("test_accuracy")
         last = values.pop("last_test_accuracy")
@@ -265,7 +265,8 @@ def _rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _digest(recipe: Mapping[str, Any]) -> str:
+def digest(recipe: Mapping[str, Any]) -> str:
+    """The SHA-256 of a recipe as it stands in a record."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
