@@ -26,7 +26,7 @@ _SCHEMA = 1
 _COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _OPTIONAL = "validation_accuracy"
 # Of run environments: what does not matter for a number, and belongs to one machine.
-_LOCAL = ("command", "dataset_source")
+LOCAL = ("command", "dataset_source")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +92,7 @@ class Record:
             predictions=predictions.astype(np.uint8),
             correct=predictions == labels,
             images_per_second=float(np.median([row.images_per_second for row in rows])),
-            environment={k: v for k, v in environment.items() if k not in _LOCAL},
+            environment={k: v for k, v in environment.items() if k not in LOCAL},
             **values,
         )
 

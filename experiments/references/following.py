@@ -50,6 +50,7 @@ class Followed(NamedTuple):
       first_step: the first step, from 1 on, of whose batch the two had another number of images
         right; None if there is none.
       losses: the largest difference of the loss of any step before that.
+      steps: taken.
     """
 
     ours: Side
@@ -58,6 +59,7 @@ class Followed(NamedTuple):
     values: list[float]
     first_step: int | None
     losses: float
+    steps: int
 
 
 def follow(
@@ -116,7 +118,8 @@ def follow(
             f"epoch {epoch}/{recipe.epochs}  test accuracy: ours {accuracy:.2%},"
             f" PyTorch {their_accuracy:.2%}  different predictions: {predictions[-1]}"
         )
-    return Followed(ours, theirs, predictions, values, *_parting(np.concatenate(logs, axis=1)))
+    first_step, apart = _parting(np.concatenate(logs, axis=1))
+    return Followed(ours, theirs, predictions, values, first_step, apart, trainer.step)
 
 
 def _parting(log: np.ndarray) -> tuple[int | None, float]:
