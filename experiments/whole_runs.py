@@ -90,7 +90,7 @@ def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
         recipe=recipe,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         environment={k: v for k, v in environment.items() if k not in records.LOCAL},
-        **made._asdict() | {"ours": made.ours._asdict(), "theirs": made.theirs._asdict()},
+        **{n: v._asdict() if hasattr(v, "_asdict") else v for n, v in made._asdict().items()},
     )
 
 

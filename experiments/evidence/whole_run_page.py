@@ -25,26 +25,28 @@ The two round differently, as other orders of addition do, and training amplifie
 rounding decides which of two nearly equal values is the largest of a pooling window, or on which
 side of 0 a ReLU's input lies, the gradients of that step differ by more than rounding, and Adam
 makes steps of full size of gradients that are nothing but rounding. So the runs part sooner or
-later; the table says when and how far.
+later. How far rounding alone takes them is measured too: a second run of ours, *nudged*, begins
+with every parameter moved by one unit in its last place and is the same otherwise. Where PyTorch
+is no farther from our run than that one, nothing but rounding is left between them.
 
 - *epochs*: that were run, of those that the recipe has.
 - *ours*, *PyTorch*: the test accuracy after the last of them, and beside it that of our recorded
   run of this row and seed (`experiments/results/`) after the same epoch. Records were made by
   other revisions of this code, some of which round convolutions otherwise.
 - *apart*: the largest difference of the two test accuracies after any epoch, in points.
-- *predictions*: of how many of the {images} test images the predicted labels differ after the
-  last epoch.
+- *predictions*: of how many of the {images} test images PyTorch's labels differ from ours after
+  the last epoch; then those of the nudged run.
 - *first batch*: the first step of whose batch the two had another number of images right.
 - *losses*: the largest difference of the loss of a step before that.
-- *values*: the largest difference of a parameter or BatchNorm statistic after the first epoch and
-  after the last.
+- *values*: the largest difference of a parameter or BatchNorm statistic after the last epoch, from
+  PyTorch; then from the nudged run.
 
 {table}
 
 ## Epoch by epoch
 
-Test accuracy in percent and loss over all test images, and the images that the two predict
-differently. *record* is the recorded run's accuracy.
+Test accuracy in percent, the loss over all test images, and how many of them PyTorch and the nudged
+run predict otherwise than ours. *record* is the recorded run's accuracy.
 {curves}
 ## What ran
 
@@ -78,10 +80,10 @@ def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
                 f"{run.steps:,}",
                 *_accuracies(run, record, run.epochs),
                 f"{_apart(run):.2f}",
-                str(run.predictions[-1]),
+                _both(run, "predictions", "d"),
                 f"{run.first_step:,}" if run.first_step else "none",
                 f"{run.losses:.0e}",
-                f"{run.values[0]:.0e}, {run.values[-1]:.0e}",
+                _both(run, "values", ".0e"),
             ]
         )
     # One of each row; the others are in the table above.
@@ -123,14 +125,19 @@ def _apart(run: WholeRun) -> float:
     return max(100 * abs(ours - theirs) for ours, theirs in pairs)
 
 
+def _both(run: WholeRun, column: str, style: str) -> str:
+    """What is last in a column of PyTorch's distances and in one of the nudged run's."""
+    return ", ".join(format(one[column][-1], style) for one in (run.apart, run.nudged))
+
+
 def _curve(run: WholeRun, record: Record | None) -> str:
     every = -(-run.epochs // _MOST)
     shown = sorted({1, run.epochs, *range(every, run.epochs, every)})
-    rows = [["epoch", "ours", "PyTorch", "record", "loss: ours", "PyTorch", "different"]]
+    rows = [["epoch", "ours", "PyTorch", "record", "loss: ours", "PyTorch", "other", "nudged"]]
     for epoch in shown:
         losses = [f"{side['test_loss'][epoch - 1]:.6f}" for side in (run.ours, run.theirs)]
-        different = str(run.predictions[epoch - 1])
-        rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, different])
+        others = [str(one["predictions"][epoch - 1]) for one in (run.apart, run.nudged)]
+        rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, *others])
     return f"### `{run.row}`, seed {run.recipe.seed}\n\n{_table(rows)}\n"
 
 

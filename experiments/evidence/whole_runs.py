@@ -14,8 +14,10 @@ from mnist_jax.files import parse_json
 from mnist_jax.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "docs"
-# Numbers that a column is kept with, as many as float32 has.
+# Digits that a column is kept with, as many as float32 has.
 _DIGITS = 8
+# What has a value for every epoch.
+_TABLES = ("ours", "theirs", "apart", "nudged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,10 @@ class WholeRun:
       environment: as of `RunDirectory`, with PyTorch among the packages.
       ours: our `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy` of every epoch.
       theirs: the same of the author's network.
-      predictions: of how many test images the predicted labels differ after each epoch.
-      values: the largest difference of a parameter or BatchNorm statistic after each epoch.
+      apart: of how many test images their predicted labels differ after each epoch
+        (`predictions`), and the largest difference of a parameter or BatchNorm statistic
+        (`values`).
+      nudged: the same of our run and one that begins a unit in the last place beside it.
       first_step: the first step, from 1 on, of whose batch the two had another number of images
         right; None if there is none.
       losses: the largest difference of the loss of any step before that.
@@ -43,8 +47,8 @@ class WholeRun:
     environment: Mapping[str, Any]
     ours: Mapping[str, Sequence[float]]
     theirs: Mapping[str, Sequence[float]]
-    predictions: Sequence[int]
-    values: Sequence[float]
+    apart: Mapping[str, Sequence[float]]
+    nudged: Mapping[str, Sequence[float]]
     first_step: int | None
     losses: float
     steps: int
@@ -52,14 +56,14 @@ class WholeRun:
     @property
     def epochs(self) -> int:
         """How many of the recipe's epochs were run."""
-        return len(self.predictions)
+        return len(self.apart["predictions"])
 
     def to_json(self) -> str:
         """One line."""
         recipe = json.loads(self.recipe.to_json())
         values = dataclasses.asdict(self) | {"recipe": recipe, "recipe_sha256": digest(recipe)}
-        for side in ("ours", "theirs"):
-            values[side] = {name: _rounded(column) for name, column in values[side].items()}
+        for table in _TABLES:
+            values[table] = {name: _rounded(column) for name, column in values[table].items()}
         return json.dumps({"seed": self.recipe.seed, "epochs": self.epochs} | values)
 
     @classmethod
@@ -79,7 +83,7 @@ class WholeRun:
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         stated = values.pop("seed"), values.pop("epochs")
         run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})
-        columns = [*run.ours.values(), *run.theirs.values(), run.predictions, run.values]
+        columns = [column for table in _TABLES for column in values[table].values()]
         if {len(column) for column in columns} != {run.epochs}:
             raise ValueError("its columns have different lengths")
         if stated != (run.recipe.seed, run.epochs):
@@ -127,4 +131,4 @@ def _path(folder: Path) -> Path:
 
 
 def _rounded(column: Sequence[float]) -> list[float]:
-    return [float(f"{value:.{_DIGITS}g}") for value in column]
+    return [v if isinstance(v, int) else float(f"{v:.{_DIGITS}g}") for v in column]

@@ -2,7 +2,9 @@
 
 It starts from our initial values and takes our batches, shifted as ours are, and drops the units
 that ours drops. Everything else is PyTorch's and the author's: normalisation, layers, gradients,
-optimiser, evaluation. What differs then is what the two make of the same numbers.
+optimiser, evaluation. What differs then is what the two make of the same numbers. How much of
+that is rounding, which training amplifies, a second run of ours tells: it begins with every
+parameter moved by one unit in the last place, and is the same otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,14 +41,26 @@ class Side(NamedTuple):
     test_accuracy: list[float]
 
 
+class Apart(NamedTuple):
+    """How far another run is from ours after every epoch.
+
+    Attributes:
+      predictions: of how many test images the predicted labels differ.
+      values: the largest difference of a parameter or BatchNorm statistic.
+    """
+
+    predictions: list[int]
+    values: list[float]
+
+
 class Followed(NamedTuple):
-    """Two runs that took the same batches.
+    """Runs that took the same batches.
 
     Attributes:
       ours: our course.
       theirs: that of the author's network.
-      predictions: of how many test images the predicted labels differ after each epoch.
-      values: the largest difference of a parameter or BatchNorm statistic after each epoch.
+      apart: how far they are apart.
+      nudged: how far our second run is from ours.
       first_step: the first step, from 1 on, of whose batch the two had another number of images
         right; None if there is none.
       losses: the largest difference of the loss of any step before that.
@@ -55,8 +69,8 @@ class Followed(NamedTuple):
 
     ours: Side
     theirs: Side
-    predictions: list[int]
-    values: list[float]
+    apart: Apart
+    nudged: Apart
     first_step: int | None
     losses: float
     steps: int
@@ -83,11 +97,14 @@ def follow(
             "An evaluation in training mode changes what is trained, with masks of its own;"
             " choose a row that is evaluated exactly."
         )
-    trainer = Trainer(recipe, dataset, seeds=[recipe.seed], num_devices=1)
+    # The second one is to be nudged.
+    trainer = Trainer(recipe, dataset, seeds=[recipe.seed] * 2, num_devices=1)
     schedule = trainer.schedule
     author = author or torch_runs.reference(recipe, schedule.steps_per_epoch)
     follower = _Follower(author, trainer)
-    ours, theirs, predictions, values = Side([], [], [], []), Side([], [], [], []), [], []
+    _nudge_second(trainer)
+    ours, theirs = Side([], [], [], []), Side([], [], [], [])
+    apart, nudged = Apart([], []), Apart([], [])
     logs: list[np.ndarray] = []
     for epoch in range(1, epochs + 1):
         start, end = trainer.step, trainer.step + schedule.steps_per_epoch
@@ -96,8 +113,8 @@ def follow(
             parts.append(trainer.advance(end - trainer.step)[0])
         log = np.stack([np.concatenate(parts), follower.epoch()])
         logits = trainer.logits(dataset.test.images)
-        (loss,), (accuracy,) = evaluation.score(recipe, logits, dataset.test.labels)
-        labels = logits[0].argmax(-1)
+        (loss, _), (accuracy, _) = evaluation.score(recipe, logits, dataset.test.labels)
+        labels, nudged_labels = logits.argmax(-1)
         their_loss, their_labels = torch_runs.evaluate(recipe, follower.network, dataset.test)
         their_accuracy = float(np.mean(their_labels == dataset.test.labels))
         if not np.isfinite([log[..., 0].sum(), loss, their_loss]).all():
@@ -110,16 +127,31 @@ def follow(
         ):
             for column, value in zip(side, (*mean, *test), strict=True):
                 column.append(float(value))
-        predictions.append(int(np.sum(labels != their_labels)))
-        values.append(follower.distance(trainer.state(0), end))
+        values, nudged_values = (follower.tensors(trainer.state(i), end) for i in range(2))
+        for one, other_labels, other_values in (
+            (apart, their_labels, values_of(follower.network)),
+            (nudged, nudged_labels, nudged_values),
+        ):
+            one.predictions.append(int(np.sum(labels != other_labels)))
+            one.values.append(largest(absolute, values, other_values))
         log[..., 1] = np.rint(log[..., 1] * sizes)
         logs.append(log)
         out.print(
             f"epoch {epoch}/{recipe.epochs}  test accuracy: ours {accuracy:.2%},"
-            f" PyTorch {their_accuracy:.2%}  different predictions: {predictions[-1]}"
+            f" PyTorch {their_accuracy:.2%}  different predictions:"
+            f" {apart.predictions[-1]}, by rounding alone {nudged.predictions[-1]}"
         )
-    first_step, apart = _parting(np.concatenate(logs, axis=1))
-    return Followed(ours, theirs, predictions, values, first_step, apart, trainer.step)
+    first_step, losses = _parting(np.concatenate(logs, axis=1))
+    return Followed(ours, theirs, apart, nudged, first_step, losses, trainer.step)
+
+
+def _nudge_second(trainer: Trainer) -> None:
+    """Moves every parameter of a trainer's second seed by one unit in the last place."""
+
+    def nudge(values: jax.Array) -> jax.Array:
+        return values.at[1].set(jnp.nextafter(values[1], jnp.inf))
+
+    trainer.states = trainer.states.replace(params=jax.tree.map(nudge, trainer.states.params))
 
 
 def _parting(log: np.ndarray) -> tuple[int | None, float]:
@@ -146,7 +178,7 @@ class _Follower:
         ours = abstract_model(recipe.model, **recipe.model_args)
         self._layers = pytorch.torch_layers(ours, model_entry(recipe.model).torch_names)
         self.network = author.network()
-        values = self._tensors(self._state, 0)
+        values = self.tensors(self._state, 0)
         self.network.load_state_dict({name: torch.tensor(v) for name, v in values.items()})
         self._optimizer: optim.Optimizer = author.optimizer(self.network.parameters())
         self._images = _images(trainer)
@@ -172,11 +204,8 @@ class _Follower:
         self._epoch += 1
         return np.array(log)
 
-    def distance(self, state: TrainState, steps: int) -> float:
-        """The largest difference of our state's arrays after so many steps from the network's."""
-        return largest(absolute, self._tensors(state, steps), values_of(self.network))
-
-    def _tensors(self, state: TrainState, steps: int) -> dict[str, np.ndarray]:
+    def tensors(self, state: TrainState, steps: int) -> dict[str, np.ndarray]:
+        """The arrays of our state after so many steps, under the network's names."""
         arrays = pytorch.by_layer(state.params, state.batch_stats)
         return pytorch.to_torch(arrays, self._layers, batches=steps)
 
