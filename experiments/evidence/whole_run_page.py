@@ -21,13 +21,12 @@ BatchNorm, gradients, weight decay, optimiser and evaluation.
 
     python -m experiments.whole_runs --row=lenet_fashion_mnist/lenet --num_seeds=5
 
-The two round differently, as other orders of addition do, and training amplifies that: where a
-rounding decides which of two nearly equal values is the largest of a pooling window, or on which
-side of 0 a ReLU's input lies, the gradients of that step differ by more than rounding, and Adam
-makes steps of full size of gradients that are nothing but rounding. So the runs part sooner or
-later. How far rounding alone takes them is measured too: a second run of ours, *nudged*, begins
-with every parameter moved by one unit in its last place and is the same otherwise. Where PyTorch
-is no farther from our run than that one, nothing but rounding is left between them.
+The two round differently, as other orders of addition do, and training can amplify that: a
+rounding may decide which of two nearly equal values is the largest of a pooling window, or on
+which side of 0 a ReLU's input lies, and Adam makes whole steps of the smallest gradients. How far
+that goes is measured beside it: a second run of ours, *nudged*, begins with every parameter moved
+by one unit in its last place and is the same otherwise. Where PyTorch is about as far from our run
+as that one, rounding is enough to explain the distance; where it is much farther, it is not.
 
 - *epochs*: that were run, of those that the recipe has.
 - *ours*, *PyTorch*: the test accuracy after the last of them, and beside it that of our recorded

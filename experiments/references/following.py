@@ -141,7 +141,7 @@ def follow(
             f" PyTorch {their_accuracy:.2%}  different predictions:"
             f" {apart.predictions[-1]}, by rounding alone {nudged.predictions[-1]}"
         )
-    first_step, losses = _parting(np.concatenate(logs, axis=1))
+    first_step, losses = parting(np.concatenate(logs, axis=1))
     return Followed(ours, theirs, apart, nudged, first_step, losses, trainer.step)
 
 
@@ -154,7 +154,7 @@ def _nudge_second(trainer: Trainer) -> None:
     trainer.states = trainer.states.replace(params=jax.tree.map(nudge, trainer.states.params))
 
 
-def _parting(log: np.ndarray) -> tuple[int | None, float]:
+def parting(log: np.ndarray) -> tuple[int | None, float]:
     """`first_step` and `losses` of each side's loss and right answers, [2, steps, 2]."""
     (other,) = np.nonzero(log[0, :, 1] != log[1, :, 1])
     first = int(other[0]) if other.size else None
