@@ -84,24 +84,27 @@ def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> A
 
 @pytest.mark.usefixtures("_one_torch_thread")
 @pytest.mark.parametrize(
-    "recipe",
+    ("recipe", "others", "tolerance"),
     [
-        pytest.param(DENSE, id="short last batch"),
-        pytest.param(NIELSEN, id="Nielsen's decay"),
-        pytest.param(SHIFTED, id="shifts"),
-        pytest.param(DROPOUT, id="dropout"),
-        pytest.param(NORMALIZED, id="BatchNorm"),
+        pytest.param(DENSE, 0, 1e-5, id="short last batch"),
+        pytest.param(NIELSEN, 0, 1e-5, id="Nielsen's decay"),
+        pytest.param(SHIFTED, 0, 1e-5, id="shifts"),
+        # Whose outputs after a few steps are so nearly equal that a rounding may decide.
+        pytest.param(DROPOUT, 2, 1e-3, id="dropout"),
+        pytest.param(NORMALIZED, 2, 1e-3, id="BatchNorm"),
     ],
 )
-def test_pytorch_follows(recipe: Recipe, digits: Dataset) -> None:
+def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: Dataset) -> None:
     made = _follow(recipe, digits)
-    assert made.apart.predictions == [0] * recipe.epochs
-    assert made.first_step is None
-    assert made.losses < 1e-5
-    assert max(made.apart.values) < 1e-4
-    assert 0 < max(made.nudged.values) < 1e-4
+    assert max(made.apart.predictions) <= others
+    assert made.first_step is None or others
+    assert made.losses < tolerance
+    assert max(made.apart.values) < tolerance
+    assert 0 < max(made.nudged.values) < tolerance
+    accuracy = others / len(digits.test) + 1e-6
     for column, ours, theirs in zip(made.ours._fields, made.ours, made.theirs, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5), column
+        apart = accuracy if column.endswith("accuracy") else tolerance
+        assert ours == pytest.approx(theirs, rel=0, abs=apart), column
     examples = (5 if recipe.one_pixel_shifts else 1) * (len(digits.train) - recipe.validation)
     assert made.steps == recipe.epochs * -(-examples // recipe.batch_size)
 

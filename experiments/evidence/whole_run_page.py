@@ -26,7 +26,8 @@ rounding may decide which of two nearly equal values is the largest of a pooling
 which side of 0 a ReLU's input lies, and Adam makes whole steps of the smallest gradients. How far
 that goes is measured beside it: a second run of ours, *nudged*, begins with every parameter moved
 by one unit in its last place and is the same otherwise. Where PyTorch is about as far from our run
-as that one, rounding is enough to explain the distance; where it is much farther, it is not.
+as that one, rounding is enough to explain the distance. It understates rounding: the nudged run
+differs by it before the first step alone, PyTorch at every step.
 
 - *epochs*: that were run, of those that the recipe has.
 - *ours*, *PyTorch*: the test accuracy after the last of them, and beside it that of our recorded
