@@ -23,8 +23,9 @@ the same network, starting from the same values; float64 unless the column says 
 hold them below the limit in each heading. The programs are plain PyTorch as the articles wrote
 it (`experiments/references/torch_networks.py`) and, for article A, the rules of Nielsen's
 `network3.py` in NumPy (`experiments/references/theano_numpy.py`). Training is compared over 50
-steps without dropout, and over 20 of article A's; [whole_runs.md](whole_runs.md) has whole runs,
-in float32 and with dropout.
+steps without dropout, and over 20 of article A's. Whole runs in float32, on both sides of which
+the same units are dropped, are followed by another command: [whole_runs.md](whole_runs.md) has
+those that there are.
 
 ## Against PyTorch
 
