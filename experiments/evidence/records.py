@@ -27,7 +27,7 @@ _SCHEMA = 1
 _COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _OPTIONAL = "validation_accuracy"
 # Of run environments: what does not matter for a number, and belongs to one machine.
-_LOCAL = ("command", "dataset_source")
+LOCAL = ("command", "dataset_source")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,7 +96,7 @@ class Record:
             predictions=predictions.astype(np.uint8),
             correct=predictions == labels,
             images_per_second=float(np.median([row.images_per_second for row in rows])),
-            environment={k: v for k, v in environment.items() if k not in _LOCAL},
+            environment={k: v for k, v in environment.items() if k not in LOCAL},
             **values,
         )
 
@@ -150,7 +150,7 @@ class Record:
                 "images_per_second": round(self.images_per_second),
                 "environment": dict(self.environment),
                 "recipe": recipe,
-                "recipe_sha256": _digest(recipe),
+                "recipe_sha256": digest(recipe),
                 "curve": dict(self.curve),
                 "predictions": _pack(self.predictions),
                 "correct": _pack(np.packbits(self.correct)),
@@ -174,7 +174,7 @@ class Record:
         # Records from before steps were kept have none.
         if differing := sorted((expected ^ set(values)) - {"steps"}):
             raise ValueError(f"the field {differing[0]} is missing or unknown")
-        if _digest(values["recipe"]) != values.pop("recipe_sha256"):
+        if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         seed, accuracy = values.pop("seed"), values.pop("test_accuracy")
         last = values.pop("last_test_accuracy")
@@ -275,7 +275,8 @@ def _rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _digest(recipe: Mapping[str, Any]) -> str:
+def digest(recipe: Mapping[str, Any]) -> str:
+    """The SHA-256 of a recipe as it stands in a record."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 

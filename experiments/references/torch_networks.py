@@ -274,11 +274,19 @@ class Original:
         self, network: nn.Module, optimizer: optim.Optimizer, images: Tensor, labels: Tensor
     ) -> Tensor:
         """Updates the network in place with one batch; returns the loss before the update."""
+        loss, _ = self.update(network, optimizer, images, labels)
+        return loss
+
+    def update(
+        self, network: nn.Module, optimizer: optim.Optimizer, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `step`; returns loss and outputs [N, 10] before the update."""
         optimizer.zero_grad()
-        loss = self.loss(network(images), labels)
+        outputs = network(images)
+        loss = self.loss(outputs, labels)
         loss.backward()
         optimizer.step()
-        return loss.detach()
+        return loss.detach(), outputs.detach()
 
 
 def _sgd(lr: float, weight_decay: float = 0.0) -> Callable[..., optim.Optimizer]:

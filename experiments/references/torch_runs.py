@@ -108,23 +108,19 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     of_epoch = np.zeros(3)  # Loss, images, seconds.
     for step, index in enumerate(_batches(recipe, len(labels)), start=1):
         network.train()
-        outputs = network(images[index])
-        loss = author.loss(outputs, labels[index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        right = (outputs.detach().argmax(1) == labels[index]).sum()
+        loss, outputs = author.update(network, optimizer, images[index], labels[index])
+        right = (outputs.argmax(1) == labels[index]).sum()
         size = len(index)
-        totals += torch.stack([loss.detach() * size, right, torch.tensor(size)])
+        totals += torch.stack([loss * size, right, torch.tensor(size)])
         if step != schedule.last_evaluation(step):
             continue
         busy, (sum_of_losses, count_right, count) = time.perf_counter() - since, totals.tolist()
-        test_loss, predictions = _evaluate(recipe, network, dataset.test)
+        test_loss, predictions = evaluate(recipe, network, dataset.test)
         if not np.isfinite([sum_of_losses, test_loss]).all():
             raise Failure(f"Training diverged before step {step}: the loss is not a finite number.")
         validation_accuracy = None
         if validation is not None:
-            _, of_validation = _evaluate(recipe, network, validation)
+            _, of_validation = evaluate(recipe, network, validation)
             validation_accuracy = float((of_validation == validation.labels).mean())
         row = Evaluation(
             epoch=step / schedule.steps_per_epoch,
@@ -213,8 +209,8 @@ def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _evaluate(recipe: Recipe, network: nn.Module, split: Split) -> tuple[float, np.ndarray]:
-    """Mean loss and predicted labels [N]."""
+def evaluate(recipe: Recipe, network: nn.Module, split: Split) -> tuple[float, np.ndarray]:
+    """Mean loss and predicted labels [N]; by the recipe, the network leaves training mode."""
     size = _EVALUATION_BATCH
     if recipe.evaluation == "training_mode":
         size = recipe.batch_size

@@ -48,6 +48,7 @@ class Trainer:
       schedule: the recipe's steps.
       step: how many of them have been taken.
       states: of all seeds.
+      train: the images to train on, before they are shifted.
       validation: the images held out, if the recipe says so.
       test: the test images.
 
@@ -66,18 +67,18 @@ class Trainer:
     ):
         check_memory(recipe, len(seeds))
         self.recipe, self.seeds, self.test = recipe, tuple(seeds), dataset.test
-        train, self.validation = dataset.train, None
+        self.train, self.validation = dataset.train, None
         if recipe.validation:
-            train, self.validation = hold_out(dataset.train, recipe.validation)
+            self.train, self.validation = hold_out(dataset.train, recipe.validation)
         self.schedule = Schedule.of_images(recipe, len(dataset.train))
         self.step = 0
         work = multiply_adds_per_parameter(abstract_model(recipe.model, **recipe.model_args))
         self.mesh = self._make_mesh(num_devices, parts, work)
         self.states = jax.device_put(self._initial_states(), NamedSharding(self.mesh, P("seed")))
-        images = jnp.asarray(train.images)
+        images = jnp.asarray(self.train.images)
         if recipe.one_pixel_shifts:
             images = augmentation.pad_for_shifts(images)
-        data = (images, jnp.asarray(train.labels))
+        data = (images, jnp.asarray(self.train.labels))
         self._data = jax.device_put(data, NamedSharding(self.mesh, P()))
         self._epoch, self._orders = -1, list[jax.Array]()
         self._run = _compile_run(self.mesh, recipe, work)
@@ -133,6 +134,17 @@ class Trainer:
         self.step += stop - first
         return np.asarray(log)[:, first:stop]
 
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """An epoch's images in the order that a seed takes them: indices [examples].
+
+        Where images are shifted an index is one of `augmentation.take_shifted`.
+        """
+        indices = np.arange(self.schedule.examples, dtype=np.int32)
+        if self.recipe.shuffle == "never":
+            return indices
+        drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
+        return np.random.default_rng([seed, drawn]).permutation(indices)
+
     def compile(self) -> None:
         """Compiles what `advance` runs: full batches and the short last one, side by side."""
         self._place_in_epoch()
@@ -178,19 +190,12 @@ class Trainer:
         """The epoch's batches as [seeds, steps, batch], and the short last one if there is one."""
         full, count = self.schedule.full_steps, len(self.seeds)
         split = full * self.recipe.batch_size
-        orders = np.stack([self._order(seed, epoch) for seed in self.seeds])
+        orders = np.stack([self.order(seed, epoch) for seed in self.seeds])
         parts = [orders[:, :split].reshape(count, full, -1)]
         if split < self.schedule.examples:
             parts.append(orders[:, None, split:])
         sharding = NamedSharding(self.mesh, P("seed", None, "data"))
         return [jax.device_put(part, sharding) for part in parts]
-
-    def _order(self, seed: int, epoch: int) -> np.ndarray:
-        indices = np.arange(self.schedule.examples, dtype=np.int32)
-        if self.recipe.shuffle == "never":
-            return indices
-        drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
-        return np.random.default_rng([seed, drawn]).permutation(indices)
 
 
 def check_memory(recipe: Recipe, num_seeds: int) -> None:
