@@ -17,8 +17,15 @@ from typing import (
     get_type_hints,
 )
 
+from mnist_jax import named
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import parse_json
+from mnist_jax.transforms import TRANSFORMS, Standardize, Transform
+
+
+def _younger(default: Any) -> Any:
+    """A field that texts leave out at its default, so that those of before it stay the same."""
+    return field(default=default, metadata={"younger": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +76,18 @@ class Recipe:
         "training_mode is article E's: dropout on, batch statistics, which move the running ones.",
     ] = "exact"
     eval_every: Annotated[int, "Steps between evaluations; 0: once an epoch."] = 0
-    seed: Annotated[int, "Seed of initial values, order and dropout masks."] = 0
+    seed: Annotated[int, "Seed of initial values, order, dropout masks and augmentation."] = 0
     init_from: Annotated[
         str, "Weights to start from instead: a run directory, or a .safetensors or .pt file."
-    ] = ""
+    ] = _younger("")
+    augmentation: Annotated[
+        tuple[Transform, ...],
+        'Changes of images, in order, as JSON: [{"name": "affine", "rotation": 15}, ...].',
+    ] = _younger(())
 
     def __post_init__(self) -> None:
+        changes = named.read(self.augmentation, TRANSFORMS, "augmentation")
+        object.__setattr__(self, "augmentation", changes)  # JSON gives a list of objects.
         for option in options():
             value = getattr(self, option.name)
             if option.choices and value not in option.choices:
@@ -102,11 +115,22 @@ class Recipe:
             raise UsageError(f"momentum is for sgd; the optimizer is {self.optimizer}.")
         if self.selection == "best_validation" and not self.validation:
             raise UsageError("selection is best_validation, but no validation images are held out.")
+        if Standardize() in self.augmentation and (
+            self.augmentation.index(Standardize()) + 1 < len(self.augmentation)
+            or (self.mean, self.std) != (0, 1)
+        ):
+            raise UsageError(
+                "standardize gives images their final values; give it as the last of"
+                " augmentation, with mean 0 and std 1."
+            )
 
     def to_json(self) -> str:
-        """Writes the recipe as indented JSON with every field that is not an empty text."""
-        values = dataclasses.asdict(self).items()
-        return json.dumps({name: value for name, value in values if value != ""}, indent=2)
+        """Writes the recipe as indented JSON, without younger fields at their defaults."""
+        values = dataclasses.asdict(self)
+        for one in dataclasses.fields(self):
+            if "younger" in one.metadata and values[one.name] == one.default:
+                del values[one.name]
+        return json.dumps(values, indent=2)
 
     def canonical(self) -> str:
         """The same text for equal recipes, in whichever order `model_args` were given."""

@@ -23,7 +23,17 @@ FLOORS = [
     {"mnist_jax.data"},
     {
         f"mnist_jax.{name}"
-        for name in ("recipe", "errors", "files", "inputs", "measures", "augment", "version")
+        for name in (
+            "recipe",
+            "errors",
+            "files",
+            "inputs",
+            "measures",
+            "augment",
+            "version",
+            "named",
+            "transforms",
+        )
     },
 ]
 

@@ -24,6 +24,14 @@ def test_a_record_survives_its_file(tmp_path):
     assert "/private/path" not in (tmp_path / "toy.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    "path", sorted(records.RESULTS.glob("*.jsonl")), ids=lambda path: path.stem
+)
+def test_younger_fields_leave_the_recipes_of_records_as_they_were(path):
+    for line, record in zip(path.read_text().splitlines(), records.load(path.stem), strict=True):
+        assert json.loads(record.recipe.to_json()) == json.loads(line)["recipe"]
+
+
 def test_a_curve_by_epoch_takes_the_last_test_and_the_mean_of_training():
     by_epoch = record().by_epoch
     assert by_epoch("test_accuracy") == [0.5, 0.9]

@@ -105,7 +105,10 @@ def test_an_elastic_change_is_scipy_s() -> None:
     for image, field, got in zip(images, fields, applied(elastic, images, fields), strict=True):
         smooth = [ndimage.gaussian_filter(one, 3, mode="constant") for one in field.astype(float)]
         expected = ndimage.map_coordinates(
-            image / 255, np.indices((28, 28)) + 20 * np.asarray(smooth), order=1, mode="grid-constant"
+            image / 255,
+            np.indices((28, 28)) + 20 * np.asarray(smooth),
+            order=1,
+            mode="grid-constant",
         )
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
@@ -152,7 +155,9 @@ def test_a_grid_distortion_is_pillow_s_bit_for_bit() -> None:
         mesh = []
         for row, column in np.ndindex(4, 4):
             around = ((row, column), (row + 1, column), (row + 1, column + 1), (row, column + 1))
-            quad = [int(number) for place in around for number in corners[(slice(None), *place)][::-1]]
+            quad = [
+                int(number) for place in around for number in corners[(slice(None), *place)][::-1]
+            ]
             box = (7 * column, 7 * row, 7 * column + 7, 7 * row + 7)
             mesh.append((box, tuple(quad)))
         expected = Image.fromarray(image).transform((28, 28), Image.Transform.MESH, mesh, BICUBIC)

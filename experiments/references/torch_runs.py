@@ -86,11 +86,14 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     """Trains the reference network of a recipe with its seed, on the CPU; prints every epoch.
 
     Raises:
-      UsageError: there is no such network, or the recipe shifts its images.
+      UsageError: there is no such network, or the recipe changes its images.
       Failure: the loss is no longer a finite number.
     """
-    if recipe.one_pixel_shifts:
-        raise UsageError("The PyTorch side has no one-pixel shifts; choose a row without them.")
+    if recipe.one_pixel_shifts or recipe.augmentation:
+        raise UsageError(
+            "The PyTorch side has no one-pixel shifts and no augmentation; choose a row without"
+            " them."
+        )
     torch.manual_seed(recipe.seed)
     split, validation = dataset.train, None
     if recipe.validation:

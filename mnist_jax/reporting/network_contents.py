@@ -10,6 +10,7 @@ from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.models.layers import Network
 from mnist_jax.models.summary import summarize
+from mnist_jax.recipe import Recipe
 from mnist_jax.reporting import images, inspection, scores
 from mnist_jax.reporting.history import History
 from mnist_jax.reporting.page import Picture, Section, Table, Text
@@ -70,16 +71,33 @@ def check_images(chosen: Sequence[int], dataset: Dataset) -> None:
         )
 
 
-def first_images(dataset: Dataset) -> Picture:
-    """The first training images, as article E shows them."""
-    names, train = CLASS_NAMES[dataset.name], dataset.train
-    shown, titles = train.images[:_FIRST], [names[label] for label in train.labels[:_FIRST]]
+def training_images(dataset: Dataset, recipe: Recipe) -> Iterator[Picture]:
+    """The first training images, as article E shows them, and as they are once augmented."""
+    yield _first_images(
+        "training-images",
+        dataset,
+        dataset.train.images[:_FIRST],
+        f"The first {_FIRST} training images, with their labels.",
+    )
+    if recipe.augmentation:
+        yield _first_images(
+            "augmented-images",
+            dataset,
+            inspection.augmented(recipe, dataset.train.images[:_FIRST]),
+            f"The same {_FIRST} images as the network may see them in training, before they are"
+            " normalised. They are changed anew in every epoch.",
+        )
+
+
+def _first_images(name: str, dataset: Dataset, shown: np.ndarray, caption: str) -> Picture:
+    names = CLASS_NAMES[dataset.name]
+    titles = [names[label] for label in dataset.train.labels[:_FIRST]]
     columns, of_wide = (4, 10) if _words(names) else (8, 20)
     return Picture(
-        "training-images",
+        name,
         images.image_grid(shown, titles, columns),
         f"{_FIRST} small pictures, each with its label.",
-        f"The first {_FIRST} training images, with their labels.",
+        caption,
         wide=images.image_grid(shown, titles, of_wide, width=WIDE),
     )
 

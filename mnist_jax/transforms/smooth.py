@@ -101,9 +101,7 @@ class Elastic(Transform):
         """Smooths the field and moves the pixels."""
         down, across = (_gaussian(size, self.sigma) for size in image.shape)
         highest = jax.lax.Precision.HIGHEST
-        smooth = jnp.matmul(
-            jnp.matmul(down, drawn, precision=highest), across.T, precision=highest
-        )
+        smooth = jnp.matmul(jnp.matmul(down, drawn, precision=highest), across.T, precision=highest)
         rows, columns = jnp.indices(image.shape, dtype=jnp.float32)
         moved = self.alpha * smooth
         return bilinear(image, rows + moved[0], columns + moved[1], "zero")
