@@ -26,10 +26,11 @@ def training_inputs(recipe: Recipe, images: jax.Array, keys: jax.Array) -> jax.A
     """
 
     def change(number: int, transform: Transform, images: jax.Array) -> jax.Array:
-        own = jax.vmap(
-            lambda key: jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), number)
-        )
-        return jax.vmap(transform.training)(images, own(keys))
+        def one(image: jax.Array, key: jax.Array) -> jax.Array:
+            own = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), number)
+            return transform.training(image, own)
+
+        return jax.vmap(one)(images, keys)
 
     return _inputs(recipe, images, change)
 

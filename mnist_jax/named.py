@@ -3,18 +3,20 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mnist_jax.errors import UsageError
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text"}
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
     """A value of a kind that has a name.
 
-    A subclass gives `name` its default, and its own fields types of `_KINDS` or a `Literal`.
+    A subclass gives `name` its default, and its own fields types of `_KINDS`, one of these or
+    None, or a `Literal`.
 
     Attributes:
       name: of the kind.
@@ -29,10 +31,15 @@ class Named:
         hints = get_type_hints(type(self))
         for one in fields(self):
             kind, value = hints[one.name], getattr(self, one.name)
+            choices = get_args(kind)
             if get_origin(kind) is Literal:
-                if value not in get_args(kind):
-                    self.refuse(one.name, " or ".join(get_args(kind)))
+                if value not in choices:
+                    self.refuse(one.name, " or ".join(choices))
                 continue
+            if NoneType in choices:
+                kind = choices[0]
+                if value is None:
+                    continue
             if kind is float and type(value) is int:
                 value = float(value)
                 object.__setattr__(self, one.name, value)  # The same text however it is given.
@@ -72,9 +79,10 @@ def read(values: Any, kinds: Mapping[str, type[Kind]], where: str) -> tuple[Kind
 
 
 def _read_one(value: Any, kinds: Mapping[str, type[Kind]], where: str) -> Kind:
-    if isinstance(value, tuple(kinds.values())):
-        return value
-    if not isinstance(value, Mapping) or value.get("name") not in kinds:
+    for kind in kinds.values():
+        if isinstance(value, kind):
+            return value
+    if not isinstance(value, Mapping) or str(value.get("name")) not in kinds:
         raise UsageError(
             f'{where} has {value!r}; give {{"name": ...}} with one of {", ".join(kinds)}.'
         )

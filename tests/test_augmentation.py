@@ -118,7 +118,8 @@ def test_evaluation_crops_and_standardises(trainer: Trainer, digits: Dataset) ->
     np.testing.assert_allclose(
         classifier(network, recipe())(images), jax.nn.softmax(logits), atol=1e-5
     )
-    last = [layers[-1].output for layers in inspection.activations(network, recipe(), images)]
+    seen = inspection.activations(network, recipe(), images)
+    last = np.stack([np.asarray(layers[-1].output) for layers in seen])
     np.testing.assert_allclose(last, logits, atol=1e-4)
 
 

@@ -235,6 +235,7 @@ def test_numbers_have_one_text() -> None:
     [
         ("affine", r"^here is 'affine'; give a list such as \[\{\"name\": ...\}\]\.$"),
         (["affine"], r"^here has 'affine'; give \{\"name\": ...\} with one of affine, crop_resize"),
+        ([{"name": ["affine"]}], "with one of affine, "),
         ([{"name": "afine"}], "with one of affine, "),
         ([{"name": "affine", "angle": 1}], "no argument 'angle'; it has rotation, shift, zoom, "),
         ([{"name": "grid_distortion", "tiles": 1}], "no argument 'tiles'; it has none"),

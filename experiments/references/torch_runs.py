@@ -86,13 +86,13 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     """Trains the reference network of a recipe with its seed, on the CPU; prints every epoch.
 
     Raises:
-      UsageError: there is no such network, or the recipe changes its images.
+      UsageError: there is no such network, or the recipe changes its images or learning rate.
       Failure: the loss is no longer a finite number.
     """
-    if recipe.one_pixel_shifts or recipe.augmentation:
+    if recipe.one_pixel_shifts or recipe.augmentation or recipe.learning_rate_schedule:
         raise UsageError(
-            "The PyTorch side has no one-pixel shifts and no augmentation; choose a row without"
-            " them."
+            "The PyTorch side has no one-pixel shifts, augmentation or schedule of the learning"
+            " rate; choose a row without them."
         )
     torch.manual_seed(recipe.seed)
     split, validation = dataset.train, None
@@ -200,7 +200,8 @@ def _optimizer(
     if recipe.optimizer == "sgd":
         return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
-    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate)
+    betas = (recipe.b1, recipe.b2)
+    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:

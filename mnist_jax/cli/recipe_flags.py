@@ -24,7 +24,7 @@ def _define_json(name: str, default: None, what: str) -> flags.FlagHolder[Any]:
 
 
 def define() -> list[flags.FlagHolder[Any]]:
-    """Defines a flag for every field of a recipe that is a plain value or a list; unset by default."""
+    """Defines a flag for every field of a recipe that is a value or a list; unset at first."""
     define: dict[type, Any] = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,

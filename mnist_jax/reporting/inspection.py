@@ -41,7 +41,7 @@ def augmented(recipe: Recipe, images: np.ndarray) -> np.ndarray:
     recipe = dataclasses.replace(recipe, augmentation=visible, mean=0.0, std=1.0)
     keys = jax.random.split(jax.random.key(recipe.seed), len(images))
     changed = jax.jit(partial(training_inputs, recipe))(jnp.asarray(images), keys)
-    return np.rint(255 * np.asarray(changed[..., 0])).astype(np.uint8)
+    return np.asarray(jnp.rint(255 * changed[..., 0]), np.uint8)
 
 
 def kernels(network: Network) -> dict[str, np.ndarray]:

@@ -192,7 +192,11 @@ def _turned() -> Sequence[np.ndarray]:
 
 @functools.cache
 def _cut_weights() -> Sequence[np.ndarray]:
-    """The weights that resize what is cut out, at each angle: of rows and of columns [21, 28, 28]."""
+    """The weights that resize what is cut out, at each angle.
+
+    Returns:
+      Those of rows and of columns: [21, 28, 28].
+    """
     tables = np.zeros((2, 2 * _DEGREES + 1, _SIDE, _SIDE), np.int32)
     for place, degrees in enumerate(range(-_DEGREES, _DEGREES + 1)):
         _, (left, top, right, bottom) = _CUTS[abs(degrees)]

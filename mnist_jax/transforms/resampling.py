@@ -65,10 +65,13 @@ def resize_weights(source: int, size: int, box: tuple[float, float] | None = Non
         far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
         cubic = np.where(distance < 1, near, np.where(distance < 2, far, 0))
         weights = cubic / cubic.sum(axis=1, keepdims=True)
-    return np.trunc(weights * 2**_WEIGHT_BITS + np.copysign(0.5, weights)).astype(np.int32)
+    whole = np.trunc(weights * 2**_WEIGHT_BITS + np.copysign(0.5, weights))
+    return np.asarray(whole, np.int32)
 
 
-def resize(image: jax.Array, of_rows: jax.Array, of_columns: jax.Array) -> jax.Array:
+def resize(
+    image: jax.Array, of_rows: jax.typing.ArrayLike, of_columns: jax.typing.ArrayLike
+) -> jax.Array:
     """Resizes an image of 8-bit numbers by weights from `resize_weights`, as Pillow rounds.
 
     Args:
@@ -80,7 +83,7 @@ def resize(image: jax.Array, of_rows: jax.Array, of_columns: jax.Array) -> jax.A
       int32 [H, W], from 0 to 255.
     """
     # Columns first, and rounded in between.
-    narrow = _to_bytes(jnp.matmul(image, of_columns.T))
+    narrow = _to_bytes(jnp.matmul(image, jnp.transpose(of_columns)))
     return _to_bytes(jnp.matmul(of_rows, narrow))
 
 
