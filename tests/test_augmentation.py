@@ -136,7 +136,7 @@ def test_a_report_shows_images_as_they_are_trained_on(digits: Dataset) -> None:
     (plain,) = training_images(digits, recipe(augmentation=()))
     plain_again, changed = training_images(digits, recipe())
     pictures = [
-        np.stack([axes.images[0].get_array() for axes in one.figure.axes])
+        np.stack([np.asarray(axes.images[0].get_array()) for axes in one.figure.axes])
         for one in (plain, plain_again, changed)
     ]
     np.testing.assert_array_equal(pictures[0], pictures[1])
