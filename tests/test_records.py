@@ -99,6 +99,13 @@ def test_steps_that_are_not_the_record_s_are_refused(tmp_path, change):
         records.load("toy", tmp_path)
 
 
+@pytest.mark.parametrize("article", [path.stem for path in records.RESULTS.glob("*.jsonl")])
+def test_younger_fields_leave_the_recipes_of_records_as_they_were(article):
+    lines = (records.RESULTS / f"{article}.jsonl").read_text().splitlines()
+    for line, read in zip(lines, records.load(article), strict=True):
+        assert json.loads(read.recipe.to_json()) == json.loads(line)["recipe"]
+
+
 def test_a_curve_by_epoch_takes_the_last_test_and_the_mean_of_training():
     by_epoch = record().by_epoch
     assert by_epoch("test_accuracy") == [0.5, 0.9]

@@ -96,6 +96,13 @@ def test_torch_refuses_what_it_has_no_reference_of():
         train(recipe=dataclasses.replace(RECIPE, model_args={"kernel_size": 3}))
     with pytest.raises(UsageError, match="one-pixel shifts"):
         train(recipe=dataclasses.replace(RECIPE, one_pixel_shifts=True))
+    for without in (
+        {"augmentation": [{"name": "affine"}]},
+        {"learning_rate_schedule": [{"name": "cosine", "epochs": 1}]},
+        {"optimizer": "adam", "eps_sense": "keras"},
+    ):
+        with pytest.raises(UsageError, match="no augmentation, schedule"):
+            train(recipe=dataclasses.replace(RECIPE, **without))
 
 
 @pytest.mark.parametrize("article", ARTICLES, ids=lambda article: article.letter)

@@ -64,8 +64,14 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
     """The author's network under a recipe, which may be another than the author's.
 
     Raises:
-      UsageError: there is no such network; raised when it is made.
+      UsageError: the recipe asks for what the PyTorch side does not have; or, when the network is
+        made, there is no such network.
     """
+    if recipe.augmentation or recipe.learning_rate_schedule or recipe.eps_sense != "torch":
+        raise UsageError(
+            "The PyTorch side has no augmentation, schedule of the learning rate or Keras' ε;"
+            " choose a row without them."
+        )
     return Original(
         model=recipe.model,
         network=partial(_network, recipe),
@@ -86,7 +92,7 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     """Trains the reference network of a recipe with its seed, on the CPU; prints every epoch.
 
     Raises:
-      UsageError: there is no such network, or the recipe shifts its images.
+      UsageError: as from `reference`, or the recipe shifts its images.
       Failure: the loss is no longer a finite number.
     """
     if recipe.one_pixel_shifts:
@@ -196,7 +202,8 @@ def _optimizer(
     if recipe.optimizer == "sgd":
         return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
-    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate)
+    betas = (recipe.b1, recipe.b2)
+    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:

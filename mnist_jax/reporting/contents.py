@@ -37,7 +37,7 @@ def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> 
     sections = [Section("Result", list(_result(runs, len(dataset.test))))]
     if shown := [run for run in runs if run.rows]:
         sections.append(Section("Training", list(_training(shown))))
-    sections.append(Section("The images", [network_contents.first_images(dataset)]))
+    sections.append(Section("The images", list(network_contents.training_images(dataset, recipe))))
     if trained := [run for run in runs if run.has_network]:
         sections += network_contents.sections(trained[0], dataset, chosen)
     values = dataclasses.asdict(recipe) | {"seed": [run.recipe.seed for run in runs]}

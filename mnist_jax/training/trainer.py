@@ -15,14 +15,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax.data import Dataset, hold_out
-from mnist_jax.inputs import normalize
+from mnist_jax.inputs import training_inputs
 from mnist_jax.models import abstract_model, create_model
 from mnist_jax.models.summary import multiply_adds_per_parameter
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import augmentation, devices, evaluation
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.schedule import Schedule
-from mnist_jax.training.step import LOSSES, TrainState, train_step
+from mnist_jax.training.step import LOSSES, TrainState, step_keys, train_step
 
 # The fields of `TrainState` that do not follow from the recipe, the seed and the step.
 _SAVED = ("params", "batch_stats", "opt_state")
@@ -32,8 +32,8 @@ class Trainer:
     """A recipe in progress: one state per seed, and the compiled functions that advance them.
 
     The states carry a leading axis of seeds, spread over the mesh's `seed` axis; batches are
-    split over its `data` axis. The dataset lives on the devices as uint8. The order of an epoch
-    and the dropout masks of a step follow from the seed and the step alone.
+    split over its `data` axis. The dataset lives on the devices as uint8. The order of an epoch,
+    and a step's dropout masks and changes of images, follow from the seed and the step alone.
 
     Args:
       recipe: what to train; its `seed` is replaced by each of `seeds`.
@@ -97,7 +97,7 @@ class Trainer:
     def saved(self) -> list[dict[str, Any]]:
         """What has to be kept of every seed to go on later: NumPy arrays.
 
-        Order and dropout masks follow from the seed and the step.
+        Order, dropout masks and changes of images follow from the seed and the step.
         """
         states = jax.device_get({name: getattr(self.states, name) for name in _SAVED})
         return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
@@ -246,10 +246,10 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
         start: int,
         stop: int,
     ) -> tuple[TrainState, jax.Array]:
-        chunk = devices.chunk_size(order.shape[1])
+        chunk, axis_name = devices.chunk_size(order.shape[1]), devices.data_axis(mesh)
         step = partial(
             train_step,
-            axis_name=devices.data_axis(mesh),
+            axis_name=axis_name,
             chunk_size=chunk,
             side_by_side=devices.side_by_side(chunk, multiply_adds_per_parameter=work),
         )
@@ -257,7 +257,8 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
         def body(i: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
             state, log = carry
             index = order[i]
-            batch = normalize(take(images, index), recipe.mean, recipe.std)
+            keys = step_keys(state, len(index), axis_name)
+            batch = training_inputs(recipe, take(images, index), keys)
             state, metrics = step(state, batch, labels[index % labels.shape[0]])
             return state, log.at[i].set(jnp.stack(metrics))
 
