@@ -98,7 +98,7 @@ def test_torch_refuses_what_it_has_no_reference_of():
         train(recipe=dataclasses.replace(RECIPE, one_pixel_shifts=True))
     for without in (
         {"augmentation": [{"name": "affine"}]},
-        {"learning_rate_schedule": [{"name": "cosine", "epochs": 1}]},
+        {"learning_rate_schedule": [{"name": "cosine", "epochs": 1, "end": 0}]},
         {"optimizer": "adam", "eps_sense": "keras"},
     ):
         with pytest.raises(UsageError, match="no augmentation, schedule"):
