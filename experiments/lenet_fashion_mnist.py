@@ -4,15 +4,32 @@ Source: the article's section "Data acquisition and training" and its printed ou
 Protocol: 60,000 images, reshuffled every epoch, batches of 256 (the last one 96), SGD at 0.9,
 Xavier-uniform weights, sigmoid, 5 epochs; the output shows four of them.
 Expected: 75.6% after epoch 4, a single run. Other printings of the book train for 10 epochs and
-report 75 to 83% over 34 builds, so the spread between seeds is large.
-Duration: a seed sees 300,000 training images; `experiments/RESULTS.md` has the measured time.
+report 75 to 83% over 34 builds, so the spread between seeds is large. The exercises have no
+figures, and the multilayer perceptron that "exceeds 98%" on MNIST has no protocol.
+Duration: a seed sees 300,000 training images, or 600,000 in ten epochs;
+`experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.lenet_fashion_mnist --experiment=all --num_seeds=5`
 """
 
-from experiments.evidence.rows import Ablation, Article, Curve, Figure, Row, changed
+from experiments.evidence.rows import (
+    Ablation,
+    Article,
+    Cost,
+    Curve,
+    Figure,
+    Row,
+    changed,
+    no_figure,
+    unmeasured,
+)
 from mnist_jax.models import model_entry
 
 _RECIPE = model_entry("lenet").recipe
+_RELU = changed(_RECIPE, model_args={"pooling": "max", "activation": "relu"}, learning_rate=0.1)
+_DEEPER = changed(
+    _RELU,
+    model_args={"channels": [16, 32, 64], "kernel_size": 3, "hidden": [256, 120, 84]},
+)
 
 ARTICLE = Article(
     name="lenet_fashion_mnist",
@@ -73,7 +90,60 @@ ARTICLE = Article(
         Row(
             id="lenet_max_pooling",
             recipe=changed(_RECIPE, model_args={"pooling": "max"}),
-            figures=(Figure(printed="exercise, no figure", value=None, source="Practice, 1"),),
+            figures=no_figure("exercise", "Practice, 1"),
+        ),
+        Row(
+            id="lenet_relu_max_pooling",
+            recipe=_RELU,
+            figures=no_figure("exercise", "Practice, 1 and 2"),
+            note="At a learning rate of 0.1; the article gives none for its exercises.",
+        ),
+        Row(
+            id="lenet_wider_deeper",
+            recipe=_DEEPER,
+            figures=no_figure("exercise", "Practice, 2"),
+            note="Windows of 3x3, three convolutions of 16, 32 and 64 filters, and three dense"
+            " layers of 256, 120 and 84 units before the output, at 0.1 too: sizes of ours, chosen"
+            " before they were run.",
+        ),
+        Row(
+            id="lenet_torch_init",
+            recipe=changed(_RECIPE, model_args={"init": "torch"}),
+            figures=no_figure("exercise", "Practice, 2: initialization"),
+            note="PyTorch's own initial values, which the article's `init_weights` replaces.",
+        ),
+        Row(
+            id="lenet_wider_deeper_mnist",
+            recipe=changed(_DEEPER, dataset="mnist"),
+            figures=no_figure("exercise", "Practice, 3"),
+            note="The improved network is that of `lenet_wider_deeper`.",
+        ),
+        Row(
+            id="mlp_mnist",
+            recipe=changed(
+                _RECIPE,
+                dataset="mnist",
+                model_args={
+                    "channels": [],
+                    "hidden": [256],
+                    "activation": "relu",
+                    "init": "torch",
+                },
+                epochs=10,
+                learning_rate=0.5,
+            ),
+            figures=(
+                unmeasured(
+                    '"The accuracy of MLP exceeds 98%"',
+                    "Data acquisition and training",
+                    "no protocol",
+                ),
+            ),
+            note="The sentence names no widths, epochs or learning rate, so a verdict would judge"
+            " our choice of them, and one recipe that stays below 98% would say nothing against"
+            " it. This is the multilayer perceptron of the book in its PyTorch edition (chapter"
+            " Multilayer Perceptrons, concise implementation), which it trains on Fashion-MNIST:"
+            " 784, 256 and 10 units, ReLU, batches of 256, SGD at 0.5, 10 epochs.",
         ),
     ),
     ablations=(
@@ -81,6 +151,36 @@ ARTICLE = Article(
             "Does max-pooling help?",
             "lenet_fashion_mnist/lenet_max_pooling",
             "lenet_fashion_mnist/lenet",
+        ),
+        Ablation(
+            "Does ReLU with max-pooling help, at its learning rate?",
+            "lenet_fashion_mnist/lenet_relu_max_pooling",
+            "lenet_fashion_mnist/lenet",
+        ),
+        Ablation(
+            "Do more and wider layers with smaller windows help?",
+            "lenet_fashion_mnist/lenet_wider_deeper",
+            "lenet_fashion_mnist/lenet_relu_max_pooling",
+        ),
+        Ablation(
+            "Does Xavier's initialisation help?",
+            "lenet_fashion_mnist/lenet",
+            "lenet_fashion_mnist/lenet_torch_init",
+        ),
+        Ablation(
+            "Is the benefit of convolutions hard to see on MNIST, beside a multilayer perceptron at"
+            " its own rate, for twice the epochs?",
+            "lenet_fashion_mnist/lenet_wider_deeper_mnist",
+            "lenet_fashion_mnist/mlp_mnist",
+        ),
+    ),
+    costs=(
+        Cost(
+            row="lenet",
+            what="time",
+            printed="60.6, 59.9, 56.4 and 57.6 s",
+            machine="a CPU, which is not named",
+            source="output of the last program",
         ),
     ),
 )

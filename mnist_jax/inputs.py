@@ -1,7 +1,61 @@
 """From a dataset's pixels to what networks see."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from mnist_jax.recipe import Recipe
+from mnist_jax.transforms import Transform
+
+# What is folded into an image's key for its augmentation. A network folds the places of its layers
+# into it.
+_AUGMENTATION = 2**32 - 1
+
+
+def training_inputs(recipe: Recipe, images: jax.Array, keys: jax.Array) -> jax.Array:
+    """What a recipe's network is trained on.
+
+    Args:
+      recipe: whose augmentation and normalisation it is.
+      images: uint8 [N, H, W].
+      keys: [N], those of the step's images: each is changed as its own key says.
+
+    Returns:
+      float32 [N, H, W, 1].
+    """
+
+    def change(number: int, transform: Transform, images: jax.Array) -> jax.Array:
+        def one(image: jax.Array, key: jax.Array) -> jax.Array:
+            own = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), number)
+            return transform.training(image, own)
+
+        return jax.vmap(one)(images, keys)
+
+    return _inputs(recipe, images, change)
+
+
+def evaluation_inputs(recipe: Recipe, images: jax.Array) -> jax.Array:
+    """What a recipe's network is evaluated on: uint8 [..., H, W] to float32 [..., H, W, 1]."""
+
+    def change(_: int, transform: Transform, images: jax.Array) -> jax.Array:
+        single = images.reshape(-1, *images.shape[-2:])
+        return jax.vmap(transform.evaluation)(single).reshape(images.shape)
+
+    return _inputs(recipe, images, change)
+
+
+def _inputs(
+    recipe: Recipe,
+    images: jax.Array,
+    change: Callable[[int, Transform, jax.Array], jax.Array],
+) -> jax.Array:
+    if not recipe.augmentation:
+        return normalize(images, recipe.mean, recipe.std)
+    pixels = normalize(images, 0, 1)[..., 0]
+    for number, transform in enumerate(recipe.augmentation):
+        pixels = change(number, transform, pixels)
+    return (pixels[..., None] - recipe.mean) / recipe.std
 
 
 def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:

@@ -95,6 +95,18 @@ def band(courses: Sequence[Course]) -> Band:
     return Band(x, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 
+def thinned(band: Band, most: int) -> Band:
+    """A band with `most` values at most: means of neighbours within the range of them all."""
+    starts = np.arange(0, len(band.x), math.ceil(len(band.x) / most))
+    counts = np.diff(starts, append=len(band.x))
+    return Band(
+        np.add.reduceat(band.x, starts) / counts,
+        np.add.reduceat(band.mean, starts) / counts,
+        np.minimum.reduceat(band.low, starts),
+        np.maximum.reduceat(band.high, starts),
+    )
+
+
 def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int = 10) -> np.ndarray:
     """Images by true (row) and predicted (column) class: [classes, classes]."""
     counts = np.zeros((classes, classes), int)

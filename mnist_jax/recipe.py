@@ -17,8 +17,16 @@ from typing import (
     get_type_hints,
 )
 
+from mnist_jax import named
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import parse_json
+from mnist_jax.rates import STRETCHES, Stretch
+from mnist_jax.transforms import TRANSFORMS, Standardize, Transform
+
+
+def _younger(default: Any) -> Any:
+    """A field that texts leave out at its default, so that those of before it stay the same."""
+    return field(default=default, metadata={"younger": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ class Recipe:
         "Cross-entropy of the logits, or squared error against one-hot labels.",
     ] = "cross_entropy"
     optimizer: Annotated[Literal["sgd", "adam", "adamw"], "Optimiser."] = "sgd"
-    learning_rate: Annotated[float, "Constant step size."]
+    learning_rate: Annotated[float, "Step size; constant without learning_rate_schedule."]
     momentum: Annotated[float, "Momentum of SGD."] = 0.0
     weight_decay: Annotated[float, "Decoupled with adamw, else by --weight_decay_sense."] = 0.0
     weight_decay_sense: Annotated[
@@ -69,12 +77,33 @@ class Recipe:
         "training_mode is article E's: dropout on, batch statistics, which move the running ones.",
     ] = "exact"
     eval_every: Annotated[int, "Steps between evaluations; 0: once an epoch."] = 0
-    seed: Annotated[int, "Seed of initial values, order and dropout masks."] = 0
+    seed: Annotated[int, "Seed of initial values, order, dropout masks and augmentation."] = 0
     init_from: Annotated[
         str, "Weights to start from instead: a run directory, or a .safetensors or .pt file."
-    ] = ""
+    ] = _younger("")
+    augmentation: Annotated[
+        tuple[Transform, ...],
+        'Changes of images, in order, as JSON: [{"name": "affine", "rotation": 15}, ...].',
+    ] = _younger(())
+    learning_rate_schedule: Annotated[
+        tuple[Stretch, ...],
+        "Stretches of multiples of learning_rate as JSON, such as"
+        ' [{"name": "cosine", "epochs": 10, "end": 0.01}]; after the last its end holds.',
+    ] = _younger(())
+    b1: Annotated[float, "How much of the first moment Adam keeps at a step."] = _younger(0.9)
+    b2: Annotated[float, "The same for the second moment."] = _younger(0.999)
+    eps: Annotated[float, "Added by Adam to the root of the second moment."] = _younger(1e-8)
+    eps_sense: Annotated[
+        Literal["torch", "keras"],
+        "torch: added after the moment's correction for its first steps; keras: before it.",
+    ] = _younger("torch")
 
     def __post_init__(self) -> None:
+        changes = named.read(self.augmentation, TRANSFORMS, "augmentation")
+        stretches = named.read(self.learning_rate_schedule, STRETCHES, "learning_rate_schedule")
+        # JSON gives lists of objects.
+        object.__setattr__(self, "augmentation", changes)
+        object.__setattr__(self, "learning_rate_schedule", stretches)
         for option in options():
             value = getattr(self, option.name)
             if option.choices and value not in option.choices:
@@ -100,13 +129,35 @@ class Recipe:
             raise UsageError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}.")
         if self.momentum and self.optimizer != "sgd":
             raise UsageError(f"momentum is for sgd; the optimizer is {self.optimizer}.")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}; give a number from 0 to below 1."
+                )
+        if not 0 < self.eps < float("inf"):
+            raise UsageError(f"eps is {self.eps}; give a positive number.")
+        if self.eps_sense == "keras" and self.optimizer != "adam":
+            raise UsageError(f"eps_sense keras is for adam; the optimizer is {self.optimizer}.")
+        if self.optimizer == "sgd" and (self.b1, self.b2, self.eps) != (0.9, 0.999, 1e-8):
+            raise UsageError("b1, b2 and eps are for adam and adamw; the optimizer is sgd.")
         if self.selection == "best_validation" and not self.validation:
             raise UsageError("selection is best_validation, but no validation images are held out.")
+        if Standardize() in self.augmentation and (
+            self.augmentation.index(Standardize()) + 1 < len(self.augmentation)
+            or (self.mean, self.std) != (0, 1)
+        ):
+            raise UsageError(
+                "standardize gives images their final values; give it as the last of"
+                " augmentation, with mean 0 and std 1."
+            )
 
     def to_json(self) -> str:
-        """Writes the recipe as indented JSON with every field that is not an empty text."""
-        values = dataclasses.asdict(self).items()
-        return json.dumps({name: value for name, value in values if value != ""}, indent=2)
+        """Writes the recipe as indented JSON, without younger fields at their defaults."""
+        values = dataclasses.asdict(self)
+        for one in dataclasses.fields(self):
+            if "younger" in one.metadata and values[one.name] == one.default:
+                del values[one.name]
+        return json.dumps(values, indent=2)
 
     def canonical(self) -> str:
         """The same text for equal recipes, in whichever order `model_args` were given."""

@@ -4,9 +4,11 @@ And what a report of them shows.
 """
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 from flax import nnx
 from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
@@ -45,8 +47,12 @@ def write_runs(parent: Path) -> None:
         environment = describe_environment(dataset, {"platform": "test"})
         with run.locked():
             run.create(recipe, environment | {"command": ["/x/mnist_jax/train.py", "--seed=<0>"]})
-            for step in STEPS:
-                run.append_metrics(_row(step, seed))
+            for start, step in pairwise((0, *STEPS)):
+                row = _row(step, seed)
+                # Around the means that the row has.
+                means = np.asarray([[row.train_loss, row.train_accuracy]])
+                run.append_steps(means + np.linspace(-0.01, 0.01, step - start)[:, None])
+                run.append_metrics(row)
             with Checkpoints(run.checkpoints) as checkpoints:
                 params = nnx.as_pure(parameters)
                 checkpoints.save(STEPS[-1], {"params": params, "batch_stats": {}})

@@ -14,7 +14,7 @@ TIMES = {"seconds", "images_per_second"}
 def assert_same_run(path: Path, other: Path) -> None:
     """Asserts that two finished runs are the same, bit by bit but for times."""
     assert _rows(path) == _rows(other)
-    for name in ("config.json", "predictions.npy"):
+    for name in ("config.json", "steps.f32", "predictions.npy"):
         assert (path / name).read_bytes() == (other / name).read_bytes()
     result = json.loads((path / "result.json").read_text())
     assert _timeless(result) == _timeless(json.loads((other / "result.json").read_text()))

@@ -41,8 +41,16 @@ def test_rows_can_be_trained_and_state_what_was_printed(article, row):
 PRINTED = """
 A shallow                            97.80  10 60  0.1     0
 A basic_conv                         98.78  10 60  0.1     0
+A omit_fc                            nan    10 60  0.1     0
 A dbl_conv                           99.06  10 60  0.1     0
 A dbl_conv_relu                      99.23  10 60  0.03    0.1
+A dbl_conv_relu_lambda_0             nan    10 60  0.03    0
+A dbl_conv_relu_lambda_0.00001       nan    10 60  0.03    0.00001
+A dbl_conv_relu_lambda_0.0001        nan    10 60  0.03    0.0001
+A dbl_conv_relu_lambda_0.001         nan    10 60  0.03    0.001
+A dbl_conv_relu_lambda_0.01          nan    10 60  0.03    0.01
+A dbl_conv_relu_lambda_1             nan    10 60  0.03    1
+A dbl_conv_relu_lambda_10            nan    10 60  0.03    10
 A expanded_data_n100                 99.37  10 60  0.03    0.1
 A expanded_data_n300                 99.46  10 60  0.03    0.1
 A expanded_data_n1000                99.43  10 60  0.03    0.1
@@ -64,13 +72,22 @@ B dbl_conv_normalized                99.13  10 60  0.1     0
 B dbl_conv_relu_normalized           99.30  10 60  0.03    0.00005
 B dbl_conv_relu_expanded_normalized  99.43  10 60  0.03    0.00005
 B double_fc_dropout_normalized       99.64  10 40  0.005   0
+B dense_cross_entropy                nan    10 30  3       0
+B shallow_cross_entropy              nan    10 30  0.1     0
+B shallow_mean_squared_error         nan    10 30  0.1     0
 C cmu_cnn                            98.86 100 10  0.001   0
 C cmu_cnn_text                       nan   100 10  0.001   0
 D lenet                              75.6  256  5  0.9     0
 D lenet_10_epochs                    80.4  256 10  0.9     0
 D lenet_max_pooling                  nan   256  5  0.9     0
+D lenet_relu_max_pooling             nan   256  5  0.1     0
+D lenet_wider_deeper                 nan   256  5  0.1     0
+D lenet_torch_init                   nan   256  5  0.9     0
+D lenet_wider_deeper_mnist           nan   256  5  0.1     0
+D mlp_mnist                          nan   256 10  0.5     0
 E batchnorm_cnn                      99    100 10  0.0003  0.001
 E as_published                       99    100 10  0.0003  0.001
+E early_stopping                     nan   100 10  0.0003  0.001
 F dropout_cnn                        nan    32 15  0.001   0
 F dropout_cnn_notebook               nan    32 15  0.001   0
 F simple_cnn                         nan   100  5  0.001   0
@@ -107,6 +124,8 @@ def test_rows_are_what_the_articles_print(line):
     assert recipe.one_pixel_shifts == expanded
     # Article A shuffles its expanded images, once.
     assert recipe.shuffle == ("once" if letter == "A" and expanded else order)
+    if name == "early_stopping":
+        validation, selection = 10_000, "best_validation"
     assert (recipe.validation, recipe.selection) == (validation, selection)
     assert (recipe.optimizer, recipe.momentum) == (optimizer, 0)
     if recipe.weight_decay:
@@ -115,7 +134,8 @@ def test_rows_are_what_the_articles_print(line):
         assert (recipe.mean, recipe.std) == (0.1305, 0.3081)
     else:
         assert (recipe.mean, recipe.std) == ((0.5, 0.5) if letter == "E" else (0, 1))
-    assert recipe.dataset == ("fashion_mnist" if letter == "D" else "mnist")
+    fashion = letter == "D" and not name.endswith("_mnist")
+    assert recipe.dataset == ("fashion_mnist" if fashion else "mnist")
 
 
 def test_what_the_repository_of_article_b_prints_for_the_same_commands():
@@ -145,6 +165,8 @@ def test_ablations_and_ensembles_name_rows():
             assert {ablation.first, ablation.second} <= names
         for members in article.ensembles:
             article.row(members.members)
+        for cost in article.costs:
+            article.row(cost.row)
 
 
 def test_an_unknown_row_is_named_with_the_rows_there_are():

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from absl import logging
 from flax import nnx
@@ -251,6 +252,44 @@ def test_reports_a_failed_save_at_the_next_one(
             with pytest.raises(Failure, match=r"step 3 can't be written .*No space left"):
                 checkpoints.save(4, tree)
         assert checkpoints.restore(tree)[0] == 2
+
+
+@pytest.mark.parametrize("missing", ["manifest.ocdbt", "d"])
+def test_does_not_take_for_saved_what_orbax_left_out(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ocp.Checkpointer.save
+
+    def save_a_part(self: ocp.Checkpointer, directory: Path, *arguments: Any) -> None:
+        save(self, directory, *arguments)
+        part = directory / missing
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+    store = Checkpoints(tmp_path)
+    store.save(1, {"a": np.ones(3)})
+    store.wait()
+    monkeypatch.setattr(ocp.Checkpointer, "save", save_a_part)
+    store.save(2, {"a": np.ones(3)})
+    with pytest.raises(
+        Failure, match=r"The checkpoint of step 2 can't be written to .* \(NOT_FOUND"
+    ):
+        store.wait()
+    assert store.intact() == [1]
+
+
+def test_says_that_orbax_cannot_read_what_is_as_it_was_saved(saved: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+    (directory / "2" / "default" / "manifest.ocdbt").unlink()
+    manifest = directory / "2" / "SHA256SUMS"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(one for one in lines if "default/manifest.ocdbt" not in one))
+    store = Checkpoints(directory)
+    assert store.intact() == [1, 2]
+    with pytest.raises(
+        Failure, match=r"The checkpoint .*/2 can't be read \(.*; remove it to go on"
+    ):
+        store.restore({"log": np.zeros(4)})
 
 
 def test_restores_a_part(tree: dict[str, Any], saved: Path) -> None:

@@ -15,8 +15,10 @@ from runs_compared import assert_same_run
 
 from experiments.evidence import rows
 from mnist_jax.models import model_entry, model_names
+from mnist_jax.rates import Cosine
 from mnist_jax.recipe import Recipe, options
 from mnist_jax.training import devices
+from mnist_jax.transforms import Affine
 
 
 @pytest.fixture(scope="module")
@@ -126,21 +128,30 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
         "batch_size": 50,
         "epochs": 1,
         "loss": "mean_squared_error",
-        "optimizer": "sgd",
+        "optimizer": "adam",
         "learning_rate": 0.5,
-        "momentum": 0.5,
+        "momentum": 0.0,
         "weight_decay": 0.1,
         "weight_decay_sense": "nielsen",
         "selection": "best_validation",
         "evaluation": "training_mode",
         "eval_every": 60,
         "seed": 7,
+        "augmentation": [dataclasses.asdict(Affine(rotation=5, fill="zero"))],
+        "learning_rate_schedule": [dataclasses.asdict(Cosine(epochs=1, end=0.1))],
+        "b1": 0.8,
+        "b2": 0.9,
+        "eps": 1e-6,
+        "eps_sense": "keras",
     }
     plain = {option.name for option in options()} - {"model", "model_args", "dataset", "init_from"}
     assert protocol.keys() == plain
     shown = run(home, "mnist_jax.train", "--help").stdout
     assert [name for name in plain if f"{name}:" not in shown.replace("]", "")] == []
-    flags = [f"--{name}={value}" for name, value in protocol.items()]
+    flags = [
+        f"--{name}={json.dumps(value) if isinstance(value, list) else value}"
+        for name, value in protocol.items()
+    ]
     path = home / "protocol"
     done = run(
         home, "mnist_jax.train", "--model=dense", "--dataset=digits", f"--workdir={path}", *flags
@@ -206,6 +217,9 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=lenet", "--momentum=1"], "momentum is 1.0"),
         (["--model=lenet", "--optimizer=adam", "--momentum=0.9"], "momentum is for sgd"),
         (["--model=lenet", "--seed=-1"], "seed is -1"),
+        (["--model=lenet", "--augmentation=affine"], "--augmentation=affine: it is not JSON"),
+        (["--model=lenet", '--augmentation=[{"name": "x"}]'], "with one of affine, crop_resize"),
+        (["--model=lenet", '--learning_rate_schedule={"name": "cosine"}'], "give a list such as"),
         (["--model=lenet", "--model_args={"], "--model_args is not JSON"),
         (
             ["--model=lenet", "--model_args=" + 10**5 * "["],

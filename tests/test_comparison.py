@@ -3,14 +3,15 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 from scipy import stats
 from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
 
 from experiments import compare
-from experiments.evidence import analysis, records, rendering
+from experiments.evidence import analysis, records, rendering, stopping
 from experiments.evidence.analysis import Results
-from experiments.evidence.rows import all_articles
+from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
 from mnist_jax.errors import Failure
 
 
@@ -87,6 +88,32 @@ def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_pat
     assert analysis.family(results, ARTICLE, row) is None
 
 
+def test_a_figure_about_batches_is_true_of_most_after_the_first_epoch():
+    figure = Figure(printed="", value=None, source="", batches_from=90.0)
+    row = dataclasses.replace(ARTICLE.rows[0], figures=(figure,))
+
+    def log(low):
+        """18 steps below it, then `low` of 18, with as many right as it says in the others."""
+        right = np.repeat([0.1, 0.88, 0.9], [18, low, 18 - low])
+        return np.stack([np.ones(36), right], axis=1).astype(np.float32)
+
+    def found(*lows):
+        runs = [record(seed, log=log(low)) for seed, low in enumerate(lows)]
+        runs.append(record(9))  # From before steps were kept.
+        results = Results([ARTICLE], {("toy", "plain", "jax"): runs})
+        (one,) = analysis.outcome(results, ARTICLE, row).comparisons
+        return one.verdict, analysis.batches(results, ARTICLE, row, figure)
+
+    verdict, shares = found(0, 0, 0)
+    assert verdict == "inside"
+    assert (shares.n, shares.mean) == (3, 100.0)
+    verdict, shares = found(0, 1, 0)
+    assert verdict == "above"
+    assert shares.low == pytest.approx(100 * 17 / 18)
+    assert found(0, 0)[0] == "provisional"
+    assert found() == ("provisional", None)
+
+
 def test_outcomes(tmp_path):
     found = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     results = results_of(tmp_path, *found)
@@ -142,6 +169,130 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
     # One question is its own family.
     p = f"{stats.ttest_rel(found.first, found.second).pvalue:.2g}"
     assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.062 to 0.5 |")
+
+
+def test_variants_are_compared_by_what_is_asked():
+    """After epochs 1 to 4, of which the last two are the second half."""
+    courses = {
+        "variant": ([10, 20, 90, 94], [30, 20, 90, 92]),
+        "plain": ([5, 6, 7, 8], [9, 6, 5, 5]),
+    }
+    runs = {}
+    for name, recipe in (("variant", VARIANT), ("plain", RECIPE)):
+        recipe = dataclasses.replace(recipe, epochs=4)
+        runs["toy", name, "jax"] = [
+            dataclasses.replace(
+                record(seed, 10, name, recipe),
+                curve={"step": [18, 36, 54, 72], "test_accuracy": [a / 100 for a in course]},
+            )
+            for seed, course in enumerate(courses[name])
+        ]
+    results = Results([ARTICLE], runs)
+
+    def compared(measure):
+        return analysis.variants(
+            results, dataclasses.replace(ARTICLE.ablations[0], measure=measure)
+        )
+
+    first = compared("first_epoch")
+    assert (first.first, first.second) == ([10.0, 30.0], [5.0, 9.0])
+    fluctuation = compared("fluctuation")
+    assert fluctuation.first == pytest.approx([8**0.5, 2**0.5])
+    assert fluctuation.second == pytest.approx([0.5**0.5, 0])
+    # Of the networks that count McNemar's test would speak, and of nothing else.
+    assert len(compared("accuracy").mcnemar) == 2
+    assert not [*first.mcnemar, *fluctuation.mcnemar]
+
+
+def test_a_fluctuation_of_one_seed_is_provisional(tmp_path):
+    question = dataclasses.replace(ARTICLE.ablations[0], measure="fluctuation")
+    article = dataclasses.replace(ARTICLE, ablations=(question,))
+    found = [record(0, 10), record(0, 8, "variant", VARIANT)]
+    # Two epochs: the second half is one of them.
+    runs = results_of(tmp_path, *found).runs
+    runs = {
+        key: [
+            dataclasses.replace(
+                run,
+                recipe=dataclasses.replace(run.recipe, epochs=4),
+                curve={**run.curve, "step": [18, 36, 54, 72]},
+            )
+            for run in value
+        ]
+        for key, value in runs.items()
+    }
+    text = rendering.markdown(Results([article], runs))
+    (line,) = (one for one in text.splitlines() if one.startswith("| Better? |"))
+    # 70 and 92%, 70 and 90%.
+    assert "| Better? | fluctuation | `toy/variant` 15.556 | `toy/plain` 14.142 |" in line
+    assert "| 1 *provisional* |  |  |  |  |" in line
+
+
+@pytest.mark.parametrize(
+    ("patience", "expected"), [(1, 3), (2, 6), (3, 7), (4, 8)], ids=lambda value: str(value)
+)
+def test_training_ends_after_so_many_epochs_without_a_better_one(patience, expected):
+    # An equal is no better: after 0.5 and 0.6 there is none, none, then 0.7.
+    validation = [0.5, 0.6, 0.6, 0.7, 0.6, 0.7, 0.6, 0.5]
+    assert stopping.last_epoch(validation, patience) == expected
+
+
+def test_early_stopping_is_read_from_the_curves():
+    chosen = dataclasses.replace(RECIPE, validation=10, selection="best_validation", epochs=4)
+    row = dataclasses.replace(ARTICLE.rows[0], recipe=chosen)
+    run = record(0, 10)
+    # Two evaluations an epoch; the second one of each is the epoch's.
+    curve = {
+        "step": [9, 18, 27, 36, 45, 54, 63, 72],
+        "validation_accuracy": [0.8, 0.5, 0.8, 0.5, 0.5, 0.6, 0.9, 0.9],
+        "test_accuracy": [0.81, 0.1, 0.82, 0.1, 0.1, 0.1, 0.9, 0.91],
+    }
+    run = dataclasses.replace(
+        run, curve=curve, selected_step=72, recipe=dataclasses.replace(chosen, seed=0)
+    )
+    results = Results([ARTICLE], {("toy", "plain", "jax"): [run]})
+    one, three = stopping.early_stopping(results, ARTICLE, row)
+    assert (one.patience, one.ended.mean, one.saved.mean) == (1, 2, 2)
+    # Of the equally good evaluations up to there the latest, although it is not an epoch's last.
+    assert (one.stopped.mean, one.full.mean) == (pytest.approx(82), pytest.approx(90))
+    assert one.difference.mean == pytest.approx(-8)
+    assert (three.patience, three.ended.mean, three.saved.mean) == (3, 4, 0)
+    assert three.stopped.mean == pytest.approx(91)
+    # Who selects the last epoch has nothing to stop by.
+    assert not stopping.early_stopping(results, ARTICLE, ARTICLE.rows[0])
+
+
+def test_rows_without_a_figure_are_no_published_figures(tmp_path):
+    plain, variant = ARTICLE.rows
+    without = dataclasses.replace(variant, figures=no_figure("−λ²", "nowhere"))
+    article = dataclasses.replace(ARTICLE, rows=(plain, without))
+    found = [record(seed, 8 + seed, "variant", VARIANT) for seed in range(3)]
+    results = dataclasses.replace(results_of(tmp_path, *found), articles=[article])
+    assert rendering.headline(results) == (
+        "Of 3 published figures of 3 rows: 3 not run. 1 of the rows are exercises and readings"
+        " without a figure."
+    )
+    assert "| T `variant` | −λ², no figure | 91.00 ± 1.00 | 3 | none |" in rendering.summary(
+        results
+    )
+    # What was not measured has no framework, and no epoch was chosen.
+    assert "| `variant` | −λ², no figure; nowhere | 91.00" in rendering.markdown(results)
+    assert r"T & variant & $-$$\lambda$$^2$, no figure & 3 &" in rendering.latex(results)
+    assert 'toy,variant,"−λ², no figure",,,,nowhere,jax,3' in rendering.csv_table(results)
+
+
+def test_costs_stand_beside_what_ours_take(tmp_path):
+    time = Cost(row="plain", what="time", printed="60 s", machine="a CPU", source="nowhere")
+    memory = dataclasses.replace(time, what="memory", printed="200 MB", machine="a GPU")
+    article = dataclasses.replace(ARTICLE, costs=(time, memory))
+    results = results_of(tmp_path, record(), record(1))
+    text = rendering.markdown(dataclasses.replace(results, articles=[article]))
+    # 60 s of two seeds together, for two epochs.
+    assert (
+        "| `toy/plain` | an epoch | 60 s | a CPU | nowhere | 15.0 s | 2 CPU cores |\n"
+        "| `toy/plain` | memory of the device | 200 MB | a GPU | nowhere | not measured |  |"
+    ) in text
+    assert "What training takes" not in rendering.markdown(results)
 
 
 def test_what_choosing_by_the_test_set_buys(tmp_path):

@@ -1,5 +1,6 @@
 """The page of the whole comparison: what is drawn of the records."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def test_every_row_can_be_read_on_a_phone_and_on_a_screen():
         f"{article.letter} {row.id}{end}"
         for article in articles
         for row in article.entries
-        for end in ("", " (2)")[: len(row.figures)]
+        for figure, end in zip(row.figures, ("", " (2)"), strict=False)
+        if figure.value is not None
     ]
     ours = statistics.summarize([99.1, 99.2, 99.3], (0.0, 100.0))
     comparisons = [
@@ -114,7 +116,7 @@ def test_every_row_can_be_read_on_a_phone_and_on_a_screen():
     ends = {row.id: 99.6 - i / 50 for i, row in enumerate(articles[1].rows)}
     epochs = np.arange(1, 31)
     rows = {
-        name: [Course(epochs, np.linspace(10 + 6 * i, end, 30))]
+        name: [Course(epochs, np.linspace(10 + 80 * i / len(ends), end, 30))]
         for i, (name, end) in enumerate(ends.items())
     }
     for wide, shown in ((False, PHONE), (True, SCREEN)):
@@ -131,6 +133,21 @@ def test_printed_values_stand_beside_ours(page):
     assert lines(accuracy, "test")[-1] == ([1, 2], pytest.approx([0.5, 0.91]))
     assert lines(loss, "published") == []
     assert lines(loss, "training")[0][1] == pytest.approx(record().by_epoch("train_loss"))
+
+
+@pytest.mark.parametrize("iterations", [1, 10])
+def test_every_iteration_is_drawn_as_the_article_has_it(iterations):
+    log = np.stack([np.linspace(2, 1, 36), np.repeat([0.5, 0.9], 18)], axis=1).astype(np.float32)
+    row = dataclasses.replace(ARTICLE.rows[0], iterations=iterations)
+    article = dataclasses.replace(ARTICLE, rows=(row,), ensembles=(), ablations=())
+    runs = [record(0, log=log), record(1, log=log / 2), record(2)]
+    page = pages.comparison(Results([article], {("toy", "plain", "jax"): runs}))
+    loss, accuracy = figure(page, "toy-plain-iterations").axes
+    ((x, y),) = lines(loss, "training")
+    assert y[0] == pytest.approx(0.75 * log[:iterations, 0].mean(), rel=0.02)
+    assert len(x) == (36 if iterations == 1 else 4)
+    ((_, y),) = lines(accuracy, "training")
+    assert (y[0], y[-1]) == (pytest.approx(37.5, abs=0.6), pytest.approx(67.5, abs=0.6))
 
 
 def test_what_the_vote_has_wrong_is_shown_with_the_votes(tmp_path, monkeypatch):

@@ -187,7 +187,8 @@ def test_a_loss_of_power_leaves_what_was_synchronised_and_some_of_the_rest(
 def test_a_run_that_starts_again_is_never_mixed_with_the_one_before(tmp_path: Path) -> None:
     before, root = tmp_path / "before", tmp_path / "run"
     (before / "checkpoints" / "1").mkdir(parents=True)
-    old = {"checkpoints/1/x", "metrics.jsonl", "predictions.npy", "environment.json"}
+    beside = {"metrics.jsonl", "steps.f32", "predictions.npy", "environment.json"}
+    old = {"checkpoints/1/x", *beside}
     for name in old:
         (before / name).write_text("old")
     result = dict.fromkeys(("epochs", "test_accuracy", "selected_step", "seconds"), 1)
@@ -225,6 +226,8 @@ run.create(Recipe.load(sys.argv[2]), {"device": {}})
         except UsageError:  # Still the old one: its result is there with all else, or not at all.
             ends["old"] += 1
             assert run.result() is None or (files.keys() >= old and run.recipe() == recipe), what
+            # Who goes on from a checkpoint finds what goes with it.
+            assert "checkpoints/1/x" not in files or files.keys() >= beside, what
         else:
             ends["new"] += 1
             assert not files.keys() & (old - {"environment.json"}), what

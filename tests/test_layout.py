@@ -23,7 +23,10 @@ FLOORS = [
     {"mnist_jax.data"},
     {
         f"mnist_jax.{name}"
-        for name in ("recipe", "errors", "files", "inputs", "measures", "augment", "version")
+        for name in (
+            *("recipe", "rates", "transforms", "named", "inputs", "augment"),
+            *("errors", "files", "measures", "version"),
+        )
     },
 ]
 

@@ -35,6 +35,14 @@ def test_a_band_is_where_all_seeds_have_a_value() -> None:
     )
 
 
+def test_a_thinned_band_keeps_means_and_extremes() -> None:
+    whole = measures.Band(*map(np.asarray, ([1, 2, 3, 4, 5], [2, 4, 3, 1, 7], range(5), range(5))))
+    thin = measures.thinned(whole, 2)
+    found = [values.tolist() for values in (thin.x, thin.mean, thin.low, thin.high)]
+    assert found == [[2.0, 4.5], [3.0, 4.0], [0, 3], [2, 4]]
+    assert measures.thinned(whole, 5).mean.tolist() == whole.mean.tolist()
+
+
 def test_confusion_counts_by_true_and_predicted_class() -> None:
     counts = measures.confusion(np.asarray([0, 0, 1, 2]), np.asarray([0, 2, 1, 2]), 3)
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]

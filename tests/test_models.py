@@ -62,6 +62,7 @@ def test_parameter_count_and_output_shape(name: str) -> None:
     [
         ("dbl_conv_relu", {"hidden": 300}, 26 * 20 + 501 * 40 + 641 * 300 + 301 * 10),
         ("expanded_double_fc", {"hidden": 20}, 26 * 20 + 501 * 40 + 641 * 20 + 21 * 20 + 21 * 10),
+        ("basic_conv", {"fully_connected": False}, 26 * 20 + 2881 * 10),
         ("cmu_cnn", {"conv_relu": False}, PARAMETERS["cmu_cnn"]),
         ("dropout_cnn", {"forward": "notebook"}, PARAMETERS["dropout_cnn"]),
         ("double_fc_dropout", {"dropout": "classic"}, PARAMETERS["double_fc_dropout"]),
@@ -71,10 +72,25 @@ def test_parameter_count_and_output_shape(name: str) -> None:
             {"channels": [8], "kernel_size": 3, "hidden": [32]},
             10 * 8 + (14 * 14 * 8 + 1) * 32 + 33 * 10,
         ),
+        # Without convolutions it is a multilayer perceptron.
+        ("lenet", {"channels": [], "hidden": [256]}, 785 * 256 + 257 * 10),
     ],
 )
 def test_variants(name: str, arguments: dict[str, object], expected: int) -> None:
     assert parameters(abstract_model(name, **arguments)) == expected
+
+
+def test_layers_are_listed_with_what_article_f_prints_of_them() -> None:
+    settings = {layer.name: layer.settings for layer in summarize(abstract_model("dropout_cnn"))}
+    assert settings["conv3"] == "3×3, stride 1, padding 1"
+    assert (settings["pool2"], settings["pool3"]) == (
+        "2×2, stride 2, padding 0",
+        "2×2, stride 2, padding 1",
+    )
+    assert settings["dropout1"] == "rate 0.3"
+    assert settings["fc1"] == settings["act1"] == ""
+    lenet = {layer.name: layer.settings for layer in summarize(abstract_model("lenet"))}
+    assert lenet["pool1"] == "2×2, stride 2, padding 0"
 
 
 def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:

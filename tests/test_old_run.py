@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import environment
 
@@ -51,6 +52,11 @@ def test_its_training_goes_on(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert lines[:2] == (MADE / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [30, 60, 90]
+    steps = np.fromfile(run / "steps.f32", "<f4").reshape(-1, 2)
+    assert np.isnan(steps[:60]).all()
+    means = [json.loads(lines[2])[name] for name in ("train_loss", "train_accuracy")]
+    # Only the last of the epoch's batches is smaller, by less than a half.
+    assert steps[60:].mean(axis=0) == pytest.approx(means, rel=0.02)
 
 
 def test_scripts_that_normalise_by_the_module_of_then_work() -> None:

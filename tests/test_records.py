@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from toy_records import LABELS, RECIPE, record, results_of
+from toy_records import EXAMPLES, LABELS, RECIPE, record, results_of
 
 from experiments.evidence import records
+from experiments.evidence.steps import MOST, Steps
 from mnist_jax.errors import Failure
+from mnist_jax.training.schedule import Schedule
 
 
 def test_a_record_survives_its_file(tmp_path):
@@ -22,6 +24,86 @@ def test_a_record_survives_its_file(tmp_path):
     np.testing.assert_array_equal(read.correct, written.predictions == LABELS)
     assert (read.accuracy, read.seed, read.seconds) == (90.0, 0, 60.0)
     assert "/private/path" not in (tmp_path / "toy.jsonl").read_text()
+
+
+def made_log(steps=36, seed=0):
+    """Losses over many magnitudes, and accuracies of whole images."""
+    random = np.random.default_rng(seed)
+    log = np.stack([np.exp(random.normal(-3, 2, steps)), random.integers(40, 51, steps) / 50], 1)
+    return log.astype(np.float32)
+
+
+def steps_of(log):
+    kept = Steps.of_log(log, Schedule.of(RECIPE, EXAMPLES))
+    assert kept is not None
+    return kept.to_json()
+
+
+def test_a_record_has_every_step(tmp_path):
+    log = made_log()
+    written = record(log=log)
+    records.append(record(1), tmp_path)
+    before = (tmp_path / "toy.jsonl").read_text()
+    assert '"steps"' not in before
+    records.append(written, tmp_path)
+    without, read = records.load("toy", tmp_path)
+    assert without.steps is None
+    assert read.steps is not None
+    # As it was, byte by byte.
+    assert without.to_json() + "\n" == before
+    assert read.to_json() == written.to_json()
+    np.testing.assert_allclose(read.steps.accuracy, 100 * log[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(read.steps.loss, log[:, 0], rtol=2**-6, atol=1e-6)
+    assert read.steps.images.tolist() == 2 * [*17 * [100], 50]
+
+
+def test_a_run_whose_steps_are_not_all_known_or_too_many_has_a_record_without():
+    log = made_log()
+    log[3] = np.nan
+    log[5, 0] = 1e9
+    schedule = Schedule.of(RECIPE, EXAMPLES)
+    for unknown in (log[:4], log[5:], made_log()[:-1], None):
+        assert Steps.of_log(unknown, schedule) is None
+    long = Schedule(examples=MOST + 1, batch_size=1, epochs=1, eval_every=0)
+    assert Steps.of_log(made_log(MOST + 1), long) is None
+    short = Schedule(examples=MOST, batch_size=1, epochs=1, eval_every=0)
+    assert Steps.of_log(np.ones((MOST, 2), np.float32), short) is not None
+
+
+def test_the_steps_of_the_longest_run_take_little_room():
+    """As article F's: batches of 32, of which most or all are right, and losses that fall."""
+    random = np.random.default_rng(0)
+    steps = 28_125
+    right = random.binomial(32, np.linspace(0.97, 0.998, steps))
+    loss = np.exp(random.normal(np.linspace(-2, -5, steps), 1.5))
+    log = np.stack([loss, right / 32], 1).astype(np.float32)
+    kept = Steps.of_log(log, Schedule(examples=60_000, batch_size=32, epochs=15, eval_every=0))
+    assert kept is not None
+    assert len(json.dumps(kept.to_json())) < 60_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"examples": 1700},
+        {"right": "x"},
+        {"loss": steps_of(made_log(seed=1))["loss"]},
+        {"more": 1},
+    ],
+)
+def test_steps_that_are_not_the_record_s_are_refused(tmp_path, change):
+    values = json.loads(record(log=made_log()).to_json())
+    values["steps"].update(change)
+    (tmp_path / "toy.jsonl").write_text(json.dumps(values) + "\n")
+    with pytest.raises(Failure, match=r"Line 1 of .* is damaged"):
+        records.load("toy", tmp_path)
+
+
+@pytest.mark.parametrize("article", [path.stem for path in records.RESULTS.glob("*.jsonl")])
+def test_younger_fields_leave_the_recipes_of_records_as_they_were(article):
+    lines = (records.RESULTS / f"{article}.jsonl").read_text().splitlines()
+    for line, read in zip(lines, records.load(article), strict=True):
+        assert json.loads(read.recipe.to_json()) == json.loads(line)["recipe"]
 
 
 def test_a_curve_by_epoch_takes_the_last_test_and_the_mean_of_training():

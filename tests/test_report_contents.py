@@ -65,6 +65,26 @@ def test_curves_against_the_iteration_are_the_metrics(
         assert mean[1] == pytest.approx(np.mean(expected, axis=0).tolist())
 
 
+def test_every_iteration_is_drawn(whole_report: Page, histories: list[History]) -> None:
+    figure = pictures(whole_report)["every-iteration"]
+    steps = np.stack([run.steps for run in histories if run.steps is not None])
+    for panel, column, scale in ((0, 0, 1), (1, 1, 100)):
+        (mean,) = lines(figure, panel, "training")
+        assert mean[0] == list(range(1, STEPS[-1] + 1))
+        assert mean[1] == pytest.approx((scale * steps[:, :, column].mean(axis=0)).tolist())
+
+
+def test_steps_of_an_older_version_are_left_out(histories: list[History]) -> None:
+    known = np.array(histories[0].steps)
+    known[:4] = np.nan
+    course = dataclasses.replace(histories[0], steps=known).every_step()
+    assert course is not None
+    np.testing.assert_array_equal(course[0].x, np.arange(5, 21))
+    np.testing.assert_array_equal(course[1].y, known[4:, 1])
+    for none in (None, known[:4]):
+        assert dataclasses.replace(histories[0], steps=none).every_step() is None
+
+
 def test_curves_per_epoch_hold_whole_epochs(whole_report: Page, histories: list[History]) -> None:
     figure = pictures(whole_report)["accuracy-by-epoch"]
     training, test = (lines(figure, 0, name)[0] for name in ("training", "test"))
@@ -92,12 +112,12 @@ def test_a_wide_range_of_losses_is_logarithmic_and_a_narrow_one_is_not() -> None
         assert figure.axes[0].get_yscale() == scale
 
 
-def test_the_first_training_images_are_shown_with_their_labels(
+def test_the_training_images_that_article_e_shows_have_their_labels(
     whole_report: Page, digits: Dataset
 ) -> None:
     axes = pictures(whole_report)["training-images"].axes
     assert len(axes) == 40
-    for i, one in enumerate(axes):
+    for i, one in enumerate(axes, start=1):
         np.testing.assert_array_equal(one.images[0].get_array(), digits.train.images[i])
         assert one.get_title() == str(digits.train.labels[i])
 
@@ -225,7 +245,10 @@ def test_the_page_says_what_was_run(whole_report: Page, histories: list[History]
     head, *rows = table(whole_report, "Result")
     assert [row[head.index("test accuracy")] for row in rows] == [f"{a:.2%}" for a in accuracies]
     layers = {row[0]: row for row in table(whole_report, "Layers")}
-    assert layers["conv1"] == ["conv1", "Conv", "1×28×28×6", "156", f"{2 * 28 * 28 * 150:,}"]
+    assert layers["conv1"] == [
+        *("conv1", "Conv 5×5, stride 1, padding 2", "1×28×28×6", "156"),
+        f"{2 * 28 * 28 * 150:,}",
+    ]
     configuration = {row[0]: row[1] for row in table(whole_report, "Configuration")}
     assert (configuration["model"], configuration["seed"]) == ("lenet", "[0, 1]")
     assert "python -m mnist_jax.train '--seed=<0>'" in texts(whole_report, "How to reproduce it")
@@ -241,7 +264,9 @@ def test_a_run_in_training_is_reported_so_far(
     rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(rows[:2]))
     shown = contents.report(read_histories([run]), digits, [0])
-    assert set(pictures(shown)) == {"training-by-iteration", "training-images"}
+    assert set(pictures(shown)) == {
+        *("training-by-iteration", "every-iteration", "training-images")
+    }
     assert table(shown, "Result")[1][2] == "not ended: at epoch 0.8 of 2"
 
 
@@ -250,7 +275,7 @@ def test_weights_without_a_training_are_reported(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs_folder / "seed-0", run)
-    for name in ("result.json", "metrics.jsonl"):
+    for name in ("result.json", "metrics.jsonl", "steps.f32"):
         (run / name).unlink()
     shown = contents.report(read_histories([run]), digits, [0])
     assert "training-by-iteration" not in pictures(shown)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterable
@@ -156,6 +157,8 @@ def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
         ("all gone", 0),
         ("metrics cut within the last line", 13),
         ("metrics gone", 0),
+        ("steps cut within the last one", 13),
+        ("steps empty", 0),
         ("another's leftover", 14),
     ],
 )
@@ -181,9 +184,41 @@ def test_goes_on_from_what_is_intact(
             (copy / "metrics.jsonl").write_text(text[:-30])
         case "metrics gone":
             (copy / "metrics.jsonl").unlink()
+        case "steps cut within the last one":
+            os.truncate(copy / "steps.f32", 8 * 14 - 3)
+        case "steps empty":
+            os.truncate(copy / "steps.f32", 0)
         case "another's leftover":
             shutil.copytree(checkpoints / "14", checkpoints / "20.orbax-checkpoint-tmp")
     assert _train([copy]) == goes_on_from
+    assert_same_run(copy, whole)
+
+
+def test_every_step_is_kept_as_metrics_have_its_mean(whole: Path) -> None:
+    steps = np.fromfile(whole / "steps.f32", "<f4").reshape(-1, 2)
+    assert steps.shape == (14, 2)
+    # 4 images in the last batch of an epoch, of 120 less 20 that are held out.
+    sizes = np.tile([16] * 6 + [4], 2)
+    np.testing.assert_allclose(steps[:, 1] * sizes, np.rint(steps[:, 1] * sizes), atol=1e-4)
+    start = 0
+    for row in RunDirectory(whole).metrics():
+        since = slice(start, row.step)
+        means = np.average(steps[since], axis=0, weights=sizes[since])
+        assert means == pytest.approx([row.train_loss, row.train_accuracy], rel=1e-5)
+        start = row.step
+    assert start == 14
+
+
+def test_a_run_from_before_steps_were_kept_goes_on(whole: Path, copy: Path) -> None:
+    _cut(copy)
+    shutil.rmtree(copy / "checkpoints" / "14")
+    expected = np.array(RunDirectory(whole).steps())
+    (copy / "steps.f32").unlink()
+    assert RunDirectory(copy).steps() is None
+    assert _train([copy]) == 13
+    expected[:12] = np.nan  # The checkpoint has those since the last evaluation.
+    np.testing.assert_array_equal(RunDirectory(copy).steps(), expected)
+    shutil.copy(whole / "steps.f32", copy / "steps.f32")
     assert_same_run(copy, whole)
 
 
@@ -462,7 +497,7 @@ def test_reports_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "predictions.npy", "result.json"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "steps.f32", "predictions.npy", "result.json"])
 def test_disk_full_while_writing_a_file(
     name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
 @pytest.mark.parametrize(
     "case",
     [case for case in compare_theano.CASES if case.units == 100 or case.lmbda == 0],
-    ids=lambda case: case.model,
+    ids=lambda case: f"{case.model}-{case.units}",
 )
 def test_initial_values_are_article_a_s(case: compare_theano.Case) -> None:
     ours, theirs = compare_theano.initial_values(case, seeds=10)

@@ -17,10 +17,10 @@ NETWORKS = [
 ]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_updates_follow_the_slope_of_the_cost(name: str) -> None:
+@pytest.mark.parametrize(("name", "units"), [*((name, 12) for name in NETWORKS), ("basic_conv", 0)])
+def test_updates_follow_the_slope_of_the_cost(name: str, units: int) -> None:
     rng = np.random.default_rng(0)
-    network = theano_numpy.create(name, rng, units=12)
+    network = theano_numpy.create(name, rng, units)
     network.layers[-1].w = rng.normal(0, 0.3, network.layers[-1].w.shape)
     images, labels = rng.uniform(size=(3, 1, 28, 28)), np.array([1, 5, 9])
     dense_layers = [

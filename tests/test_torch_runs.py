@@ -1,7 +1,9 @@
 """Training by the PyTorch references, into the same records."""
 
 import dataclasses
+import io
 import math
+import re
 from functools import partial
 
 import pytest
@@ -55,7 +57,8 @@ def test_torch_runs_make_records(recipe):
     from mnist_jax.data import load_dataset
 
     dataset = load_dataset("digits")
-    run = torch_runs.train(Console(quiet=True), recipe, dataset)
+    printed = io.StringIO()
+    run = torch_runs.train(Console(file=printed, width=120), recipe, dataset)
     made = Record.of_run(
         recipe,
         run.metrics,
@@ -73,6 +76,9 @@ def test_torch_runs_make_records(recipe):
     assert read.curve["step"][-1] == recipe.epochs * math.ceil(images / recipe.batch_size)
     losses = read.by_epoch("train_loss")
     assert losses[-1] < losses[0]
+    # A line for each epoch, with the mean of all of it.
+    shown = [float(loss) for loss in re.findall(r"train loss (\S+)", printed.getvalue())]
+    assert shown == pytest.approx(losses, abs=1e-4)
     assert read.accuracy == pytest.approx(
         100 * read.curve["test_accuracy"][read.curve["step"].index(read.selected_step)], abs=1e-3
     )
@@ -90,6 +96,13 @@ def test_torch_refuses_what_it_has_no_reference_of():
         train(recipe=dataclasses.replace(RECIPE, model_args={"kernel_size": 3}))
     with pytest.raises(UsageError, match="one-pixel shifts"):
         train(recipe=dataclasses.replace(RECIPE, one_pixel_shifts=True))
+    for without in (
+        {"augmentation": [{"name": "affine"}]},
+        {"learning_rate_schedule": [{"name": "cosine", "epochs": 1, "end": 0}]},
+        {"optimizer": "adam", "eps_sense": "keras"},
+    ):
+        with pytest.raises(UsageError, match="no augmentation, schedule"):
+            train(recipe=dataclasses.replace(RECIPE, **without))
 
 
 @pytest.mark.parametrize("article", ARTICLES, ids=lambda article: article.letter)

@@ -1,6 +1,7 @@
 """A made-up article and records of its runs."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 
@@ -8,8 +9,10 @@ from experiments.evidence import records
 from experiments.evidence.analysis import Results
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Figure, Row
+from experiments.evidence.steps import Steps
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training.schedule import Schedule
 
 RECIPE = Recipe(model="lenet", dataset="digits", batch_size=100, epochs=2, learning_rate=0.5)
 
@@ -51,20 +54,28 @@ ARTICLE = Article(
     ablations=(Ablation("Better?", "toy/variant", "toy/plain"),),
 )
 
+# In the training set; 18 steps an epoch, the last of 50 images.
+EXAMPLES = 1750
 LABELS = np.arange(100) % 10
 
 
-def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=False):
-    """A run that errs on `wrong` images, beginning with number `seed`."""
+def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=False, log=None):
+    """A run that errs on `wrong` images, from number `seed` on; `log` [36, 2] is of steps."""
+    schedule = Schedule.of(recipe, EXAMPLES)
     predictions = LABELS.copy()
     predictions[seed : seed + wrong] = (LABELS[seed : seed + wrong] + 1) % 10
     accuracy = (100 - wrong) / 100
+    training = {step: (2.0 / step, 0.5) for step in (15, 18, 33, 36)}
+    if log is not None:
+        for start, stop in pairwise([0, *training]):
+            sizes = schedule.images(start, stop)
+            training[stop] = tuple(np.average(log[start:stop], axis=0, weights=sizes).tolist())
     rows = [
         Evaluation(
             epoch=step / 18,
             step=step,
-            train_loss=2.0 / step,
-            train_accuracy=0.5,
+            train_loss=training[step][0],
+            train_accuracy=training[step][1],
             test_loss=1.0,
             test_accuracy=found,
             images_per_second=1000.0,
@@ -88,6 +99,7 @@ def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=
         row=row,
         framework=framework,
         seconds=60.0,
+        steps=Steps.of_log(log, schedule),
     )
 
 

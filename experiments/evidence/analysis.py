@@ -28,6 +28,8 @@ _PERCENT = (0.0, 100.0)
 ENOUGH_SEEDS = 3
 # Fewer runs than this are put beside the spread of their family, too.
 MANY_SEEDS = 10
+# The share of a run's batches, in percent, that a figure about batches has to be true of.
+MOST_BATCHES = 95.0
 # Frameworks whose means are less than so many points apart are as good as equal.
 MARGIN = 0.1
 
@@ -110,7 +112,8 @@ class Comparison:
       figure: what was published.
       verdict: `inside`, `above` or `below` our interval is where it lies; `not testable` if it is
         inside, but rounded more coarsely than our runs are spread; `provisional` with too few runs
-        to say; what the figure says itself where it has no value; empty without runs.
+        to say; what the figure says itself where it has no value; empty without runs. Of a figure
+        about training batches `inside` where it is true of most in every run, else `above`.
       own: by the row's own runs; None where nothing is tested.
       pooled: by the spread of its family, for a row of few runs; None besides.
     """
@@ -161,11 +164,12 @@ class Variants:
     """Two rows on the seeds they share.
 
     Attributes:
-      first: the first row's test accuracies in percent, by shared seed.
+      first: what the ablation measures of the first row's runs, in percent, by shared seed.
       second: the second one's.
       difference: with the paired test; None under two shared seeds.
       changed: the fields of the recipes that differ, with the first's and the second's value.
-      mcnemar: McNemar's p of the two runs of every shared seed; none on different test images.
+      mcnemar: McNemar's p of the two runs of every shared seed; none on different test images, and
+        where something else than the accuracy that counts is measured.
     """
 
     first: Sequence[float]
@@ -276,8 +280,7 @@ def later_epochs(results: Results, article: Article, row: Row, framework: str) -
     Where they jump from epoch to epoch, which epoch is the last decides more than the seed does.
     """
     runs = results.runs[article.name, row.id, framework]
-    second_half = [run.by_epoch("test_accuracy")[row.recipe.epochs // 2 :] for run in runs]
-    return [100 * accuracy for accuracies in second_half for accuracy in accuracies]
+    return [100 * accuracy for run in runs for accuracy in _second_half(run)]
 
 
 def points(results: Results, article: Article, row: Row, curve: Curve) -> list[Point]:
@@ -297,14 +300,34 @@ def points(results: Results, article: Article, row: Row, curve: Curve) -> list[P
     return found
 
 
+def batches(
+    results: Results, article: Article, row: Row, figure: Figure, framework: str = "jax"
+) -> Summary | None:
+    """In how many of a run's batches a figure about them is true, in percent.
+
+    The first epoch is left out, since accuracy only rises to what the figure is about. None where
+    the figure is of something else, or no run's steps are recorded.
+    """
+    if figure.batches_from is None:
+        return None
+    runs = results.runs[article.name, row.id, framework]
+    later = [
+        run.steps.accuracy[len(run.steps.right) // row.recipe.epochs :]
+        for run in runs
+        if run.steps is not None
+    ]
+    shares = [100 * float((one >= figure.batches_from).mean()) for one in later]
+    return percentages(shares) if shares else None
+
+
 def variants(results: Results, ablation: Ablation) -> Variants:
     """Compares two rows on the seeds they share."""
     first, second = (_runs_by_seed(results, name) for name in (ablation.first, ablation.second))
     shared = sorted(first.keys() & second.keys())
-    ours, others = [first[s].accuracy for s in shared], [second[s].accuracy for s in shared]
+    ours, others = ([_measured(runs[s], ablation) for s in shared] for runs in (first, second))
     difference = statistics.paired(ours, others) if len(shared) > 1 else None
     recipes = [_find(results, name).recipe for name in (ablation.first, ablation.second)]
-    same = recipes[0].dataset == recipes[1].dataset
+    same = recipes[0].dataset == recipes[1].dataset and ablation.measure == "accuracy"
     ps = [statistics.mcnemar(first[s].correct, second[s].correct) for s in shared if same]
     return Variants(ours, others, difference, list(_changed(*recipes)), ps)
 
@@ -366,6 +389,11 @@ def _compare(
     summary: Summary,
     figure: Figure,
 ) -> Comparison:
+    if figure.batches_from is not None:
+        shares = batches(results, article, row, figure, framework)
+        if shares is None or shares.n < ENOUGH_SEEDS:
+            return Comparison(figure, "provisional")
+        return Comparison(figure, "inside" if shares.low >= MOST_BATCHES else "above")
     if figure.value is None:
         return Comparison(figure, figure.untested)
     if summary.n < ENOUGH_SEEDS:
@@ -402,6 +430,22 @@ def _limits(
         ends[1] - summary.mean + figure.rounding,
     )
     return Limits(interval, beyond, verdict(summary, figure.value, figure.rounding, interval), p)
+
+
+def _measured(run: Record, ablation: Ablation) -> float:
+    """What an ablation compares, in percent."""
+    match ablation.measure:
+        case "accuracy":
+            return run.accuracy
+        case "first_epoch":
+            return run.accuracy_at(1)
+        case "fluctuation":
+            return 100 * float(np.std(_second_half(run), ddof=1))
+
+
+def _second_half(run: Record) -> list[float]:
+    """The test accuracies after every epoch of the second half."""
+    return run.by_epoch("test_accuracy")[run.recipe.epochs // 2 :]
 
 
 def _accuracy(run: Record, row: Row) -> float:

@@ -1,5 +1,6 @@
 """What the report of the whole comparison shows."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -49,7 +50,8 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
         "Inside, above or below is where a published figure lies beside the interval in which 95%"
         f" of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not testable:"
         " inside, but rounded more coarsely than our runs are spread. Not a claim: no test accuracy"
-        " is published. Unexplained: the row's note says what was tried."
+        " is published. No protocol: it isn't said what of. None: nothing is published of the row."
+        " Unexplained: the row's note says what was tried."
     )
     comparisons = []
     for article in results.articles:
@@ -97,6 +99,9 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
     for row in article.rows:
         if runs[row.id] and any(curve.values for curve in row.curves):
             yield _published_curves(article, row, runs[row.id])
+    for row in article.rows:
+        if row.iterations and (known := [run for run in runs[row.id] if run.steps is not None]):
+            yield _every_step(article, row, known)
     for members in article.ensembles:
         yield from _ensemble_errors(results, article, members)
 
@@ -128,6 +133,33 @@ def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Pic
         f"Curves of {row.id} beside the values that the article prints.",
         f"{row.id} beside the values that the article prints, in its units. {curves.READING}",
         wide=wide,
+    )
+
+
+def _every_step(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
+    """What the article shows as a picture: training by iteration."""
+    steps = [run.steps for run in runs if run.steps is not None]
+    count = len(steps[0].right)
+    iterations = np.arange(1, count + 1)
+    # As many as the article has, if there is room.
+    most = math.ceil(count / row.iterations) if row.iterations > 1 else curves.ROOM
+    panels = [
+        Panel(
+            "training loss", {"training": [Course(iterations, s.loss) for s in steps]}, most=most
+        ),
+        Panel(
+            "batch accuracy (%)",
+            {"training": [Course(iterations, s.accuracy) for s in steps]},
+            most=most,
+        ),
+    ]
+    return Picture(
+        f"{article.name}-{row.id}-iterations",
+        curves.courses(panels, "iteration (batches)"),
+        f"Loss and batch accuracy of {row.id} against the iteration.",
+        f"{row.id}: loss and accuracy of every iteration on its batch, of which the article has a"
+        f" picture. {curves.reading_thinned(count, len(steps), most)}",
+        wide=curves.courses(panels, "iteration (batches)", wide=True),
     )
 
 

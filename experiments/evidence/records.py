@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from experiments.evidence.steps import Steps
 from mnist_jax import measures
 from mnist_jax.errors import Failure
 from mnist_jax.files import parse_json
@@ -26,7 +27,7 @@ _SCHEMA = 1
 _COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _OPTIONAL = "validation_accuracy"
 # Of run environments: what does not matter for a number, and belongs to one machine.
-_LOCAL = ("command", "dataset_source")
+LOCAL = ("command", "dataset_source")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +48,8 @@ class Record:
       images_per_second: training images of this seed, median over the evaluations.
       environment: as of `RunDirectory`, and `seeds_together`, how many seeds trained in the same
         process at the same time.
+      steps: every step's loss and right answers; None of a long run, and of one whose steps were
+        not kept.
     """
 
     article: str
@@ -60,6 +63,7 @@ class Record:
     seconds: float
     images_per_second: float
     environment: Mapping[str, Any]
+    steps: Steps | None = None
 
     @classmethod
     def of_run(
@@ -92,7 +96,7 @@ class Record:
             predictions=predictions.astype(np.uint8),
             correct=predictions == labels,
             images_per_second=float(np.median([row.images_per_second for row in rows])),
-            environment={k: v for k, v in environment.items() if k not in _LOCAL},
+            environment={k: v for k, v in environment.items() if k not in LOCAL},
             **values,
         )
 
@@ -131,6 +135,7 @@ class Record:
     def to_json(self) -> str:
         """One line."""
         recipe = json.loads(self.recipe.to_json())
+        steps = {} if self.steps is None else {"steps": self.steps.to_json()}
         return json.dumps(
             {
                 "schema": _SCHEMA,
@@ -145,11 +150,12 @@ class Record:
                 "images_per_second": round(self.images_per_second),
                 "environment": dict(self.environment),
                 "recipe": recipe,
-                "recipe_sha256": _digest(recipe),
+                "recipe_sha256": digest(recipe),
                 "curve": dict(self.curve),
                 "predictions": _pack(self.predictions),
                 "correct": _pack(np.packbits(self.correct)),
             }
+            | steps
         )
 
     @classmethod
@@ -165,15 +171,18 @@ class Record:
         expected = {field.name for field in dataclasses.fields(cls)} | {
             *("seed", "test_accuracy", "last_test_accuracy", "recipe_sha256")
         }
-        if differing := sorted(expected ^ set(values)):
+        # Records from before steps were kept have none.
+        if differing := sorted((expected ^ set(values)) - {"steps"}):
             raise ValueError(f"the field {differing[0]} is missing or unknown")
-        if _digest(values["recipe"]) != values.pop("recipe_sha256"):
+        if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         seed, accuracy = values.pop("seed"), values.pop("test_accuracy")
         last = values.pop("last_test_accuracy")
         values["recipe"] = Recipe.from_dict(values["recipe"])
         predictions = _unpack(values["predictions"])
         correct = np.unpackbits(_unpack(values["correct"]), count=len(predictions)).astype(bool)
+        if "steps" in values:
+            values["steps"] = Steps.from_json(values["steps"], values["recipe"])
         record = cls(**values | {"predictions": predictions, "correct": correct})
         at_selected = record.curve["step"].index(record.selected_step)
         lengths = {len(column) for column in record.curve.values()}
@@ -184,7 +193,8 @@ class Record:
             round(record.curve["test_accuracy"][at_selected], 6),
             record.curve["test_accuracy"][-1],
         )
-        if len(lengths) != 1 or stated != found:
+        agree = record.steps is None or record.steps.agree(record.curve)
+        if len(lengths) != 1 or stated != found or not agree:
             raise ValueError("its accuracies, predictions and curve contradict each other")
         return record
 
@@ -265,7 +275,8 @@ def _rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
-def _digest(recipe: Mapping[str, Any]) -> str:
+def digest(recipe: Mapping[str, Any]) -> str:
+    """The SHA-256 of a recipe as it stands in a record."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 

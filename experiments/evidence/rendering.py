@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
-from experiments.evidence import analysis, statistics
+from experiments.evidence import analysis, statistics, stopping
 from experiments.evidence.analysis import Comparison, Limits, Outcome, Point, Results
-from experiments.evidence.rows import Article, Curve, Ensemble, Figure, Row
+from experiments.evidence.rows import NO_FIGURE, Article, Cost, Curve, Ensemble, Figure, Row
 from experiments.evidence.statistics import Difference, Summary
 
 _INTRODUCTION = """\
@@ -22,8 +22,13 @@ table is there as `table.csv` and `table.tex`. [README.md](README.md) says how t
 and how to run a row.
 """
 
+# Verdicts of which one in twenty would be another by chance, where there is an interval.
+_TESTED = ("inside", "above", "below")
 _Key = TypeVar("_Key")
-_LATEX = str.maketrans({"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"})
+_LATEX = str.maketrans(
+    {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"}
+    | {"−": "$-$", "²": "$^2$", "λ": r"$\lambda$"}
+)
 
 
 def markdown(results: Results) -> str:
@@ -36,7 +41,9 @@ def markdown(results: Results) -> str:
         _section("## PyTorch, measured here", _CROSS_TEXT, _cross_framework(results)),
         _variants(results),
         _selection(results),
+        _section("## Early stopping", _STOPPING_TEXT, _early_stopping(results)),
         _curves(results),
+        _section("## What training takes", _COSTS_TEXT, _costs(results)),
         _not_run(results),
     ]
     return "\n".join(part for part in parts if part)
@@ -130,7 +137,8 @@ def latex(results: Results) -> str:
         if done:
             lines.append(r"\midrule")
         for row, figure, ours in done:
-            cells = [article.letter, row.id, f"{figure.printed} ({figure.framework})", *ours]
+            framework = f" ({figure.framework})" if figure.framework else ""
+            cells = [article.letter, row.id, f"{figure.printed}{framework}", *ours]
             lines.append(" & ".join(cell.translate(_LATEX) for cell in cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
@@ -143,12 +151,15 @@ def headline(results: Results) -> str:
         else ("", one)
         for article, row in _entries(results)
         for one in analysis.outcome(results, article, row).comparisons
+        if one.figure.untested != NO_FIGURE
     ]
     verdicts = Counter(one.verdict or "not run" for _, one in found)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-    rows = len(list(_entries(results)))
-    text = f"Of {verdicts.total()} published figures of {rows} rows: {counts}."
-    tested = sum(verdicts[verdict] for verdict in ("inside", "above", "below"))
+    entries = [[f.untested for f in row.figures] for _, row in _entries(results)]
+    text = f"Of {verdicts.total()} published figures of {len(entries)} rows: {counts}."
+    if without := entries.count([NO_FIGURE]):
+        text += f" {without} of the rows are exercises and readings without a figure."
+    tested = sum(one.own is not None and one.verdict in _TESTED for _, one in found)
     if tested:
         text += (
             f" Of the {tested} that are tested, {0.05 * tested:.1f} would lie outside by"
@@ -182,6 +193,8 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
 
 
 def _published(row: Row | Ensemble, figure: Figure) -> str:
+    if not figure.framework:
+        return f"{figure.printed}; {figure.source}"
     text = f"{figure.printed}, {figure.framework}; {figure.selection}"
     return text if figure is row.figures[0] else f"{text}; {figure.source}"
 
@@ -232,6 +245,13 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     if unknown := [str(run.seed) for run in runs if not run.committed]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
     yield from _outside(results, article, row)
+    for figure in row.figures:
+        if shares := analysis.batches(results, article, row, figure):
+            yield (
+                f"`{row.id}`: after the first epoch {_mean(shares)}% of a run's training batches"
+                f" have at least {figure.batches_from:g}% right (n = {shares.n}, the least"
+                f" {shares.low:.2f}%)."
+            )
     if row.epoch and runs:
         final = analysis.percentages([run.accuracy for run in runs])
         yield (
@@ -338,14 +358,22 @@ Both rows on the seeds they share: the difference of the means, first minus seco
 t-test, whose p is also adjusted by Holm's method for all questions. Where more than one field of
 the recipe differs, a difference can't be put down to one of them. McNemar's exact test, on the test
 images that only one of two runs has right, is made for every shared seed: it compares two networks,
-not two recipes, and may differ from seed to seed.
+not two recipes, and may differ from seed to seed. What is compared is the test accuracy that
+counts, the one after the first epoch, or the fluctuation: the standard deviation, in points, of a
+run's test accuracies after every epoch of the second half.
 """
+
+_MEASURES = {
+    "accuracy": "test accuracy",
+    "first_epoch": "after the first epoch",
+    "fluctuation": "fluctuation",
+}
 
 
 def _variants(results: Results) -> str:
     table = [
         [
-            *("question", "first", "second", "differ in (first / second)", "seeds"),
+            *("question", "compared", "first", "second", "differ in (first / second)", "seeds"),
             *("difference, points [95%]", "p", "Holm p", "McNemar p"),
         ]
     ]
@@ -355,16 +383,19 @@ def _variants(results: Results) -> str:
     for ablation in ablations:
         found = compared[ablation.question]
         count = len(found.first)
-        means = [f" {sum(v) / count:.2f}" if count else "" for v in (found.first, found.second)]
+        digits = 3 if ablation.measure == "fluctuation" else 2
+        both = (found.first, found.second)
+        means = [f" {sum(v) / count:.{digits}f}" if count else "" for v in both]
         mark = " *provisional*" if count < analysis.ENOUGH_SEEDS else ""
         table.append(
             [
                 ablation.question,
+                _MEASURES[ablation.measure],
                 f"`{ablation.first}`{means[0]}",
                 f"`{ablation.second}`{means[1]}",
                 ", ".join(found.changed),
                 f"{count}{mark}" if count else "not run",
-                *_difference(found.difference),
+                *_difference(found.difference, digits),
                 *(_p(adjusted[ablation.question]), _mcnemar(found.mcnemar)),
             ]
         )
@@ -422,6 +453,35 @@ def _selection(results: Results) -> str:
     return _section("## What choosing by the test set would buy", text, table)
 
 
+_STOPPING_TEXT = """\
+Where images are held out, after which epoch training would have ended if it ended with the first,
+third or tenth epoch in a row (the patience) without a better validation accuracy, as Flax's
+`EarlyStopping` counts them, and the test accuracy of the evaluation that is selected until then
+beside that of the whole run: mean over seeds ± standard deviation. Nothing was trained for it:
+learning rates are constant and training is deterministic, so the recorded curve up to an epoch is
+that of the very run that would have ended there.
+"""
+
+
+def _early_stopping(results: Results) -> list[list[str]]:
+    table = [
+        [
+            *("row", "n", "epochs", "patience", "ends after epoch", "epochs saved"),
+            *("test accuracy, %", "of whole runs, %", "difference, points"),
+        ]
+    ]
+    for article, row in _rows(results):
+        for one in stopping.early_stopping(results, article, row):
+            table.append(
+                [
+                    *(f"`{article.name}/{row.id}`", str(one.full.n), str(row.recipe.epochs)),
+                    *(str(one.patience), _mean(one.ended, 1), _mean(one.saved, 1)),
+                    *(_mean(one.stopped), _mean(one.full), _mean(one.difference)),
+                ]
+            )
+    return table
+
+
 _CURVES_TEXT = """\
 ## Curves, point by point
 
@@ -450,6 +510,35 @@ def _point(curve: Curve, point: Point) -> list[str]:
     published = "" if point.published is None else f"{point.published:.{digits}f}"
     ours = (_mean(point.ours, digits), _interval(point.ours, digits))
     return [str(point.epoch), published, *ours, point.verdict]
+
+
+_COSTS_TEXT = """\
+Times and memory that the articles mention, beside ours. The machines differ, and ours did other
+things too: this is for orientation, and no evidence of speed, which
+[docs/performance.md](../docs/performance.md) has. Our time is that of the fastest record, of the
+seeds that trained together, evaluations included, as they are in article D's.
+"""
+
+
+def _costs(results: Results) -> list[list[str]]:
+    table = [["row", "what", "published", "on", "source", "ours", "on"]]
+    for article in results.articles:
+        for cost in article.costs:
+            published = (cost.printed, cost.machine, cost.source)
+            ours = _our_cost(results, article, cost)
+            table.append([f"`{article.name}/{cost.row}`", _COSTS[cost.what], *published, *ours])
+    return table
+
+
+_COSTS = {"time": "an epoch", "memory": "memory of the device"}
+
+
+def _our_cost(results: Results, article: Article, cost: Cost) -> tuple[str, str]:
+    row = article.row(cost.row)
+    outcome = analysis.outcome(results, article, row)
+    if cost.what == "memory" or outcome.summary is None or outcome.seconds is None:
+        return "not measured", ""
+    return f"{outcome.seconds / row.recipe.epochs:.1f} s", outcome.device
 
 
 def _not_run(results: Results) -> str:
@@ -502,11 +591,12 @@ def _interval(summary: Summary, digits: int = 2) -> str:
     return f"{low:.{digits}f}–{high:.{digits}f}"
 
 
-def _difference(difference: Difference | None) -> tuple[str, str]:
+def _difference(difference: Difference | None, digits: int = 2) -> tuple[str, str]:
     if difference is None:
         return "", ""
     d = difference
-    return f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]", _p(d.p)
+    mean, low, high = (f"{points:+.{digits}f}" for points in (d.mean, d.low, d.high))
+    return f"{mean} [{low}, {high}]", _p(d.p)
 
 
 def _p(p: float) -> str:

@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 from mnist_jax.errors import UsageError
 from mnist_jax.recipe import Recipe
+
+# The verdict on a row of which nothing was published, as of an exercise.
+NO_FIGURE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +43,14 @@ class Figure:
       printed: as it is printed.
       value: the same as a test accuracy in percent; None where it is something else.
       rounding: half a unit of the value's last digit, in percentage points.
-      framework: what it was measured with.
+      framework: what it was measured with; empty where nothing was.
       runs: how many it is the mean of.
       selection: how its author chose the epoch and run that it reports.
       source: where it stands.
-      untested: what is said of it instead of a verdict where it has no value.
+      untested: what is said of it instead of a verdict where it has no value; `NO_FIGURE` if it
+        stands for there being no figure.
+      batches_from: the accuracy in percent that training batches do not fall below after the first
+        epoch; None where it does not speak of them.
     """
 
     printed: str
@@ -54,6 +61,7 @@ class Figure:
     selection: str = "last epoch"
     source: str
     untested: str = "not a claim"
+    batches_from: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,8 @@ class Row:
       jumps: whether accuracies jump from epoch to epoch, so that they are not normal and those of
         the second half of all runs say where one more ends.
       curves: what is shown of the run's course.
+      iterations: over how many iterations each value of the article's picture of training is a
+        mean; 0 where it has none.
       note: what a reader of the comparison must know besides.
     """
 
@@ -77,6 +87,7 @@ class Row:
     epoch: int | None = None
     jumps: bool = False
     curves: Sequence[Curve] = ()
+    iterations: int = 0
     note: str = ""
 
 
@@ -111,12 +122,35 @@ class Ablation:
       first: a row, as `article/row`.
       second: the row it is compared with.
       note: what explains the difference.
+      measure: what of a run is compared: the test accuracy that counts; the one after the first
+        epoch; or its fluctuation, the standard deviation of the test accuracies after every epoch
+        of the second half.
     """
 
     question: str
     first: str
     second: str
     note: str = ""
+    measure: Literal["accuracy", "first_epoch", "fluctuation"] = "accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What an article says that its training took.
+
+    Attributes:
+      row: of the article, what was trained.
+      what: time of an epoch, or memory of the device.
+      printed: as it is printed.
+      machine: where it was measured.
+      source: where it stands.
+    """
+
+    row: str
+    what: Literal["time", "memory"]
+    printed: str
+    machine: str
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +164,7 @@ class Article:
       rows: its recipes with their figures.
       ensembles: its votes.
       ablations: of its variants, compared.
+      costs: what its training took.
       notes: what it shows that can't be compared in numbers.
     """
 
@@ -139,6 +174,7 @@ class Article:
     rows: Sequence[Row]
     ensembles: Sequence[Ensemble] = ()
     ablations: Sequence[Ablation] = ()
+    costs: Sequence[Cost] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -157,6 +193,23 @@ class Article:
                 return row
         names = ", ".join(entry.id for entry in self.entries)
         raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
+
+
+def no_figure(what: str, source: str) -> Sequence[Figure]:
+    """The figures of a row of which none is published, with what there is instead."""
+    return (unmeasured(f"{what}, no figure", source, NO_FIGURE),)
+
+
+def unmeasured(printed: str, source: str, untested: str) -> Figure:
+    """What an article says of a row without having measured it there."""
+    return Figure(
+        printed=printed,
+        value=None,
+        framework="",
+        selection="",
+        source=source,
+        untested=untested,
+    )
 
 
 def changed(recipe: Recipe, **values: object) -> Recipe:

@@ -14,6 +14,7 @@ from rich.table import Table
 from experiments.evidence import records
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Ensemble, Row
+from experiments.evidence.steps import Steps
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, in_thread, stopping
@@ -22,6 +23,7 @@ from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory, describe_environment
 from mnist_jax.training import devices
+from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.session import groups, train
 
 _EXPERIMENT = flags.DEFINE_list(
@@ -126,6 +128,7 @@ def _train(
     if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
         watch = partial(display.training, out)
         in_thread(train, unfinished, dataset, watches=[watch], stop=stop)
+    schedule = Schedule.of_images(row.recipe, len(dataset.train))
     for recipe, run in pairs:
         result, environment = run.result(), run.environment()
         assert result is not None
@@ -140,6 +143,7 @@ def _train(
             row=row.id,
             framework="jax",
             seconds=result["seconds"],
+            steps=Steps.of_log(run.steps(), schedule),
         )
 
 

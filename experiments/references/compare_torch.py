@@ -56,13 +56,26 @@ class TorchDifferences:
 
 
 class FixedMask(nn.Module):
-    """Stands in for dropout: multiplies its input by a mask that is set from outside."""
+    """Stands in for dropout: which units it drops in training is set from outside.
+
+    Args:
+      rate: of the dropout, by which it scales the units that stay.
+    """
 
     mask: torch.Tensor
 
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def drop(self, mask: jax.Array) -> None:
+        """From now on drops the units where a mask of ours is 0."""
+        ours = torch.tensor(np.asarray(mask))
+        self.mask = (ours != 0).to(ours.dtype) / (1 - self.rate)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Any shape, that of the mask."""
-        return x * self.mask
+        return x * self.mask if self.training else x
 
 
 class Pair:
@@ -109,7 +122,7 @@ def logits(reference: Original, images: np.ndarray, dtype: type = np.float64) ->
         ours = predict(pair.state(optax.identity()), images)
         with torch.no_grad():
             theirs = pair.theirs.eval()(to_torch(images))
-        return _absolute(np.asarray(ours), _numpy(theirs))
+        return absolute(np.asarray(ours), _numpy(theirs))
 
 
 def gradients(
@@ -126,14 +139,14 @@ def gradients(
         if dropout:
             state = pair.state(gradient)
             masks = dropout_masks(state, images, training_keys(state, len(images)))
-            for layer, mask in zip(_fix_masks(pair.theirs), masks, strict=True):
-                layer.mask = torch.tensor(np.asarray(mask))
+            for layer, mask in zip(fix_masks(pair.theirs), masks, strict=True):
+                layer.drop(mask)
         else:
             state = pair.without_dropout().state(gradient)
         state, _ = _step(state, images, labels)
         reference.loss(pair.theirs(to_torch(images)), _labels(labels)).backward()
         ours = pair.tensors(state.opt_state.trace)
-        return _largest(_relative, ours, gradients_of(pair.theirs))
+        return largest(_relative, ours, gradients_of(pair.theirs))
 
 
 def training(reference: Original, steps: int = 50) -> TorchDifferences:
@@ -160,11 +173,11 @@ def training(reference: Original, steps: int = 50) -> TorchDifferences:
         for ours_name, theirs_name in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
             for _, ours in optax.tree.get_all_with_path(state.opt_state, ours_name):
                 theirs = {n: _numpy(optimizer.state[p][theirs_name]) for n, p in parameters.items()}
-                of_moments.append(_largest(_relative, pair.tensors(ours), theirs))
+                of_moments.append(largest(_relative, pair.tensors(ours), theirs))
         return TorchDifferences(
             losses=max(abs(float(a) - float(b)) for a, b in losses),
-            values=_largest(
-                _absolute,
+            values=largest(
+                absolute,
                 pair.tensors(state.params, state.batch_stats, steps=len(losses)),
                 values_of(pair.theirs),
             ),
@@ -207,15 +220,15 @@ def training_mode_evaluation(reference: Original, batches: int = 3) -> tuple[flo
         images, _ = training_images(pair.recipe, batches * size)
         parts = np.split(images, batches)
         after, ours = jax.jit(training_mode_logits)(state, np.stack(parts))
-        layers, theirs = _fix_masks(pair.theirs), []
+        layers, theirs = fix_masks(pair.theirs), []
         for number, part in enumerate(parts):
             masks = dropout_masks(state, part, evaluation_keys(state, number, size))
             for layer, mask in zip(layers, masks, strict=True):
-                layer.mask = torch.tensor(np.asarray(mask))
+                layer.drop(mask)
             with torch.no_grad():
                 theirs.append(_numpy(pair.theirs(to_torch(part))))
         moved = pair.tensors(after.params, after.batch_stats, steps=batches)
-        statistics = _largest(_absolute, moved, values_of(pair.theirs))
+        statistics = largest(absolute, moved, values_of(pair.theirs))
         return _relative(np.asarray(ours), np.stack(theirs)), statistics
 
 
@@ -244,15 +257,15 @@ def gradients_of(network: nn.Module) -> dict[str, np.ndarray]:
     return {name: _numpy(p.grad) for name, p in parameters if p.grad is not None}
 
 
-def _fix_masks(module: nn.Module) -> list[FixedMask]:
+def fix_masks(module: nn.Module) -> list[FixedMask]:
     """Replaces every dropout inside a module, in place; returns what replaces them, in order."""
     masks = []
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Dropout):
-            masks.append(FixedMask())
+            masks.append(FixedMask(child.p))
             setattr(module, name, masks[-1])
         else:
-            masks += _fix_masks(child)
+            masks += fix_masks(child)
     return masks
 
 
@@ -272,7 +285,7 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().numpy()
 
 
-def _largest(
+def largest(
     difference: Callable[[np.ndarray, np.ndarray], float], ours: Tensors, theirs: Tensors
 ) -> float:
     """The largest difference between equally named tensors.
@@ -285,7 +298,8 @@ def _largest(
     return max(difference(ours[name], theirs[name]) for name in ours)
 
 
-def _absolute(ours: np.ndarray, theirs: np.ndarray) -> float:
+def absolute(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of two arrays of one shape."""
     return float(np.abs(ours - theirs).max())
 
 

@@ -203,7 +203,7 @@ def create(name: str, rng: np.random.Generator, units: int = 100) -> Network3:
       name: `shallow`, `basic_conv`, `dbl_conv`, `dbl_conv_relu` (also with expanded data),
         `expanded_double_fc` or `double_fc_dropout`.
       rng: where the initial values come from.
-      units: units of each dense layer: 100, 300 or 1000.
+      units: units of each dense layer: 100, 300 or 1000; 0 leaves them out, as `omit_FC` does.
 
     Raises:
       KeyError: the table has no such network.
@@ -222,7 +222,7 @@ def create(name: str, rng: np.random.Generator, units: int = 100) -> Network3:
         layers.append(ConvPoolLayer.initial(rng, channels, count, activation))
         channels, size = count, (size - 4) // 2
     n_in = channels * size * size
-    for _ in range(dense_layers):
+    for _ in range(dense_layers if units else 0):
         layers.append(FullyConnectedLayer.initial(rng, n_in, units, activation, p))
         n_in = units
     layers.append(FullyConnectedLayer.initial(rng, n_in, 10, None, p))

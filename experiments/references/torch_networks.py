@@ -54,6 +54,18 @@ class TorchBasicConv(nn.Module):
         return self.out(torch.sigmoid(self.fc1(x.flatten(1))))
 
 
+class TorchOmitFc(nn.Module):
+    """Article A's omit_FC with article B's names: ConvNetSimple without its dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.out = nn.Linear(12 * 12 * 20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.max_pool2d(torch.sigmoid(self.conv1(x)), 2).flatten(1))
+
+
 class TorchDblConv(nn.Module):
     """Article B's ConvNetTwoConvLayers, with the sigmoid or with ReLU."""
 
@@ -262,11 +274,19 @@ class Original:
         self, network: nn.Module, optimizer: optim.Optimizer, images: Tensor, labels: Tensor
     ) -> Tensor:
         """Updates the network in place with one batch; returns the loss before the update."""
+        loss, _ = self.update(network, optimizer, images, labels)
+        return loss
+
+    def update(
+        self, network: nn.Module, optimizer: optim.Optimizer, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `step`; returns loss and outputs [N, 10] before the update."""
         optimizer.zero_grad()
-        loss = self.loss(network(images), labels)
+        outputs = network(images)
+        loss = self.loss(outputs, labels)
         loss.backward()
         optimizer.step()
-        return loss.detach()
+        return loss.detach(), outputs.detach()
 
 
 def _sgd(lr: float, weight_decay: float = 0.0) -> Callable[..., optim.Optimizer]:
@@ -307,6 +327,9 @@ REFERENCES = {reference.model: reference for reference in _ARTICLES}
 
 # Where an article can be read in two ways or suggests a change of the network.
 VARIANTS = {
+    "basic_conv, as omit_FC has it": dataclasses.replace(
+        REFERENCES["basic_conv"], model_args={"fully_connected": False}, network=TorchOmitFc
+    ),
     "cmu_cnn, as its text reads": dataclasses.replace(
         REFERENCES["cmu_cnn"],
         model_args={"conv_relu": False},

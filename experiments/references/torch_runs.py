@@ -64,8 +64,14 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
     """The author's network under a recipe, which may be another than the author's.
 
     Raises:
-      UsageError: there is no such network; raised when it is made.
+      UsageError: the recipe asks for what the PyTorch side does not have; or, when the network is
+        made, there is no such network.
     """
+    if recipe.augmentation or recipe.learning_rate_schedule or recipe.eps_sense != "torch":
+        raise UsageError(
+            "The PyTorch side has no augmentation, schedule of the learning rate or Keras' ε;"
+            " choose a row without them."
+        )
     return Original(
         model=recipe.model,
         network=partial(_network, recipe),
@@ -86,7 +92,7 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     """Trains the reference network of a recipe with its seed, on the CPU; prints every epoch.
 
     Raises:
-      UsageError: there is no such network, or the recipe shifts its images.
+      UsageError: as from `reference`, or the recipe shifts its images.
       Failure: the loss is no longer a finite number.
     """
     if recipe.one_pixel_shifts:
@@ -105,25 +111,22 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     started = since = time.perf_counter()
     # Summed here, so that a step waits for nothing: loss, right answers, images.
     totals = torch.zeros(3, dtype=torch.float64)
+    of_epoch = np.zeros(3)  # Loss, images, seconds.
     for step, index in enumerate(_batches(recipe, len(labels)), start=1):
         network.train()
-        outputs = network(images[index])
-        loss = author.loss(outputs, labels[index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        right = (outputs.detach().argmax(1) == labels[index]).sum()
+        loss, outputs = author.update(network, optimizer, images[index], labels[index])
+        right = (outputs.argmax(1) == labels[index]).sum()
         size = len(index)
-        totals += torch.stack([loss.detach() * size, right, torch.tensor(size)])
+        totals += torch.stack([loss * size, right, torch.tensor(size)])
         if step != schedule.last_evaluation(step):
             continue
         busy, (sum_of_losses, count_right, count) = time.perf_counter() - since, totals.tolist()
-        test_loss, predictions = _evaluate(recipe, network, dataset.test)
+        test_loss, predictions = evaluate(recipe, network, dataset.test)
         if not np.isfinite([sum_of_losses, test_loss]).all():
             raise Failure(f"Training diverged before step {step}: the loss is not a finite number.")
         validation_accuracy = None
         if validation is not None:
-            _, of_validation = _evaluate(recipe, network, validation)
+            _, of_validation = evaluate(recipe, network, validation)
             validation_accuracy = float((of_validation == validation.labels).mean())
         row = Evaluation(
             epoch=step / schedule.steps_per_epoch,
@@ -141,12 +144,14 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
         if best is None or merit >= best[0]:
             best = merit, row, predictions
         rows.append(row)
+        of_epoch += sum_of_losses, count, busy
         if row.epoch.is_integer():
             out.print(
                 f"epoch {row.epoch:.0f}/{recipe.epochs}  train loss"
-                f" {row.train_loss:.4f}  test accuracy {row.test_accuracy:.2%}"
-                f"  {row.images_per_second:,.0f} images/s"
+                f" {of_epoch[0] / of_epoch[1]:.4f}  test accuracy {row.test_accuracy:.2%}"
+                f"  {of_epoch[1] / of_epoch[2]:,.0f} images/s"
             )
+            of_epoch = np.zeros(3)
         totals, since = torch.zeros(3, dtype=torch.float64), time.perf_counter()
     assert best is not None  # The last step is always evaluated.
     return Run(rows, best[1].step, best[2], time.perf_counter() - started)
@@ -197,7 +202,8 @@ def _optimizer(
     if recipe.optimizer == "sgd":
         return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
     kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
-    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate)
+    betas = (recipe.b1, recipe.b2)
+    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:
@@ -210,8 +216,8 @@ def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _evaluate(recipe: Recipe, network: nn.Module, split: Split) -> tuple[float, np.ndarray]:
-    """Mean loss and predicted labels [N]."""
+def evaluate(recipe: Recipe, network: nn.Module, split: Split) -> tuple[float, np.ndarray]:
+    """Mean loss and predicted labels [N]; by the recipe, the network leaves training mode."""
     size = _EVALUATION_BATCH
     if recipe.evaluation == "training_mode":
         size = recipe.batch_size

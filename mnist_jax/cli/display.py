@@ -41,13 +41,13 @@ def list_models(out: Console) -> None:
 
 
 def layer_table(out: Console, model: Network) -> None:
-    """Prints a network's layers with output shapes (for one image) and parameter counts."""
-    table = Table("layer", "kind", "output shape", "parameters", box=None)
+    """Prints a network's layers: settings, output shapes for one image, and parameter counts."""
+    table = Table("layer", "kind", "settings", "output shape", "parameters", box=None)
     layers = summarize(model)
     for layer in layers:
         shape = "×".join(str(side) for side in layer.output_shape)
-        table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}")
-    table.add_row("total", "", "", f"{sum(layer.parameters for layer in layers):,}")
+        table.add_row(layer.name, layer.kind, layer.settings, shape, f"{layer.parameters:,}")
+    table.add_row("total", "", "", "", f"{sum(layer.parameters for layer in layers):,}")
     out.print(table, soft_wrap=False)
 
 

@@ -4,19 +4,33 @@ from typing import Any
 
 from absl import flags
 
+from mnist_jax.files import parse_json
 from mnist_jax.recipe import options
 
 # Where they come from is a question of its own: a registry, a JSON object, a search for files.
 _ELSEWHERE = ("model", "model_args", "dataset")
 
 
+class _JsonParser(flags.ArgumentParser[Any]):
+    def parse(self, argument: str) -> Any:
+        try:
+            return parse_json(argument)
+        except ValueError as error:
+            raise ValueError(f"it is not JSON ({error}).") from error
+
+
+def _define_json(name: str, default: None, what: str) -> flags.FlagHolder[Any]:
+    return flags.DEFINE(_JsonParser(), name, default, what)
+
+
 def define() -> list[flags.FlagHolder[Any]]:
-    """Defines a flag for every field of a recipe that is a plain value; unset by default."""
+    """Defines a flag for every field of a recipe that is a value or a list; unset at first."""
     define: dict[type, Any] = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,
         bool: flags.DEFINE_bool,
         str: flags.DEFINE_string,
+        tuple: _define_json,
     }
     return [
         flags.DEFINE_enum(option.name, None, option.choices, option.what)

@@ -54,15 +54,20 @@ class Dense(Network):
     published="98.97%",
 )
 class BasicConv(Network):
-    """One 5×5 convolution of 20 filters and a dense layer of 100, sigmoid (article B)."""
+    """One 5×5 convolution of 20 filters and a dense layer of 100, sigmoid (articles A and B).
 
-    def __init__(self, *, init: str = "torch", rngs: nnx.Rngs):
-        super().__init__(
-            **convolutions((20,), sigmoid, init, rngs),
-            fc1=Linear(2880, 100, init=init, rngs=rngs),
-            act2=sigmoid,
-            out=softmax_layer(100, init, rngs),
-        )
+    Args:
+      fully_connected: the dense layer, which article A's `omit_FC` leaves out.
+      init: a name that `initializers.get_initializer` knows.
+      rngs: the stream `params` gives the initial values.
+    """
+
+    def __init__(self, *, fully_connected: bool = True, init: str = "torch", rngs: nnx.Rngs):
+        layers, features = convolutions((20,), sigmoid, init, rngs), 2880
+        if fully_connected:
+            layers |= {"fc1": Linear(features, 100, init=init, rngs=rngs), "act2": sigmoid}
+            features = 100
+        super().__init__(**layers, out=softmax_layer(features, init, rngs))
 
 
 class _TwoConvolutions(Network):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mnist_jax.models.layers import Network
+from mnist_jax.models.layers import MaxPool, Network, avg_pool
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class LayerSummary:
     Attributes:
       name: as in the network and its checkpoints.
       kind: the layer's class or function.
+      settings: what else it is made with, in words: kernel, stride, padding, rate; may be empty.
       output_shape: for one image: (1, H, W, C) or (1, features).
       parameters: trainable numbers.
       multiply_adds: multiplications of weights for one image.
@@ -24,6 +25,7 @@ class LayerSummary:
 
     name: str
     kind: str
+    settings: str
     output_shape: tuple[int, ...]
     parameters: int
     multiply_adds: int
@@ -45,6 +47,7 @@ def summarize(model: Network) -> list[LayerSummary]:
         LayerSummary(
             name,
             _kind(layer),
+            _settings(layer),
             outputs[name].shape,
             _parameters(layer),
             _multiply_adds(layer, outputs[name].shape),
@@ -62,6 +65,18 @@ def multiply_adds_per_parameter(model: Network) -> float:
 
 def _kind(layer: object) -> str:
     return getattr(layer, "__name__", type(layer).__name__)
+
+
+def _settings(layer: object) -> str:
+    match layer:
+        case nnx.Conv():
+            side = "×".join(map(str, layer.kernel_size))
+            return f"{side}, stride {layer.strides}, padding {layer.padding}"
+        case MaxPool():
+            return f"2×2, stride 2, padding {layer.padding}"
+        case nnx.Dropout():
+            return f"rate {layer.rate:g}"
+    return "2×2, stride 2, padding 0" if layer is avg_pool else ""
 
 
 def _parameters(layer: object) -> int:

@@ -37,7 +37,7 @@ def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> 
     sections = [Section("Result", list(_result(runs, len(dataset.test))))]
     if shown := [run for run in runs if run.rows]:
         sections.append(Section("Training", list(_training(shown))))
-    sections.append(Section("The images", [network_contents.first_images(dataset)]))
+    sections.append(Section("The images", list(network_contents.training_images(dataset, recipe))))
     if trained := [run for run in runs if run.has_network]:
         sections += network_contents.sections(trained[0], dataset, chosen)
     values = dataclasses.asdict(recipe) | {"seed": [run.recipe.seed for run in runs]}
@@ -111,6 +111,7 @@ def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
         "Two curves against the iteration: training loss, test accuracy.",
         f"Training loss and test accuracy against the iteration.{seeds}",
     )
+    yield from _every_step(runs, loss)
     if not any(len(run.by_epoch("test_loss").x) for run in runs):
         return
     columns = {"training": "train_accuracy", "test": "test_accuracy"}
@@ -132,6 +133,27 @@ def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
         curves.courses([Panel(loss, losses, logarithmic=True)], "epoch"),
         "Curves of training and test loss per epoch.",
         f"Training and test loss together.{seeds}",
+    )
+
+
+def _every_step(runs: Sequence[History], loss: str) -> Iterator[Picture]:
+    """As article F shows it."""
+    if not (known := [found for run in runs if (found := run.every_step())]):
+        return
+    losses, accuracies = ([found[i] for found in known] for i in (0, 1))
+    percent = [course.scaled(100) for course in accuracies]
+    panels = [
+        Panel(f"batch {loss}", {"training": losses}, most=curves.ROOM),
+        Panel("batch accuracy (%)", {"training": percent}, most=curves.ROOM),
+    ]
+    if not (steps := len(measures.band(losses).x)):
+        return  # Seeds that have none in common.
+    reading = curves.reading_thinned(steps, len(known), curves.ROOM)
+    yield Picture(
+        "every-iteration",
+        curves.courses(panels, "iteration (batches)"),
+        "Two curves against the iteration: loss and accuracy on its batch.",
+        f"Loss and accuracy of every iteration on its batch. {reading}".rstrip(),
     )
 
 

@@ -1,5 +1,6 @@
 """Pictures of how runs went: a number against the steps or epochs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ READING = (
     "Thin lines are single seeds, the thick one is their mean, and the band is from the lowest seed"
     " to the highest."
 )
+# What a panel of every iteration has room for.
+ROOM = 300
 # Where fewer values than this are, each gets a dot.
 _FEW = 25
 
@@ -29,12 +32,14 @@ class Panel:
       lines: the courses of all seeds, by `training`, `validation` or `test`.
       logarithmic: whether the axis is, where the values differ enough.
       published: values to stand beside the lines.
+      most: how many values are drawn of courses that have more; None: all, and single seeds.
     """
 
     label: str
     lines: Mapping[str, Sequence[Course]]
     logarithmic: bool = False
     published: Course | None = None
+    most: int | None = None
 
 
 def courses(panels: Sequence[Panel], across: str, *, wide: bool = False) -> Figure:
@@ -52,7 +57,10 @@ def courses(panels: Sequence[Panel], across: str, *, wide: bool = False) -> Figu
         grid = figure.subplots(count, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(grid, panels, strict=True):
         for name, runs in panel.lines.items():
-            draw(axes, name, runs)
+            if panel.most is None:
+                draw(axes, name, runs)
+            else:
+                _draw_thinned(axes, name, runs, panel.most)
         if panel.published is not None:
             x, y = panel.published.x, panel.published.y
             axes.plot(x, y, "D", color=COLORS["published"], markersize=5, label="published")
@@ -87,6 +95,24 @@ def draw(axes: Axes, name: str, runs: Sequence[Course]) -> None:
         x, y = runs[0].x, runs[0].y
     marker = "o" if len(x) < _FEW else ""
     axes.plot(x, y, dash, color=color, linewidth=1.8, marker=marker, markersize=4, label=name)
+
+
+def reading_thinned(steps: int, seeds: int, most: int) -> str:
+    """How to read a panel of every one of so many steps, drawn in at most `most` values."""
+    each = math.ceil(steps / most)
+    if each * seeds == 1:
+        return ""
+    of = [f"{each} iterations"] * (each > 1) + [f"{seeds} seeds"] * (seeds > 1)
+    return (
+        f"The line is the mean of {' of '.join(of)}, and the band is from the lowest of these"
+        " batches to the highest."
+    )
+
+
+def _draw_thinned(axes: Axes, name: str, runs: Sequence[Course], most: int) -> None:
+    shown = measures.thinned(measures.band(runs), most)
+    axes.fill_between(shown.x, shown.low, shown.high, color=COLORS[name], alpha=0.25, linewidth=0)
+    axes.plot(shown.x, shown.mean, "-", color=COLORS[name], linewidth=1.2, label=name)
 
 
 def _logarithmic(axes: Axes, runs: Sequence[Course]) -> None:

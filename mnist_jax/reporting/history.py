@@ -26,6 +26,7 @@ class History:
       recipe: with its seed.
       environment: what it ran in.
       rows: of `metrics.jsonl`.
+      steps: of `steps.f32`; None where an older version kept none.
       result: None while it has not ended.
       has_network: whether there is a checkpoint.
     """
@@ -34,6 +35,7 @@ class History:
     recipe: Recipe
     environment: Mapping[str, Any]
     rows: Sequence[Evaluation]
+    steps: np.ndarray | None
     result: Mapping[str, Any] | None
     has_network: bool
 
@@ -49,6 +51,7 @@ class History:
             directory.recipe(),
             directory.environment(),
             directory.metrics(),
+            directory.steps(),
             directory.result(),
             bool(Checkpoints(directory.checkpoints).steps()),
         )
@@ -60,6 +63,16 @@ class History:
             return self.rows[-1] if self.rows else None
         step = self.result["selected_step"]
         return next((row for row in self.rows if row.step == step), None)
+
+    def every_step(self) -> tuple[Course, Course] | None:
+        """Loss and accuracy on the batch of every step that is known; None if none is."""
+        if self.steps is None:
+            return None
+        known = np.flatnonzero(~np.isnan(self.steps[:, 0]))
+        if not known.size:
+            return None
+        loss, accuracy = self.steps[known].T
+        return Course(known + 1, loss), Course(known + 1, accuracy)
 
     def by_step(self, column: str) -> Course:
         """A column of the metrics against the step."""

@@ -1,16 +1,20 @@
 """A trained network, looked into: its probabilities, its filters and its activations."""
 
+import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mnist_jax.inputs import normalize
+from mnist_jax.inputs import evaluation_inputs, training_inputs
 from mnist_jax.models.layers import Network
 from mnist_jax.recipe import Recipe
 from mnist_jax.reporting.images import LayerOutput
 from mnist_jax.runs.network import classifier
+from mnist_jax.transforms import Standardize
 
 # Images that are computed at a time.
 _CHUNK = 500
@@ -21,6 +25,23 @@ def probabilities(network: Network, recipe: Recipe, images: np.ndarray) -> np.nd
     classify = classifier(network, recipe)
     starts = range(0, len(images), _CHUNK)
     return np.concatenate([classify(images[start : start + _CHUNK]) for start in starts])
+
+
+def augmented(recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """Training images once changed as the recipe says, but not normalised.
+
+    Args:
+      recipe: whose augmentation it is.
+      images: uint8 [N, 28, 28].
+
+    Returns:
+      uint8 [N, 28, 28].
+    """
+    visible = tuple(one for one in recipe.augmentation if not isinstance(one, Standardize))
+    recipe = dataclasses.replace(recipe, augmentation=visible, mean=0.0, std=1.0)
+    keys = jax.random.split(jax.random.key(recipe.seed), len(images))
+    changed = jax.jit(partial(training_inputs, recipe))(jnp.asarray(images), keys)
+    return np.asarray(jnp.rint(255 * changed[..., 0]), np.uint8)
 
 
 def kernels(network: Network) -> dict[str, np.ndarray]:
@@ -40,7 +61,7 @@ def activations(
 
     Layers that leave the numbers as they are, such as a flattening, are left out.
     """
-    before = normalize(jnp.asarray(images), recipe.mean, recipe.std)
+    before = evaluation_inputs(recipe, jnp.asarray(images))
     found: list[list[LayerOutput]] = [[] for _ in images]
     for name, output in network.layer_outputs(before):
         if output.size != before.size or not jnp.array_equal(output.ravel(), before.ravel()):

@@ -10,6 +10,7 @@ from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.models.layers import Network
 from mnist_jax.models.summary import summarize
+from mnist_jax.recipe import Recipe
 from mnist_jax.reporting import images, inspection, scores
 from mnist_jax.reporting.history import History
 from mnist_jax.reporting.page import Picture, Section, Table, Text
@@ -19,6 +20,8 @@ from mnist_jax.runs.network import load_network
 # Whose activations are shown: a sweater and a coat are article D's exercise; a 4 and a 9 are alike.
 _COMPARED = {"mnist": (4, 9), "fashion_mnist": (2, 4), "digits": (4, 9)}
 _FIRST, _SAMPLE, _ERROR_ROWS = 40, 12, 6
+# Which training images are shown.
+_SHOWN = slice(1, 1 + _FIRST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +73,37 @@ def check_images(chosen: Sequence[int], dataset: Dataset) -> None:
         )
 
 
-def first_images(dataset: Dataset) -> Picture:
-    """The first training images, as article E shows them."""
-    names, train = CLASS_NAMES[dataset.name], dataset.train
-    shown, titles = train.images[:_FIRST], [names[label] for label in train.labels[:_FIRST]]
+def training_images(dataset: Dataset, recipe: Recipe) -> Iterator[Picture]:
+    """Training images, as article E shows them: its loop begins with the second one.
+
+    Where a recipe augments them, also as they are then.
+    """
+    shown = dataset.train.images[_SHOWN]
+    yield _first_images(
+        "training-images",
+        dataset,
+        shown,
+        f"Training images 1 to {_FIRST}, counted from 0, with their labels.",
+    )
+    if recipe.augmentation:
+        yield _first_images(
+            "augmented-images",
+            dataset,
+            inspection.augmented(recipe, shown),
+            f"The same {_FIRST} images as the network may see them in training, before they are"
+            " normalised. They are changed anew in every epoch.",
+        )
+
+
+def _first_images(name: str, dataset: Dataset, shown: np.ndarray, caption: str) -> Picture:
+    names = CLASS_NAMES[dataset.name]
+    titles = [names[label] for label in dataset.train.labels[_SHOWN]]
     columns, of_wide = (4, 10) if _words(names) else (8, 20)
     return Picture(
-        "training-images",
+        name,
         images.image_grid(shown, titles, columns),
         f"{_FIRST} small pictures, each with its label.",
-        f"The first {_FIRST} training images, with their labels.",
+        caption,
         wide=images.image_grid(shown, titles, of_wide, width=WIDE),
     )
 
@@ -236,7 +260,7 @@ def _layers(network: Network) -> Iterator[Text | Table]:
     rows = [
         [
             layer.name,
-            layer.kind,
+            " ".join(filter(None, (layer.kind, layer.settings))),
             "×".join(map(str, layer.output_shape)),
             f"{layer.parameters:,}",
             f"{2 * layer.multiply_adds:,}",

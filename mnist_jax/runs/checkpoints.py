@@ -135,8 +135,14 @@ class Checkpoints:
         return intact
 
     def _read(self, step: int, like: Any) -> Any:
-        with _orbax() as reader:
-            found = reader.restore(self._directory / str(step) / _ARRAYS)
+        try:
+            with _orbax() as orbax:
+                found = orbax.restore(self._directory / str(step) / _ARRAYS)
+        except (OSError, ValueError) as error:
+            raise Failure(
+                f"The checkpoint {self._directory / str(step)} can't be read ({_reason(error)});"
+                " remove it to go on from an earlier one."
+            ) from error
         # Not left to Orbax, which takes another shape or dtype without a word.
         expected = _by_name(like)
         names = [n for n in expected if _kind(expected, n) != _kind(found, n)]
@@ -154,8 +160,12 @@ class Checkpoints:
                 self._prepare(step)
             if step in self.steps():
                 return
-            with _ORBAX, _orbax() as writer:
-                writer.save(self._directory / str(step) / _ARRAYS, arrays)
+            with _ORBAX, _orbax() as orbax:
+                orbax.save(self._directory / str(step) / _ARRAYS, arrays)
+                # A folder that can't be listed for a moment makes Orbax leave out all arrays and
+                # say nothing.
+                if not _equal(orbax.restore(self._directory / str(step) / _ARRAYS), arrays):
+                    raise ValueError("it does not read back as it was")
             self._write_manifest(step)
             for other in self.steps()[:-2]:
                 if other != keep:
@@ -241,6 +251,14 @@ def _by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def _equal(arrays: dict[str, Any], others: dict[str, np.ndarray]) -> bool:
+    """Whether all of them are the same, bit by bit."""
+    return arrays.keys() == others.keys() and all(
+        _kind(arrays, n) == _kind(others, n) and arrays[n].tobytes() == others[n].tobytes()
+        for n in arrays
+    )
+
+
 def _kind(arrays: dict[str, Any], name: str) -> str:
     return f"{arrays[name].dtype}{list(arrays[name].shape)}" if name in arrays else "nothing"
 
@@ -250,4 +268,6 @@ def _reason(error: OSError | ValueError) -> str:
         return error.strerror
     # TensorStore raises ValueError with the system's error number in its text.
     number = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(number[1])) if number else str(error).splitlines()[0]
+    if number:
+        return os.strerror(int(number[1]))
+    return str(error).partition("\n")[0].partition(" [tensorstore_spec")[0]

@@ -40,6 +40,8 @@ _BEGUN = ("device", "seeds_together")
 _NOTED = ("init_from_sha256",)
 # Of a result, what others read.
 _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
+# A step in `steps.f32`: loss and accuracy.
+_STEP = np.dtype(("<f4", 2))
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -53,6 +55,8 @@ class RunDirectory:
           weights it started from if it did, and in `before` those versions, devices and
           revisions of a run that goes on in others;
         `metrics.jsonl`, one object per evaluation;
+        `steps.f32`, loss and accuracy of every step up to the last evaluation, as float32 in
+          little-endian order, which `numpy.fromfile` reads;
         `predictions.npy`, the selected evaluation's predicted label of every test image;
         `result.json`, written once, at the end;
         `checkpoints/`, the parameters and optimiser state.
@@ -147,7 +151,8 @@ class RunDirectory:
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
-            for name in ("metrics.jsonl", "predictions.npy", "environment.json"):
+            synchronize(self.path)  # What goes with a checkpoint is there as long as it is.
+            for name in ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json"):
                 (self.path / name).unlink(missing_ok=True)
             synchronize(self.path)
             (self.path / "config.json").unlink(missing_ok=True)
@@ -216,12 +221,40 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
 
+    def steps(self) -> np.ndarray | None:
+        """Reads `steps.f32`: float32 [steps, 2], every step's loss and accuracy on its batch.
+
+        Steps that an older version took are NaN. None where it has no such file.
+        """
+        try:
+            content = (self.path / "steps.f32").read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._damaged("steps.f32", error) from error
+        # What follows the last whole step was being written when its process was killed.
+        whole = len(content) // _STEP.itemsize
+        return np.frombuffer(content, _STEP.base, 2 * whole).reshape(-1, 2)
+
+    def append_steps(self, log: np.ndarray) -> None:
+        """Adds to `steps.f32`: [steps, 2], before the row of the evaluation after them."""
+        with self._writing(), (self.path / "steps.f32").open("ab") as file:
+            file.write(log.astype(_STEP.base).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
     def rewind(self, step: int) -> list[Evaluation]:
         """Drops what the files tell of the time after a step; returns the evaluations before."""
         rows = [row for row in self.metrics() if row.step <= step]
+        last = rows[-1].step if rows else 0
+        steps = self.steps()
+        if steps is None:
+            steps = np.full((last, 2), np.nan, _STEP.base)
         with self._writing():
             text = "".join(row.to_json() + "\n" for row in rows)
             write_text(self.path / "metrics.jsonl", text)
+            with replacing(self.path / "steps.f32") as temporary:
+                temporary.write_bytes(steps[:last].tobytes())
             if not step:  # Nothing is left of what ran before.
                 self._write_environment(
                     {name: v for name, v in self.environment().items() if name != "before"}

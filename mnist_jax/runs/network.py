@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mnist_jax.inputs import normalize
+from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.models import abstract_model
 from mnist_jax.models.layers import Network
 from mnist_jax.recipe import Recipe
@@ -106,7 +106,7 @@ def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.nd
 
     @jax.jit
     def probabilities(images: jax.Array) -> jax.Array:
-        outputs = network(normalize(images, recipe.mean, recipe.std))
+        outputs = network(evaluation_inputs(recipe, images))
         if recipe.loss == "cross_entropy":
             return jax.nn.softmax(outputs)
         positive = jnp.maximum(outputs, 1e-6)

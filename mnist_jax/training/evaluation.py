@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mnist_jax.inputs import normalize
+from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
 from mnist_jax.training.step import LOSSES, TrainState, training_mode_logits
@@ -35,9 +35,7 @@ def exact(
 
     def of_seed(state: TrainState, chunks: jax.Array) -> jax.Array:
         model = state.model()
-        logits: jax.Array = lax.map(
-            lambda images: model(normalize(images, recipe.mean, recipe.std)), chunks
-        )
+        logits: jax.Array = lax.map(lambda images: model(evaluation_inputs(recipe, images)), chunks)
         return logits
 
     compiled = devices.compile_over_seeds(
@@ -68,8 +66,8 @@ def in_training_mode(recipe: Recipe, mesh: Mesh) -> Evaluate:
     """
 
     def of_seed(state: TrainState, batches: jax.Array) -> tuple[TrainState, jax.Array]:
-        normalized = normalize(batches, recipe.mean, recipe.std)
-        return training_mode_logits(state, normalized, axis_name=devices.data_axis(mesh))
+        inputs = evaluation_inputs(recipe, batches)
+        return training_mode_logits(state, inputs, axis_name=devices.data_axis(mesh))
 
     compiled = devices.compile_over_seeds(
         of_seed,

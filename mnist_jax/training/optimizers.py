@@ -1,6 +1,7 @@
 """From a recipe to an Optax transformation, with each article's sense of weight decay."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mnist_jax.recipe import Recipe
@@ -14,12 +15,16 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
     weights only (article A, `network3.py`), with the batches that an epoch has. AdamW's decay is
     decoupled from the gradient.
     """
+    rate = learning_rate(recipe, steps_per_epoch)
+    moments = {"b1": recipe.b1, "b2": recipe.b2, "eps": recipe.eps}
     if recipe.optimizer == "adamw":
-        return optax.adamw(recipe.learning_rate, weight_decay=recipe.weight_decay)
-    if recipe.optimizer == "adam":
-        optimizer = optax.adam(recipe.learning_rate)
+        return optax.adamw(rate, **moments, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "sgd":
+        optimizer = optax.sgd(rate, momentum=recipe.momentum or None)
+    elif recipe.eps_sense == "keras":
+        optimizer = optax.chain(_scale_by_keras_adam(**moments), optax.scale_by_learning_rate(rate))
     else:
-        optimizer = optax.sgd(recipe.learning_rate, momentum=recipe.momentum or None)
+        optimizer = optax.adam(rate, **moments)
     if not recipe.weight_decay:
         return optimizer
     if recipe.weight_decay_sense == "nielsen":
@@ -27,6 +32,40 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
     else:
         decay = optax.add_decayed_weights(recipe.weight_decay)
     return optax.chain(decay, optimizer)
+
+
+def learning_rate(recipe: Recipe, steps_per_epoch: int) -> float | optax.Schedule:
+    """The recipe's learning rate: a number, or by the steps taken before."""
+    if not recipe.learning_rate_schedule:
+        return recipe.learning_rate
+    courses, boundaries = list[optax.Schedule](), list[int]()
+    multiple, epochs = 1.0, 0.0
+    for stretch in recipe.learning_rate_schedule:
+        start = multiple if stretch.start is None else stretch.start
+        first = round(epochs * steps_per_epoch)
+        epochs += stretch.epochs
+        boundaries.append(max(round(epochs * steps_per_epoch), first + 1))
+        courses.append(stretch.course(start, boundaries[-1] - first, steps_per_epoch))
+        multiple = stretch.end_from(start)
+    courses.append(optax.constant_schedule(multiple))
+    joined = optax.join_schedules(courses, boundaries)
+    return lambda count: recipe.learning_rate * joined(count)
+
+
+def _scale_by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam whose ε is added to the root of a second moment that is not corrected yet.
+
+    Keras' step is √(1-β2ᵗ)/(1-β1ᵗ) · m/(√v + ε): Optax's with ε/√(1-β2ᵗ).
+    """
+
+    def update(
+        updates: optax.Updates, state: optax.ScaleByAdamState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        corrected = eps / jnp.sqrt(1 - b2 ** (state.count + 1))
+        updates, state = optax.scale_by_adam(b1, b2, corrected).update(updates, state, params)
+        return updates, state
+
+    return optax.GradientTransformation(optax.scale_by_adam(b1, b2).init, update)
 
 
 def _weights(params: optax.Params) -> optax.Params:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mnist_jax.errors import UsageError
 from mnist_jax.recipe import Recipe
+from mnist_jax.training.augmentation import SHIFTS
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,16 @@ class Schedule:
                 f" {examples} training images."
             )
         return cls(examples, recipe.batch_size, recipe.epochs, recipe.eval_every)
+
+    @classmethod
+    def of_images(cls, recipe: Recipe, images: int) -> Self:
+        """The recipe's schedule on a training set of so many images, those held out included.
+
+        Raises:
+          UsageError: they do not fill one batch.
+        """
+        views = len(SHIFTS) if recipe.one_pixel_shifts else 1
+        return cls.of(recipe, views * (images - recipe.validation))
 
     @property
     def full_steps(self) -> int:

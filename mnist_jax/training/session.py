@@ -305,6 +305,7 @@ class _Files:
         """Writes a row for each seed; also says whether one of them is selected so far."""
         rows, predictions = self._rows()
         for i, (run, row) in enumerate(zip(self._runs, rows, strict=True)):
+            run.append_steps(self._log[i])
             run.append_metrics(row)
             if _selected(self._trainer.recipe, row, self._best[i]):
                 self._best[i] = row
@@ -363,12 +364,15 @@ class _Files:
 
 
 def _resumable(schedule: Schedule, run: RunDirectory, store: Checkpoints) -> set[int]:
-    """The steps of a run's intact checkpoints whose evaluations are all in `metrics.jsonl`."""
-    rows = {row.step for row in run.metrics()}
+    """The steps of a run's intact checkpoints whose evaluations and steps are all in its files."""
+    rows = {row.step for row in run.metrics()} | {0}
+    steps = run.steps()
+    if steps is not None:  # An older version kept none.
+        rows = {row for row in rows if row <= len(steps)}
     return {
         step
         for step in store.intact()
-        if step <= schedule.total_steps and schedule.last_evaluation(step) in rows | {0}
+        if step <= schedule.total_steps and schedule.last_evaluation(step) in rows
     }
 
 

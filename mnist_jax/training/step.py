@@ -53,7 +53,7 @@ class TrainState(struct.PyTreeNode):
       params: the network's parameters.
       batch_stats: its BatchNorm statistics; empty without BatchNorm.
       opt_state: the optimiser's moments.
-      key: from it and the step follow the dropout masks.
+      key: from it and the step follow the dropout masks, and the changes of augmentation.
       graphdef: the network's structure, in training mode.
       optimizer: the Optax transformation.
       loss: per-image loss.
@@ -178,7 +178,7 @@ def gradients(
     count = size // chunk_size
     side_by_side = count > 1 and (side_by_side or bool(jax.tree.leaves(state.batch_stats)))
     axes = tuple(axis for axis in (axis_name, _CHUNKS if side_by_side else None) if axis)
-    keys = _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
+    keys = step_keys(state, size, axis_name)
 
     def mean_loss(
         params: Variables, images: jax.Array, labels: jax.Array, keys: jax.Array
@@ -195,6 +195,20 @@ def gradients(
     (loss, (batch_stats, accuracy)), grads = means
     grads, metrics = _mean_over_devices((grads, Metrics(loss, accuracy)), axis_name)
     return grads, batch_stats, metrics
+
+
+def step_keys(state: TrainState, size: int, axis_name: str | None) -> jax.Array:
+    """The keys of the next step's images.
+
+    Args:
+      state: before the step.
+      size: images of this device's share of the batch.
+      axis_name: as in `train_step`.
+
+    Returns:
+      [size], by the image's place in the whole batch.
+    """
+    return _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
 
 
 def _merge(

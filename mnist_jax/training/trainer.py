@@ -15,14 +15,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax.data import Dataset, hold_out
-from mnist_jax.inputs import normalize
+from mnist_jax.inputs import training_inputs
 from mnist_jax.models import abstract_model, create_model
 from mnist_jax.models.summary import multiply_adds_per_parameter
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import augmentation, devices, evaluation
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.schedule import Schedule
-from mnist_jax.training.step import LOSSES, TrainState, train_step
+from mnist_jax.training.step import LOSSES, TrainState, step_keys, train_step
 
 # The fields of `TrainState` that do not follow from the recipe, the seed and the step.
 _SAVED = ("params", "batch_stats", "opt_state")
@@ -32,8 +32,8 @@ class Trainer:
     """A recipe in progress: one state per seed, and the compiled functions that advance them.
 
     The states carry a leading axis of seeds, spread over the mesh's `seed` axis; batches are
-    split over its `data` axis. The dataset lives on the devices as uint8. The order of an epoch
-    and the dropout masks of a step follow from the seed and the step alone.
+    split over its `data` axis. The dataset lives on the devices as uint8. The order of an epoch,
+    and a step's dropout masks and changes of images, follow from the seed and the step alone.
 
     Args:
       recipe: what to train; its `seed` is replaced by each of `seeds`.
@@ -48,6 +48,7 @@ class Trainer:
       schedule: the recipe's steps.
       step: how many of them have been taken.
       states: of all seeds.
+      train: the images to train on, before they are shifted.
       validation: the images held out, if the recipe says so.
       test: the test images.
 
@@ -66,19 +67,18 @@ class Trainer:
     ):
         check_memory(recipe, len(seeds))
         self.recipe, self.seeds, self.test = recipe, tuple(seeds), dataset.test
-        train, self.validation = dataset.train, None
+        self.train, self.validation = dataset.train, None
         if recipe.validation:
-            train, self.validation = hold_out(dataset.train, recipe.validation)
-        views = len(augmentation.SHIFTS) if recipe.one_pixel_shifts else 1
-        self.schedule = Schedule.of(recipe, views * len(train))
+            self.train, self.validation = hold_out(dataset.train, recipe.validation)
+        self.schedule = Schedule.of_images(recipe, len(dataset.train))
         self.step = 0
         work = multiply_adds_per_parameter(abstract_model(recipe.model, **recipe.model_args))
         self.mesh = self._make_mesh(num_devices, parts, work)
         self.states = jax.device_put(self._initial_states(), NamedSharding(self.mesh, P("seed")))
-        images = jnp.asarray(train.images)
+        images = jnp.asarray(self.train.images)
         if recipe.one_pixel_shifts:
             images = augmentation.pad_for_shifts(images)
-        data = (images, jnp.asarray(train.labels))
+        data = (images, jnp.asarray(self.train.labels))
         self._data = jax.device_put(data, NamedSharding(self.mesh, P()))
         self._epoch, self._orders = -1, list[jax.Array]()
         self._run = _compile_run(self.mesh, recipe, work)
@@ -97,7 +97,7 @@ class Trainer:
     def saved(self) -> list[dict[str, Any]]:
         """What has to be kept of every seed to go on later: NumPy arrays.
 
-        Order and dropout masks follow from the seed and the step.
+        Order, dropout masks and changes of images follow from the seed and the step.
         """
         states = jax.device_get({name: getattr(self.states, name) for name in _SAVED})
         return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
@@ -133,6 +133,17 @@ class Trainer:
         self.states, log = self._run(self.states, order, *self._data, first, stop)
         self.step += stop - first
         return np.asarray(log)[:, first:stop]
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """An epoch's images in the order that a seed takes them: indices [examples].
+
+        Where images are shifted an index is one of `augmentation.take_shifted`.
+        """
+        indices = np.arange(self.schedule.examples, dtype=np.int32)
+        if self.recipe.shuffle == "never":
+            return indices
+        drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
+        return np.random.default_rng([seed, drawn]).permutation(indices)
 
     def compile(self) -> None:
         """Compiles what `advance` runs: full batches and the short last one, side by side."""
@@ -179,19 +190,12 @@ class Trainer:
         """The epoch's batches as [seeds, steps, batch], and the short last one if there is one."""
         full, count = self.schedule.full_steps, len(self.seeds)
         split = full * self.recipe.batch_size
-        orders = np.stack([self._order(seed, epoch) for seed in self.seeds])
+        orders = np.stack([self.order(seed, epoch) for seed in self.seeds])
         parts = [orders[:, :split].reshape(count, full, -1)]
         if split < self.schedule.examples:
             parts.append(orders[:, None, split:])
         sharding = NamedSharding(self.mesh, P("seed", None, "data"))
         return [jax.device_put(part, sharding) for part in parts]
-
-    def _order(self, seed: int, epoch: int) -> np.ndarray:
-        indices = np.arange(self.schedule.examples, dtype=np.int32)
-        if self.recipe.shuffle == "never":
-            return indices
-        drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
-        return np.random.default_rng([seed, drawn]).permutation(indices)
 
 
 def check_memory(recipe: Recipe, num_seeds: int) -> None:
@@ -242,10 +246,10 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
         start: int,
         stop: int,
     ) -> tuple[TrainState, jax.Array]:
-        chunk = devices.chunk_size(order.shape[1])
+        chunk, axis_name = devices.chunk_size(order.shape[1]), devices.data_axis(mesh)
         step = partial(
             train_step,
-            axis_name=devices.data_axis(mesh),
+            axis_name=axis_name,
             chunk_size=chunk,
             side_by_side=devices.side_by_side(chunk, multiply_adds_per_parameter=work),
         )
@@ -253,7 +257,8 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
         def body(i: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
             state, log = carry
             index = order[i]
-            batch = normalize(take(images, index), recipe.mean, recipe.std)
+            keys = step_keys(state, len(index), axis_name)
+            batch = training_inputs(recipe, take(images, index), keys)
             state, metrics = step(state, batch, labels[index % labels.shape[0]])
             return state, log.at[i].set(jnp.stack(metrics))
 

@@ -1,0 +1,134 @@
+"""The kept file of whole runs that the author's PyTorch followed: a line for each (row, seed)."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from experiments.evidence.records import digest
+from mnist_jax.errors import Failure
+from mnist_jax.files import parse_json
+from mnist_jax.recipe import Recipe
+
+FOLDER = Path(__file__).parents[2] / "docs"
+# Digits that a column is kept with, as many as float32 has.
+_DIGITS = 8
+# What has a value for every epoch.
+_TABLES = ("ours", "theirs", "apart", "nudged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeRun:
+    """A run of ours, and the author's PyTorch on the same batches.
+
+    Attributes:
+      row: its name, as `article/row`.
+      recipe: with its seed.
+      date: of the run, as 2026-01-31.
+      environment: as of `RunDirectory`, with PyTorch among the packages.
+      ours: our `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy` of every epoch.
+      theirs: the same of the author's network.
+      apart: of how many test images their predicted labels differ after each epoch
+        (`predictions`), and the largest difference of a parameter or BatchNorm statistic
+        (`values`).
+      nudged: the same of our run and one that begins a unit in the last place beside it.
+      first_step: the first step, from 1 on, of whose batch the two had another number of images
+        right; None if there is none.
+      losses: the largest difference of the loss of any step before that.
+      steps: taken.
+    """
+
+    row: str
+    recipe: Recipe
+    date: str
+    environment: Mapping[str, Any]
+    ours: Mapping[str, Sequence[float]]
+    theirs: Mapping[str, Sequence[float]]
+    apart: Mapping[str, Sequence[float]]
+    nudged: Mapping[str, Sequence[float]]
+    first_step: int | None
+    losses: float
+    steps: int
+
+    @property
+    def epochs(self) -> int:
+        """How many of the recipe's epochs were run."""
+        return len(self.apart["predictions"])
+
+    def to_json(self) -> str:
+        """One line."""
+        recipe = json.loads(self.recipe.to_json())
+        values = dataclasses.asdict(self) | {"recipe": recipe, "recipe_sha256": digest(recipe)}
+        for table in _TABLES:
+            values[table] = {name: _rounded(column) for name, column in values[table].items()}
+        return json.dumps({"seed": self.recipe.seed, "epochs": self.epochs} | values)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+          ValueError: it is damaged or contradicts itself.
+        """
+        values = parse_json(line)
+        expected = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or values.keys() != expected | {
+            *("seed", "epochs", "recipe_sha256")
+        }:
+            raise ValueError("it has other fields")
+        if digest(values["recipe"]) != values.pop("recipe_sha256"):
+            raise ValueError("its recipe is not the one its recipe_sha256 is of")
+        stated = values.pop("seed"), values.pop("epochs")
+        run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})
+        columns = [column for table in _TABLES for column in values[table].values()]
+        if {len(column) for column in columns} != {run.epochs}:
+            raise ValueError("its columns have different lengths")
+        if stated != (run.recipe.seed, run.epochs):
+            raise ValueError("its seed or epochs are not those of its recipe and columns")
+        return run
+
+
+def load(folder: Path = FOLDER) -> list[WholeRun]:
+    """Reads and checks the kept file, in its order, each row and seed's longest run alone.
+
+    Raises:
+      Failure: a line is damaged.
+    """
+    path = _path(folder)
+    runs: dict[tuple[str, int], WholeRun] = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            run = WholeRun.from_json(line)
+        except (ValueError, KeyError, AttributeError, TypeError, Failure) as error:
+            raise Failure(f"Line {number} of {path} is damaged: {error}.") from error
+        name = run.row, run.recipe.seed
+        if name not in runs or run.epochs > runs[name].epochs:
+            runs[name] = run
+    return list(runs.values())
+
+
+def append(run: WholeRun, folder: Path = FOLDER) -> None:
+    """Adds a run to the kept file.
+
+    Raises:
+      Failure: it can't be written.
+    """
+    path = _path(folder)
+    try:
+        with path.open("a") as file:
+            file.write(run.to_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise Failure(f"{path} can't be written ({error.strerror}).") from error
+
+
+def _path(folder: Path) -> Path:
+    return folder / "whole_runs.jsonl"
+
+
+def _rounded(column: Sequence[float]) -> list[float]:
+    return [v if isinstance(v, int) else float(f"{v:.{_DIGITS}g}") for v in column]

@@ -1,0 +1,233 @@
+"""The author's network in PyTorch, led along a run of ours step by step, in float32.
+
+It starts from our initial values and takes our batches, shifted as ours are, and drops the units
+that ours drops. Everything else is PyTorch's and the author's: normalisation, layers, gradients,
+optimiser, evaluation. What differs then is what the two make of the same numbers. How much of
+that is rounding, which training amplifies, a second run of ours tells: it begins with every
+parameter moved by one unit in the last place, and is the same otherwise.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn, optim
+
+from experiments.references import torch_runs
+from experiments.references.compare_torch import absolute, fix_masks, largest, values_of
+from experiments.references.ours import dropout_masks, training_keys
+from experiments.references.torch_networks import Original
+from mnist_jax.data import Dataset, Split
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.interchange import pytorch
+from mnist_jax.models import abstract_model, model_entry
+from mnist_jax.recipe import Recipe
+from mnist_jax.training import augmentation, evaluation
+from mnist_jax.training.step import TrainState
+from mnist_jax.training.trainer import Trainer
+
+
+class Side(NamedTuple):
+    """The course of one side, a value for every epoch: means over its images, and the test's."""
+
+    train_loss: list[float]
+    train_accuracy: list[float]
+    test_loss: list[float]
+    test_accuracy: list[float]
+
+
+class Apart(NamedTuple):
+    """How far another run is from ours after every epoch.
+
+    Attributes:
+      predictions: of how many test images the predicted labels differ.
+      values: the largest difference of a parameter or BatchNorm statistic.
+    """
+
+    predictions: list[int]
+    values: list[float]
+
+
+class Followed(NamedTuple):
+    """Runs that took the same batches.
+
+    Attributes:
+      ours: our course.
+      theirs: that of the author's network.
+      apart: how far they are apart.
+      nudged: how far our second run is from ours.
+      first_step: the first step, from 1 on, of whose batch the two had another number of images
+        right; None if there is none.
+      losses: the largest difference of the loss of any step before that.
+      steps: taken.
+    """
+
+    ours: Side
+    theirs: Side
+    apart: Apart
+    nudged: Apart
+    first_step: int | None
+    losses: float
+    steps: int
+
+
+def follow(
+    out: Console, recipe: Recipe, dataset: Dataset, epochs: int, author: Original | None = None
+) -> Followed:
+    """Trains both with the recipe's seed, ours on one device; prints every epoch.
+
+    Args:
+      out: where to print.
+      recipe: what to train.
+      dataset: where its images come from.
+      epochs: how many of the recipe's epochs.
+      author: what follows; by default the author's network under the recipe.
+
+    Raises:
+      UsageError: there is no such network, or the recipe evaluates in training mode.
+      Failure: a loss is no longer a finite number.
+    """
+    if recipe.evaluation == "training_mode":
+        raise UsageError(
+            "An evaluation in training mode changes what is trained, with masks of its own;"
+            " choose a row that is evaluated exactly."
+        )
+    # The second one is to be nudged.
+    trainer = Trainer(recipe, dataset, seeds=[recipe.seed] * 2, num_devices=1)
+    schedule = trainer.schedule
+    author = author or torch_runs.reference(recipe, schedule.steps_per_epoch)
+    follower = _Follower(author, trainer)
+    _nudge_second(trainer)
+    ours, theirs = Side([], [], [], []), Side([], [], [], [])
+    apart, nudged = Apart([], []), Apart([], [])
+    logs: list[np.ndarray] = []
+    for epoch in range(1, epochs + 1):
+        start, end = trainer.step, trainer.step + schedule.steps_per_epoch
+        parts = []
+        while trainer.step < end:
+            parts.append(trainer.advance(end - trainer.step)[0])
+        log = np.stack([np.concatenate(parts), follower.epoch()])
+        logits = trainer.logits(dataset.test.images)
+        (loss, _), (accuracy, _) = evaluation.score(recipe, logits, dataset.test.labels)
+        labels, nudged_labels = logits.argmax(-1)
+        their_loss, their_labels = torch_runs.evaluate(recipe, follower.network, dataset.test)
+        their_accuracy = float(np.mean(their_labels == dataset.test.labels))
+        if not np.isfinite([log[..., 0].sum(), loss, their_loss]).all():
+            raise Failure(f"Training diverged in epoch {epoch}: a loss is not a finite number.")
+        sizes = schedule.images(start, end)
+        means = np.average(log.astype(np.float64), axis=1, weights=sizes)
+        for side, mean, test in (
+            (ours, means[0], (loss, accuracy)),
+            (theirs, means[1], (their_loss, their_accuracy)),
+        ):
+            for column, value in zip(side, (*mean, *test), strict=True):
+                column.append(float(value))
+        values, nudged_values = (follower.tensors(trainer.state(i), end) for i in range(2))
+        for one, other_labels, other_values in (
+            (apart, their_labels, values_of(follower.network)),
+            (nudged, nudged_labels, nudged_values),
+        ):
+            one.predictions.append(int(np.sum(labels != other_labels)))
+            one.values.append(largest(absolute, values, other_values))
+        log[..., 1] = np.rint(log[..., 1] * sizes)
+        logs.append(log)
+        out.print(
+            f"epoch {epoch}/{recipe.epochs}  test accuracy: ours {accuracy:.2%},"
+            f" PyTorch {their_accuracy:.2%}  different predictions:"
+            f" {apart.predictions[-1]}, by rounding alone {nudged.predictions[-1]}"
+        )
+    first_step, losses = parting(np.concatenate(logs, axis=1))
+    return Followed(ours, theirs, apart, nudged, first_step, losses, trainer.step)
+
+
+def _nudge_second(trainer: Trainer) -> None:
+    """Moves every parameter of a trainer's second seed by one unit in the last place."""
+
+    def nudge(values: jax.Array) -> jax.Array:
+        return values.at[1].set(jnp.nextafter(values[1], jnp.inf))
+
+    trainer.states = trainer.states.replace(params=jax.tree.map(nudge, trainer.states.params))
+
+
+def parting(log: np.ndarray) -> tuple[int | None, float]:
+    """`first_step` and `losses` of each side's loss and right answers, [2, steps, 2]."""
+    (other,) = np.nonzero(log[0, :, 1] != log[1, :, 1])
+    first = int(other[0]) if other.size else None
+    apart = np.abs(log[0, :first, 0] - log[1, :first, 0])
+    return None if first is None else first + 1, float(apart.max(initial=0.0))
+
+
+class _Follower:
+    """The author's network and optimiser, beginning where a trainer is before its first step.
+
+    Attributes:
+      network: of the author.
+    """
+
+    network: nn.Module
+
+    def __init__(self, author: Original, trainer: Trainer):
+        self._author, self._trainer, self._epoch = author, trainer, 0
+        self._state = trainer.state(0)
+        recipe = trainer.recipe
+        ours = abstract_model(recipe.model, **recipe.model_args)
+        self._layers = pytorch.torch_layers(ours, model_entry(recipe.model).torch_names)
+        self.network = author.network()
+        values = self.tensors(self._state, 0)
+        self.network.load_state_dict({name: torch.tensor(v) for name, v in values.items()})
+        self._optimizer: optim.Optimizer = author.optimizer(self.network.parameters())
+        self._images = _images(trainer)
+        drops = bool(_masks(self._state, 1))
+        self._dropout = fix_masks(self.network) if drops else []
+
+    def epoch(self) -> np.ndarray:
+        """Takes an epoch's steps; returns every step's loss and accuracy on its batch."""
+        trainer, recipe = self._trainer, self._trainer.recipe
+        order = trainer.order(recipe.seed, self._epoch)
+        first = self._epoch * trainer.schedule.steps_per_epoch
+        self.network.train()
+        log = []
+        for step, index in enumerate(_batches(order, recipe.batch_size), start=first):
+            if self._dropout:
+                state = self._state.replace(step=jnp.int32(step))
+                for layer, mask in zip(self._dropout, _masks(state, len(index)), strict=True):
+                    layer.drop(mask)
+            labels = trainer.train.labels[index % len(trainer.train)]
+            images, targets = torch_runs.tensors(recipe, Split(self._images(index), labels))
+            loss, outputs = self._author.update(self.network, self._optimizer, images, targets)
+            log.append((loss.item(), _accuracy(outputs, targets)))
+        self._epoch += 1
+        return np.array(log)
+
+    def tensors(self, state: TrainState, steps: int) -> dict[str, np.ndarray]:
+        """The arrays of our state after so many steps, under the network's names."""
+        arrays = pytorch.by_layer(state.params, state.batch_stats)
+        return pytorch.to_torch(arrays, self._layers, batches=steps)
+
+
+def _images(trainer: Trainer) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from the indices of a batch [N] to its images as training has them: uint8."""
+    if not trainer.recipe.one_pixel_shifts:
+        return lambda index: trainer.train.images[index]
+    padded = augmentation.pad_for_shifts(jnp.asarray(trainer.train.images))
+    shifted = jax.jit(augmentation.take_shifted)
+    return lambda index: np.asarray(shifted(padded, index))
+
+
+def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+@partial(jax.jit, static_argnames="size")
+def _masks(state: TrainState, size: int) -> list[jax.Array]:
+    """The dropout masks of a state's next step, on a batch of so many images."""
+    return dropout_masks(state, jnp.zeros((size, 28, 28, 1)), training_keys(state, size))
+
+
+def _accuracy(outputs: Tensor, labels: Tensor) -> float:
+    return (outputs.argmax(1) == labels).double().mean().item()

@@ -1,0 +1,99 @@
+"""Frozen values that JSON names: an object with a `name` and the value's fields."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from mnist_jax.errors import UsageError
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A value of a kind that has a name.
+
+    A subclass gives `name` its default, and its own fields types of `_KINDS`, one of these or
+    None, or a `Literal`.
+
+    Attributes:
+      name: of the kind.
+
+    Raises:
+      UsageError: a field has a value of another type.
+    """
+
+    name: str = field(default="", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for one in fields(self):
+            kind, value = hints[one.name], getattr(self, one.name)
+            choices = get_args(kind)
+            if get_origin(kind) is Literal:
+                if value not in choices:
+                    self.refuse(one.name, " or ".join(choices))
+                continue
+            if NoneType in choices:
+                kind = choices[0]
+                if value is None:
+                    continue
+            if kind is float and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, one.name, value)  # The same text however it is given.
+            if type(value) is not kind or (kind is float and not math.isfinite(value)):
+                self.refuse(one.name, _KINDS[kind])
+
+    def refuse(self, name: str, give: str) -> None:
+        """Refuses a field's value.
+
+        Args:
+          name: the field's.
+          give: what to give instead.
+
+        Raises:
+          UsageError: always.
+        """
+        raise UsageError(f"{name} of {self.name} is {getattr(self, name)!r}; give {give}.")
+
+
+Kind = TypeVar("Kind", bound=Named)
+
+
+def read(values: Any, kinds: Mapping[str, type[Kind]], where: str) -> tuple[Kind, ...]:
+    """Reads a list of values, each of which may be one already.
+
+    Args:
+      values: what JSON gives, or what this function has given.
+      kinds: that there are, by name.
+      where: the list stands, to begin a sentence with.
+
+    Raises:
+      UsageError: it is no such list.
+    """
+    if not isinstance(values, list | tuple):
+        raise UsageError(f'{where} is {values!r}; give a list such as [{{"name": ...}}].')
+    return tuple(_read_one(value, kinds, where) for value in values)
+
+
+def _read_one(value: Any, kinds: Mapping[str, type[Kind]], where: str) -> Kind:
+    for kind in kinds.values():
+        if isinstance(value, kind):
+            return value
+    if not isinstance(value, Mapping) or str(value.get("name")) not in kinds:
+        raise UsageError(
+            f'{where} has {value!r}; give {{"name": ...}} with one of {", ".join(kinds)}.'
+        )
+    kind = kinds[value["name"]]
+    arguments = {name: one for name, one in value.items() if name != "name"}
+    known = {one.name: one for one in fields(kind) if one.init}
+    if unknown := sorted(set(arguments) - set(known)):
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise UsageError(f"{kind.name} has no argument {unknown[0]!r}; {has}.")
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        reason = str(error).rpartition("() ")[2]
+        raise UsageError(f"{kind.name} is {reason}.") from error

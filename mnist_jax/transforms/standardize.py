@@ -1,0 +1,29 @@
+"""Standardisation of every image by itself."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from mnist_jax.transforms.transform import Transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardize(Transform):
+    """Subtracts an image's own mean and divides by its own population standard deviation.
+
+    In training and in evaluation, as in ttdoucet/mnist. Nothing is added to the deviation; an
+    image of one value has none, and becomes zeros.
+    """
+
+    name: str = field(default="standardize", init=False, repr=False)
+
+    def training(self, image: jax.Array, key: jax.Array) -> jax.Array:  # noqa: ARG002
+        """Standardises, whatever the key."""
+        return self.evaluation(image)
+
+    def evaluation(self, image: jax.Array) -> jax.Array:
+        """Standardises."""
+        varied = image.max() > image.min()
+        centred = jnp.where(varied, image - image.mean(), 0)
+        return centred / jnp.where(varied, jnp.sqrt(jnp.mean(centred**2)), 1)

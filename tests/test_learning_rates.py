@@ -1,0 +1,181 @@
+"""Courses of the learning rate by hand, and Adam's constants in every sense."""
+
+import json
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mnist_jax.data import Dataset
+from mnist_jax.errors import UsageError
+from mnist_jax.recipe import Recipe
+from mnist_jax.training.optimizers import learning_rate, make_optimizer
+from mnist_jax.training.trainer import Trainer
+
+
+def recipe(*schedule: dict[str, Any], **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "model": "dense",
+        "batch_size": 100,
+        "epochs": 3,
+        "learning_rate": 0.5,
+        "learning_rate_schedule": schedule,
+    }
+    return Recipe(**(values | changes))
+
+
+def rates(one: Recipe, steps_per_epoch: int, steps: Any) -> np.ndarray:
+    schedule = learning_rate(one, steps_per_epoch)
+    assert callable(schedule)
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps)), np.float64)
+
+
+def test_without_a_schedule_the_rate_is_a_number() -> None:
+    assert learning_rate(recipe(), 10) == 0.5
+    assert "learning_rate_schedule" not in recipe().to_json()
+
+
+def test_stretches_follow_each_other() -> None:
+    one = recipe(
+        {"name": "linear", "epochs": 0.5, "start": 0, "end": 1},
+        {"name": "constant", "epochs": 1},
+        {"name": "cosine", "epochs": 1, "end": 0.2},
+        {"name": "constant", "epochs": 1, "start": 0.1},
+    )
+    steps = [0, 1, 4, 5, 14, 15, 20, 24, 25, 34, 35, 1000]
+    wave = [0.2 + 0.8 * (1 + math.cos(math.pi * n / 10)) / 2 for n in (0, 5, 9)]
+    expected = np.asarray([0, 0.2, 0.8, 1, 1, *wave, *[0.1] * 4])
+    np.testing.assert_allclose(rates(one, 10, steps), 0.5 * expected, rtol=1e-5, atol=1e-8)
+    assert Recipe.from_dict(json.loads(one.to_json())) == one
+
+
+def test_ten_exponential_epochs_and_one_of_a_cosine() -> None:
+    # ttdoucet/mnist's: the cosine starts at the last rate, not at that of the step after.
+    last = 0.1 ** (5999 / 6000)
+    one = recipe(
+        {"name": "exponential", "epochs": 10, "factor": 0.1, "over": 10},
+        {"name": "cosine", "epochs": 1, "start": last, "end": last / 1000},
+        learning_rate=4e-4,
+    )
+    first, second = np.arange(6000), np.arange(600)
+    low = 4e-4 * last
+    assert low == pytest.approx(4.0015e-5, rel=1e-4)
+    expected = np.concatenate(
+        [
+            4e-4 * 0.1 ** (first / 6000),
+            low + (low / 1000 - low) * (1 - np.cos(np.pi * second / 600)) / 2,
+        ]
+    )
+    found = rates(one, 600, np.arange(6600))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-11)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [843, 844, 600, 7])
+def test_a_staircase_changes_with_the_epoch(steps_per_epoch: int) -> None:
+    # cdeotte's: constant within an epoch.
+    one = recipe(
+        {"name": "exponential", "epochs": 30, "factor": 0.95, "staircase": True},
+        learning_rate=0.001,
+    )
+    steps = np.arange(31 * steps_per_epoch)
+    expected = 0.001 * 0.95 ** (steps // steps_per_epoch)
+    np.testing.assert_allclose(rates(one, steps_per_epoch, steps), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_an_optimizer_s_updates_follow_the_schedule(optimizer: str) -> None:
+    one = recipe({"name": "linear", "epochs": 2, "end": 0}, optimizer=optimizer)
+    made = make_optimizer(one, steps_per_epoch=2)
+    params = {"kernel": jnp.zeros((2, 2))}
+    state, found = made.init(params), []
+    for _ in range(5):
+        updates, state = made.update({"kernel": jnp.ones((2, 2))}, state, params)
+        found.append(float(updates["kernel"][0, 0]))
+    # Of equal gradients every update of Adam is the rate's.
+    np.testing.assert_allclose(found, [-0.5, -0.375, -0.25, -0.125, 0], rtol=1e-4)
+
+
+def test_the_schedule_goes_on_where_a_trainer_stopped(digits: Dataset) -> None:
+    one = recipe({"name": "exponential", "epochs": 3, "factor": 0.5}, dataset="digits")
+    whole = Trainer(one, digits, seeds=[0], num_devices=1)
+    whole.advance(3)
+    later = Trainer(one, digits, seeds=[0], num_devices=1)
+    later.restore(3, whole.saved())
+    np.testing.assert_array_equal(later.advance(3), whole.advance(3))
+    for a, b in zip(*(jax.tree.leaves(each.saved()) for each in (later, whole)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("sense", ["torch", "keras"])
+def test_adam_by_hand(sense: str) -> None:
+    # Epsilon as large as the gradients, so that its place shows.
+    b1, b2, eps = 0.8, 0.99, 0.01
+    one = recipe(optimizer="adam", b1=b1, b2=b2, eps=eps, eps_sense=sense)
+    made = make_optimizer(one, steps_per_epoch=1)
+    params = {"kernel": jnp.zeros(3)}
+    state = made.init(params)
+    m, v = np.zeros(3), np.zeros(3)
+    for t, scale in enumerate((1.0, -0.5, 0.3), start=1):
+        gradient = scale * np.asarray([0.01, 0.1, -1])
+        updates, state = made.update({"kernel": jnp.asarray(gradient, jnp.float32)}, state, params)
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        if sense == "keras":
+            step = 0.5 * math.sqrt(1 - b2**t) / (1 - b1**t) * m / (np.sqrt(v) + eps)
+        else:
+            step = 0.5 * m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
+        np.testing.assert_allclose(updates["kernel"], -step, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_s_constants_are_optax_s_at_first(optimizer: str) -> None:
+    one = recipe(optimizer=optimizer)
+    assert "eps" not in one.to_json()
+    made = make_optimizer(one, steps_per_epoch=1)
+    decay = {"weight_decay": 0.0} if optimizer == "adamw" else {}
+    expected = getattr(optax, optimizer)(0.5, **decay)
+    params = {"kernel": jnp.ones(3)}
+    results = [
+        rule.update({"kernel": jnp.asarray([1e-9, 0.3, 2])}, rule.init(params), params)
+        for rule in (made, expected)
+    ]
+    assert str(jax.tree.structure(results[0])) == str(jax.tree.structure(results[1]))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("stretch", "sentence"),
+    [
+        ({"name": "cosine", "epochs": 1}, "cosine is missing 1 required .* 'end'"),
+        ({"name": "cosine", "epochs": 0, "end": 0}, "epochs of cosine is 0.0; give a positive"),
+        ({"name": "linear", "epochs": 1, "end": -1}, "end of linear is -1.0; give 0 or more"),
+        ({"name": "constant", "epochs": 1, "start": -1}, "start of constant is -1.0; give 0 or"),
+        ({"name": "constant", "epochs": 1, "start": "1"}, "start of constant is '1'; give a numb"),
+        ({"name": "exponential", "epochs": 1, "factor": 0}, "factor of exponential is 0.0; give"),
+        ({"name": "exponential", "epochs": 1, "factor": 1, "over": 0}, "over of exponential is"),
+        ({"name": "exponential", "epochs": 1, "factor": 1, "staircase": 1}, "give true or false"),
+        ({"name": "step"}, "one of constant, linear, exponential, cosine"),
+    ],
+)
+def test_what_is_no_stretch_is_refused_in_a_sentence(stretch: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        recipe(stretch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"b1": 1.0}, "b1 is 1.0; give a number from 0 to below 1"),
+        ({"b2": math.nan}, "b2 is nan"),
+        ({"eps": 0.0}, "eps is 0.0; give a positive number"),
+        ({"optimizer": "sgd", "b2": 0.99}, "b1, b2 and eps are for adam and adamw"),
+        ({"optimizer": "adamw", "eps_sense": "keras"}, "keras is for adam; the optimizer is adamw"),
+    ],
+)
+def test_adam_s_constants_out_of_range_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        recipe(**({"optimizer": "adam"} | changes))

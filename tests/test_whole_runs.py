@@ -1,0 +1,275 @@
+"""Whole runs that PyTorch follows: that it does, that it would be seen if not, and the page."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import commands
+import numpy as np
+import pytest
+
+from experiments.evidence import whole_run_page, whole_runs
+from experiments.evidence.records import Record, append
+from experiments.evidence.rows import find
+from experiments.evidence.whole_runs import WholeRun
+from mnist_jax.data import Dataset
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training.schedule import Schedule
+
+# The digits' last batch of 64 has 28 images.
+DENSE = Recipe(
+    model="dense",
+    dataset="digits",
+    batch_size=64,
+    epochs=2,
+    loss="mean_squared_error",
+    learning_rate=3.0,
+)
+NIELSEN = Recipe(
+    model="shallow",
+    model_args={"init": "nielsen"},
+    dataset="digits",
+    validation=140,
+    shuffle="never",
+    batch_size=10,
+    epochs=2,
+    learning_rate=0.1,
+    weight_decay=5.0,
+    weight_decay_sense="nielsen",
+    selection="best_validation",
+)
+SHIFTED = dataclasses.replace(DENSE, one_pixel_shifts=True, epochs=1)
+# With SGD, since Adam makes full steps of gradients that are nothing but rounding.
+DROPOUT = Recipe(
+    model="double_fc_dropout", dataset="digits", batch_size=250, epochs=1, learning_rate=0.1
+)
+NORMALIZED = Recipe(
+    model="batchnorm_cnn",
+    dataset="digits",
+    mean=0.5,
+    std=0.5,
+    batch_size=250,
+    epochs=1,
+    learning_rate=0.01,
+)
+ROW = "lenet_fashion_mnist/lenet"
+
+
+@pytest.fixture
+def _one_torch_thread() -> Iterator[None]:
+    """More only wait for each other in steps this small."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> Any:
+    """Follows a recipe; `theirs` is what the other side trains by in its place."""
+    from rich.console import Console
+
+    from experiments.references import following, torch_runs
+
+    author = None
+    if theirs:
+        schedule = Schedule.of(recipe, len(dataset.train) - recipe.validation)
+        author = torch_runs.reference(theirs, schedule.steps_per_epoch)
+    return following.follow(Console(quiet=True), recipe, dataset, recipe.epochs, author)
+
+
+@pytest.mark.usefixtures("_one_torch_thread")
+@pytest.mark.parametrize(
+    ("recipe", "others", "tolerance"),
+    [
+        pytest.param(DENSE, 0, 1e-5, id="short last batch"),
+        pytest.param(NIELSEN, 0, 1e-5, id="Nielsen's decay"),
+        pytest.param(SHIFTED, 0, 1e-5, id="shifts"),
+        # Whose outputs after a few steps are so nearly equal that a rounding may decide.
+        pytest.param(DROPOUT, 2, 1e-3, id="dropout"),
+        pytest.param(NORMALIZED, 2, 1e-3, id="BatchNorm"),
+    ],
+)
+def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: Dataset) -> None:
+    made = _follow(recipe, digits)
+    assert max(made.apart.predictions) <= others
+    assert made.first_step is None or others
+    assert made.losses < tolerance
+    assert max(made.apart.values) < tolerance
+    assert 0 < max(made.nudged.values) < tolerance
+    accuracy = others / len(digits.test) + 1e-6
+    for column, ours, theirs in zip(made.ours._fields, made.ours, made.theirs, strict=True):
+        apart = accuracy if column.endswith("accuracy") else tolerance
+        assert ours == pytest.approx(theirs, rel=0, abs=apart), column
+    examples = (5 if recipe.one_pixel_shifts else 1) * (len(digits.train) - recipe.validation)
+    assert made.steps == recipe.epochs * -(-examples // recipe.batch_size)
+
+
+@pytest.mark.usefixtures("_one_torch_thread")
+@pytest.mark.parametrize(
+    ("recipe", "changes"),
+    [
+        (DENSE, {"learning_rate": 2.9}),
+        (NIELSEN, {"weight_decay": 4.0}),
+        (NIELSEN, {"weight_decay": 5 / 136, "weight_decay_sense": "torch"}),
+        (DROPOUT, {"momentum": 0.1}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_trains_otherwise_does_not_follow(
+    recipe: Recipe, changes: dict[str, Any], digits: Dataset
+) -> None:
+    made = _follow(recipe, digits, dataclasses.replace(recipe, **changes))
+    assert made.apart.values[-1] > 10 * max(made.nudged.values)
+    assert made.apart.values[-1] > 1e-4
+    assert made.ours.test_loss != pytest.approx(made.theirs.test_loss, rel=1e-5)
+
+
+def test_where_two_runs_part() -> None:
+    pytest.importorskip("torch")
+    from experiments.references.following import parting
+
+    # Loss and right answers of five steps.
+    ours = np.array([[2.0, 1], [1.5, 3], [1.0, 5], [0.5, 7], [0.2, 9]])
+    theirs = ours + np.array([[0.1, 0], [-0.2, 0], [0.9, 1], [0, 0], [0, 2]])
+    assert parting(np.stack([ours, theirs])) == (3, pytest.approx(0.2))
+    assert parting(np.stack([ours, ours])) == (None, 0.0)
+
+
+@pytest.mark.usefixtures("_one_torch_thread")
+def test_what_can_not_be_followed_is_a_sentence(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="training mode"):
+        _follow(dataclasses.replace(NORMALIZED, evaluation="training_mode"), digits)
+    with pytest.raises(UsageError, match="no PyTorch reference of expanded_double_fc"):
+        _follow(
+            dataclasses.replace(NIELSEN, model="expanded_double_fc", model_args={"hidden": 20}),
+            digits,
+        )
+    with pytest.raises(Failure, match=r"diverged in epoch 1: a loss is not a finite number\.$"):
+        _follow(
+            dataclasses.replace(NIELSEN, learning_rate=1e30, weight_decay=0.0, epochs=1), digits
+        )
+
+
+def _run(seed: int = 0, epochs: int = 2) -> WholeRun:
+    side = {
+        "train_loss": [2.0, 1.0],
+        "train_accuracy": [0.1, 0.25],
+        "test_loss": [1.75, 0.5],
+        "test_accuracy": [0.5, 0.7136],
+    }
+    other = side | {"test_accuracy": [0.5012, 0.7133], "test_loss": [1.75, 0.500125]}
+    return WholeRun(
+        row=ROW,
+        recipe=dataclasses.replace(find(ROW).recipe, seed=seed),
+        date="2026-01-31",
+        environment={
+            "python": "3.11.0",
+            "packages": {"jax": "0.1", "torch": "0.2"},
+            "machine": "Linux x86_64",
+            "git": {"revision": "1234567890abcdef", "dirty": False},
+        },
+        ours={name: column[:epochs] for name, column in side.items()},
+        theirs={name: column[:epochs] for name, column in other.items()},
+        apart={"predictions": [0, 12][:epochs], "values": [1e-7, 2e-5][:epochs]},
+        nudged={"predictions": [1, 15][:epochs], "values": [3e-7, 4e-5][:epochs]},
+        first_step=300 if epochs > 1 else None,
+        losses=2e-6,
+        steps=235 * epochs,
+    )
+
+
+def test_the_kept_page_is_what_the_kept_file_gives() -> None:
+    runs = whole_runs.load()
+    assert (whole_runs.FOLDER / "whole_runs.md").read_text() == whole_run_page.page(runs)
+    for run in runs:
+        assert run.recipe == dataclasses.replace(find(run.row).recipe, seed=run.recipe.seed)
+        assert run.environment["git"]["dirty"] is False
+
+
+def test_the_page_has_what_was_found(tmp_path: Path) -> None:
+    run = _run(seed=3)
+    text = whole_run_page.page([run], tmp_path)
+    assert (
+        "| D | `lenet` | 3 | 2 of 5 | 470 | 71.36 | 71.33 |  | 0.12 | 12, 15 | 300 | 2e-06"
+        " | 2e-05, 4e-05 |\n" in text
+    )
+    assert "| 1 | 50.00 | 50.12 |  | 1.750000 | 1.750000 | 0 | 1 |\n" in text
+    assert "revision 1234567890ab: `lenet_fashion_mnist/lenet` 3." in text
+    rows = [
+        Evaluation(
+            epoch=epoch,
+            step=235 * epoch,
+            train_loss=1.0,
+            train_accuracy=0.5,
+            test_loss=1.0,
+            test_accuracy=0.1 * epoch,
+            images_per_second=1.0,
+            seconds=1.0,
+        )
+        for epoch in range(1, 6)
+    ]
+    labels = np.arange(10)
+    made = Record.of_run(
+        run.recipe,
+        rows,
+        5 * 235,
+        np.where(labels < 5, labels, 0),
+        labels,
+        {"git": None, "seeds_together": 1},
+        article="lenet_fashion_mnist",
+        row="lenet",
+        framework="jax",
+        seconds=1.0,
+    )
+    append(made, tmp_path)
+    with_record = whole_run_page.page([run], tmp_path)
+    assert "| 470 | 71.36 | 71.33 | 20.00 | 0.12 |" in with_record
+    assert "| 1 | 50.00 | 50.12 | 10.00 |" in with_record
+
+
+def test_the_longest_run_of_a_seed_counts(tmp_path: Path) -> None:
+    for run in (_run(), _run(seed=1, epochs=1), _run(epochs=1), _run(seed=1)):
+        whole_runs.append(run, tmp_path)
+    assert whole_runs.load(tmp_path) == [_run(), _run(seed=1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"epochs": 3}, "seed or epochs"),
+        ({"nudged": {"predictions": [0], "values": [0.0, 0.0]}}, "different lengths"),
+        ({"recipe_sha256": "0"}, "recipe_sha256"),
+        ({"more": 1}, "other fields"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_damaged_line_is_a_sentence(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    whole_runs.append(_run(), tmp_path)
+    with (tmp_path / "whole_runs.jsonl").open("a") as file:
+        file.write(json.dumps(json.loads(_run().to_json()) | change) + "\n")
+    with pytest.raises(Failure, match=rf"^Line 2 of .*whole_runs\.jsonl is damaged: .*{reason}"):
+        whole_runs.load(tmp_path)
+
+
+def test_the_command_runs_nothing_that_is_kept(tmp_path: Path) -> None:
+    whole_runs.append(_run(), tmp_path)
+    results = f"--results={tmp_path}"
+    # There is no dataset here to run anything on.
+    done = commands.run(tmp_path, "experiments.whole_runs", results, f"--row={ROW}", "--epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{ROW} seed 0: 2 epochs are kept.\n"
+    assert (tmp_path / "whole_runs.md").read_text() == whole_run_page.page([_run()])
+    for arguments, sentence, code in (
+        ([f"--row={ROW}", "--epochs=6"], f"{ROW} has 5 epochs; give no more of them", 2),
+        (["--row=nothing/row"], "There is no article 'nothing'", 2),
+        ([f"--results={tmp_path}/nowhere"], "is no folder; give one to --results.", 1),
+    ):
+        refused = commands.run(tmp_path, "experiments.whole_runs", results, *arguments)
+        assert refused.returncode == code
+        assert sentence in refused.stderr
+        assert refused.stderr.count("\n") == 1
