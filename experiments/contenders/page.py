@@ -42,16 +42,18 @@ def circumstances(measured: Mapping[str, Any]) -> str:
     """When and where something was measured, from the head of its file."""
     git, packages = measured["git"] or {"revision": "unknown", "dirty": False}, measured["packages"]
     versions = ", ".join(f"{name} {packages[name]}" for name in ("jax", "flax", "torch"))
+    busy = measured["busy_before"]  # Not noted by the first version of these files.
     return (
         f"{measured['date']}, revision {git['revision'][:7]}{' with changes' * git['dirty']};"
         f" {measured['cores']} cores of {measured['processor']}, {measured['memory_gib']} GiB;"
-        f" {versions}; {measured['busy_before']:.1f} processes were busy before it began"
+        f" {versions}"
+        + ("" if busy is None else f"; {busy:.1f} processes were busy before it began")
     )
 
 
 def _part(measured: Mapping[str, Any]) -> str:
     command, rows = measured["command"], measured["rows"]
-    return f"    {command}\n\n{circumstances(measured)}.\n\n{table(rows)}"
+    return f"```\n{command}\n```\n\n{circumstances(measured)}.\n\n{table(rows)}"
 
 
 def table(rows: Rows) -> str:
