@@ -61,8 +61,8 @@ def test_a_run_with_a_fault_goes_on_to_the_right_bits(
 
     with ThreadPoolExecutor(shares) as threads:
         done = list(threads.map(take, range(shares)))
-    ended = {one.returncode: one.stderr[-3000:] for one in done if one.returncode}
-    assert not ended
+    failed = {one.returncode: one.stderr[-3000:] for one in done if one.returncode}
+    assert not failed
     outcomes: list[dict[str, Any]] = [
         json.loads(line)
         for path in sorted(tmp_path.glob("*.jsonl"))
