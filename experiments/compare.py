@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.evidence import records, rendering, sections
+from experiments.evidence import exports, records, rendering, sections
 from experiments.evidence.analysis import Results
 from experiments.evidence.rows import all_articles
 from mnist_jax import cli
@@ -33,8 +33,8 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     results = Results.load(all_articles(), directory)
     made = {
         _pages(directory) / "RESULTS.md": rendering.markdown(results),
-        directory / "table.csv": rendering.csv_table(results),
-        directory / "table.tex": rendering.latex(results),
+        directory / "table.csv": exports.csv_table(results),
+        directory / "table.tex": exports.latex(results),
     }
     if _ours(directory):
         page = _pages(directory) / "README.md"

@@ -9,7 +9,7 @@ from scipy import stats
 from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
 
 from experiments import compare
-from experiments.evidence import analysis, records, rendering, stopping
+from experiments.evidence import analysis, exports, records, rendering, stopping
 from experiments.evidence.analysis import Results
 from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
 from mnist_jax.errors import Failure
@@ -277,8 +277,8 @@ def test_rows_without_a_figure_are_no_published_figures(tmp_path):
     )
     # What was not measured has no framework, and no epoch was chosen.
     assert "| `variant` | −λ², no figure; nowhere | 91.00" in rendering.markdown(results)
-    assert r"T & variant & $-$$\lambda$$^2$, no figure & 3 &" in rendering.latex(results)
-    assert 'toy,variant,"−λ², no figure",,,,nowhere,jax,3' in rendering.csv_table(results)
+    assert r"T & variant & $-$$\lambda$$^2$, no figure & 3 &" in exports.latex(results)
+    assert 'toy,variant,"−λ², no figure",,,,nowhere,jax,3' in exports.csv_table(results)
 
 
 def test_costs_stand_beside_what_ours_take(tmp_path):
@@ -365,13 +365,13 @@ def test_tables_say_what_there_is(tmp_path):
     assert f"{counts} Of the 2 that are tested, 0.1 would lie outside by chance alone." in text
     assert "- T, `toy`: `variant`" in text
     assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
-    head, line, other, vote = rendering.csv_table(results).splitlines()
+    head, line, other, vote = exports.csv_table(results).splitlines()
     assert line.startswith("toy,plain,91.00%,91.0,PyTorch,last epoch,nowhere,jax,3,91.0000,1.0000,")
     assert other.startswith("toy,plain,99.5%,99.5,PyTorch,last epoch,elsewhere,jax,3,91.0000,")
     assert vote.startswith("toy,vote,92.00%,92.0,PyTorch,majority vote,nowhere,jax,1,91.0000,,")
     assert len({one.count(",") for one in (head, line, other, vote)}) == 1
-    assert r"T & plain & 91.00\% (PyTorch) & 3 & 91.00 $\pm$ 1.00 &" in rendering.latex(results)
-    assert r"T & vote & 92.00\% (PyTorch) & 1 & 91.00 &" in rendering.latex(results)
+    assert r"T & plain & 91.00\% (PyTorch) & 3 & 91.00 $\pm$ 1.00 &" in exports.latex(results)
+    assert r"T & vote & 92.00\% (PyTorch) & 1 & 91.00 &" in exports.latex(results)
     for table in text.split("\n\n"):
         if table.startswith("|"):
             assert len({line.count("|") for line in table.splitlines()}) == 1

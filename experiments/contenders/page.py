@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.contenders.job import FLAX
 from experiments.evidence import sections
+from experiments.evidence.text import table_lines
 
 _DOCS = Path(__file__).parents[2] / "docs"
 PAGE = _DOCS / "performance.md"
@@ -58,10 +59,9 @@ def _part(measured: Mapping[str, Any]) -> str:
 
 def table(rows: Rows) -> str:
     """A Markdown table of a benchmark's rows, which are of one task, without empty columns."""
-    head, *lines = _TABLES[rows[0]["task"]](rows)
-    every = [head, ["---"] * len(head), *lines]
-    columns = [column for column in zip(*every, strict=True) if any(column[2:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
+    lines = _TABLES[rows[0]["task"]](rows)
+    columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
+    return "\n".join(table_lines(list(zip(*columns, strict=True))))
 
 
 def _speeds(rows: Rows) -> list[list[str]]:

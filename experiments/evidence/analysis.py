@@ -67,6 +67,16 @@ class Results:
                     runs[key] = records.of_row(found, row.id, row.recipe, framework)
         return cls(articles, runs)
 
+    @property
+    def rows(self) -> list[tuple[Article, Row]]:
+        """Every row with its article."""
+        return [(article, row) for article in self.articles for row in article.rows]
+
+    @property
+    def entries(self) -> list[tuple[Article, Row | Ensemble]]:
+        """The rows, then the ensembles."""
+        return [*self.rows, *((a, one) for a in self.articles for one in a.ensembles)]
+
 
 @dataclass(frozen=True)
 class Family:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments.evidence import analysis, charts, rendering, statistics
+from experiments.evidence import analysis, article_sections, charts, rendering, statistics
 from experiments.evidence.analysis import Results
 from experiments.evidence.charts import ForestRow
 from experiments.evidence.records import Record
@@ -78,7 +78,7 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
 
 
 def _article(results: Results, article: Article) -> Iterator[Text | Table | Picture]:
-    table = rendering.article_table(results, article)
+    table = article_sections.article_table(results, article)
     head, *rows = [[cell.replace("`", "") for cell in row[:_SHOWN]] for row in table]
     yield Table(head, rows, numbers=(2, 3, 5))
     runs = {row.id: results.runs[article.name, row.id, "jax"] for row in article.rows}

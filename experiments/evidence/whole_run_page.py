@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.evidence import records
 from experiments.evidence.records import Record
 from experiments.evidence.rows import all_articles
+from experiments.evidence.text import table_lines
 from experiments.evidence.whole_runs import WholeRun
 
 _TEXT = """# Whole runs, followed by PyTorch
@@ -91,7 +92,7 @@ def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
     curves = [_curve(run, recorded.get((run.row, run.recipe.seed))) for run in shown.values()]
     return _TEXT.format(
         images=f"{_IMAGES:,}",
-        table=_table(table),
+        table="\n".join(table_lines(table)),
         curves="\n" + "\n".join(reversed(curves)),
         machines=_machines(runs),
     )
@@ -138,7 +139,7 @@ def _curve(run: WholeRun, record: Record | None) -> str:
         losses = [f"{side['test_loss'][epoch - 1]:.6f}" for side in (run.ours, run.theirs)]
         others = [str(one["predictions"][epoch - 1]) for one in (run.apart, run.nudged)]
         rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, *others])
-    return f"### `{run.row}`, seed {run.recipe.seed}\n\n{_table(rows)}\n"
+    return "\n".join([f"### `{run.row}`, seed {run.recipe.seed}", "", *table_lines(rows), ""])
 
 
 def _machines(runs: Iterable[WholeRun]) -> str:
@@ -155,8 +156,3 @@ def _machines(runs: Iterable[WholeRun]) -> str:
         )
         rows.setdefault(text, []).append(f"`{run.row}` {run.recipe.seed}")
     return "\n".join(f"- {text}: {', '.join(names)}." for text, names in rows.items())
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,124 @@
+"""An article's figures beside ours, in Markdown, and what is to be said of them."""
+
+from collections.abc import Iterator
+
+from experiments.evidence import analysis, text
+from experiments.evidence.analysis import Comparison, Limits, Outcome, Results
+from experiments.evidence.rows import Article, Ensemble, Figure, Row
+
+
+def article_table(results: Results, article: Article) -> list[list[str]]:
+    """An article's figures beside ours, below the names of the columns.
+
+    Of a row with several, the later ones stand below the first, without what they share.
+    """
+    table = [
+        [
+            *("row", "published", "ours", "min–max", "the figure is", "95% of runs"),
+            *("pooled", "outside beyond", "a seed takes", "device"),
+        ]
+    ]
+    for row in article.entries:
+        outcome = analysis.outcome(results, article, row)
+        first, *others = outcome.comparisons
+        name, published = f"`{row.id}`", _published(row, first.figure)
+        table.append([name, published, *_ours(outcome), *_verdict(first), *_cost(outcome)])
+        for other in others:
+            published = _published(row, other.figure)
+            table.append(["", published, "", "", *_verdict(other), "", ""])
+    return table
+
+
+def _published(row: Row | Ensemble, figure: Figure) -> str:
+    if not figure.framework:
+        return f"{figure.printed}; {figure.source}"
+    words = f"{figure.printed}, {figure.framework}; {figure.selection}"
+    return words if figure is row.figures[0] else f"{words}; {figure.source}"
+
+
+def section(results: Results, article: Article) -> str:
+    """An article's table and notes."""
+    table = article_table(results, article)
+    notes = [note for row in article.rows for note in _row_notes(results, article, row)]
+    notes += article.notes
+    lines = [f"### {article.letter}. {article.title}", "", *text.table_lines(table), ""]
+    if notes:
+        lines += [*(f"- {note}" for note in notes), ""]
+    return "\n".join(lines)
+
+
+def _ours(outcome: Outcome) -> list[str]:
+    if (summary := outcome.summary) is None:
+        return ["not run", ""]
+    return [f"{text.mean(summary)} (n = {summary.n})", f"{summary.low:.2f}–{summary.high:.2f}"]
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    """The verdict, both intervals, and what would have been outside them."""
+    own, pooled = comparison.own, comparison.pooled
+    beyond = _beyond(own) + (f"; pooled {_beyond(pooled)}" if pooled else "")
+    other = f" {pooled.verdict}" if pooled and pooled.verdict != comparison.verdict else ""
+    return [comparison.verdict, text.limits_cell(own), text.limits_cell(pooled) + other, beyond]
+
+
+def _beyond(limits: Limits | None) -> str:
+    if limits is None:
+        return ""
+    below, above = (f"{points:.2f}" for points in limits.beyond)
+    return f"±{below}" if below == above else f"−{below}, +{above}"
+
+
+def _cost(outcome: Outcome) -> list[str]:
+    return ["" if outcome.seconds is None else text.duration(outcome.seconds), outcome.device]
+
+
+def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
+    if row.note:
+        yield f"`{row.id}`: {row.note}"
+    runs = results.runs[article.name, row.id, "jax"]
+    if unknown := [str(run.seed) for run in runs if not run.committed]:
+        yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
+    yield from _outside(results, article, row)
+    for figure in row.figures:
+        if shares := analysis.batches(results, article, row, figure):
+            yield (
+                f"`{row.id}`: after the first epoch {text.mean(shares)}% of a run's training"
+                f" batches have at least {figure.batches_from:g}% right (n = {shares.n}, the least"
+                f" {shares.low:.2f}%)."
+            )
+    if row.epoch and runs:
+        final = analysis.percentages([run.accuracy for run in runs])
+        yield (
+            f"`{row.id}`: ours is after epoch {row.epoch}, as the figure is; after epoch"
+            f" {row.recipe.epochs} it is {text.mean(final)}."
+        )
+
+
+def _outside(results: Results, article: Article, row: Row) -> Iterator[str]:
+    """How improbable a figure is that is not inside, and how often earlier epochs reach it."""
+    outcome = analysis.outcome(results, article, row)
+    for comparison in outcome.comparisons:
+        figure, own, pooled = comparison.figure, comparison.own, comparison.pooled
+        if figure.value is None or own is None or outcome.summary is None:
+            continue
+        verdicts = {own.verdict, pooled.verdict if pooled else ""}
+        if not (row.jumps or verdicts & {"above", "below"}):
+            continue
+        if not row.jumps:
+            yield (
+                f"`{row.id}`: p of a figure as far from our mean as {figure.printed} is"
+                f" {text.p_value(own.p)} by the row's own spread"
+                + (f", {text.p_value(pooled.p)} by that of its family." if pooled else ".")
+            )
+        side = "above" if figure.value > outcome.summary.mean else "below"
+        for framework, whose in (("jax", "our"), ("torch", "PyTorch's")):
+            if later := analysis.later_epochs(results, article, row, framework):
+                spread = analysis.percentages(later)
+                high = side == "above"
+                reached = sum(a >= figure.value if high else a <= figure.value for a in later)
+                yield (
+                    f"`{row.id}`: in the second half of {whose} runs the accuracy is"
+                    f" {text.mean(spread)} over all epochs, {spread.low:.2f} to"
+                    f" {spread.high:.2f}; in {reached} of {len(later)} it is as"
+                    f" {'high' if high else 'low'} as {figure.printed}."
+                )

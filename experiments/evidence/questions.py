@@ -1,0 +1,278 @@
+"""What is asked of the records beside the published figures: a section in Markdown for each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TypeVar
+
+from experiments.evidence import analysis, statistics, stopping, text
+from experiments.evidence.analysis import Point, Results
+from experiments.evidence.rows import Article, Cost, Curve
+from experiments.evidence.statistics import Difference
+
+_Key = TypeVar("_Key")
+
+
+_FAMILIES_TEXT = """\
+The rows of an article on one dataset are a family, but for those whose accuracy jumps from epoch to
+epoch. Where a row has fewer than 10 runs, the spread of its family is put beside its own: the
+square root of the mean variance, weighted by degrees of freedom. That the rows have one spread is
+an assumption, which Levene's test (about the medians) contradicts where its p is small.
+"""
+
+
+def families(results: Results) -> str:
+    """How far the runs of each family are spread."""
+    table = [["article", "rows", "runs", "degrees of freedom", "pooled SD, points", "Levene p"]]
+    for article in results.articles:
+        families = [analysis.family(results, article, row) for row in article.rows]
+        distinct = {tuple(one.rows): one for one in families if one}
+        for rows, one in distinct.items():
+            names = ", ".join(f"`{name}`" for name in rows)
+            spread = one.spread
+            numbers = (str(one.runs), str(spread.df), f"{spread.sd:.3f}", text.p_value(one.p))
+            table.append([article.letter, names, *numbers])
+    return text.section("## How far runs are spread", _FAMILIES_TEXT, table)
+
+
+_CROSS_TEXT = """\
+The same recipes through the PyTorch references of `references/`, the authors' own networks, on this
+machine. The difference of the means is tested with Welch's t-test, whose p is also adjusted by
+Holm's method for all rows of the table. A large p is no evidence of equality: that the means are
+less than 0.1 points apart is shown where two one-sided Welch tests (TOST) against that margin have
+p < 0.05; elsewhere the runs are too few, or too far spread, to say.
+"""
+
+
+def cross_framework(results: Results) -> str:
+    """Ours beside PyTorch, measured here."""
+    table = [
+        [
+            *("row", "JAX", "PyTorch", "difference, points [95%]", "p", "Holm p"),
+            *("TOST p", f"within {analysis.MARGIN} points"),
+        ]
+    ]
+    compared = {
+        (article.name, row.id): analysis.cross_framework(results, article, row)
+        for article, row in results.rows
+    }
+    adjusted = _adjusted({key: one.difference if one else None for key, one in compared.items()})
+    for article, row in results.rows:
+        ours, theirs = (analysis.outcome(results, article, row, f) for f in ("jax", "torch"))
+        if theirs.summary is None:
+            continue
+        found = compared[article.name, row.id]
+        shown = "" if found is None else "yes" if found.equivalence < 0.05 else "not shown"
+        table.append(
+            [
+                f"`{article.name}/{row.id}`",
+                *(
+                    f"{text.mean(o.summary)} (n = {o.summary.n})" if o.summary else "not run"
+                    for o in (ours, theirs)
+                ),
+                *text.difference_cells(found.difference if found else None),
+                text.p_value(adjusted[article.name, row.id]),
+                *(text.p_value(found.equivalence) if found else "", shown),
+            ]
+        )
+    return text.section("## PyTorch, measured here", _CROSS_TEXT, table)
+
+
+_VARIANTS_TEXT = """\
+Both rows on the seeds they share: the difference of the means, first minus second, with the paired
+t-test, whose p is also adjusted by Holm's method for all questions. Where more than one field of
+the recipe differs, a difference can't be put down to one of them. McNemar's exact test, on the test
+images that only one of two runs has right, is made for every shared seed: it compares two networks,
+not two recipes, and may differ from seed to seed. What is compared is the test accuracy that
+counts, the one after the first epoch, or the fluctuation: the standard deviation, in points, of a
+run's test accuracies after every epoch of the second half.
+"""
+
+
+_MEASURES = {
+    "accuracy": "test accuracy",
+    "first_epoch": "after the first epoch",
+    "fluctuation": "fluctuation",
+}
+
+
+def variants(results: Results) -> str:
+    """Our own variants, two by two."""
+    table = [
+        [
+            *("question", "compared", "first", "second", "differ in (first / second)", "seeds"),
+            *("difference, points [95%]", "p", "Holm p", "McNemar p"),
+        ]
+    ]
+    ablations = [a for article in results.articles for a in article.ablations]
+    compared = {ablation.question: analysis.variants(results, ablation) for ablation in ablations}
+    adjusted = _adjusted({question: one.difference for question, one in compared.items()})
+    for ablation in ablations:
+        found = compared[ablation.question]
+        count = len(found.first)
+        digits = 3 if ablation.measure == "fluctuation" else 2
+        both = (found.first, found.second)
+        means = [f" {sum(v) / count:.{digits}f}" if count else "" for v in both]
+        mark = " *provisional*" if count < analysis.ENOUGH_SEEDS else ""
+        table.append(
+            [
+                ablation.question,
+                _MEASURES[ablation.measure],
+                f"`{ablation.first}`{means[0]}",
+                f"`{ablation.second}`{means[1]}",
+                ", ".join(found.changed),
+                f"{count}{mark}" if count else "not run",
+                *text.difference_cells(found.difference, digits),
+                *(text.p_value(adjusted[ablation.question]), _mcnemar(found.mcnemar)),
+            ]
+        )
+    notes = [f"- {a.question} {a.note}" for a in ablations if a.note]
+    return text.section("## Our variants compared", _VARIANTS_TEXT, table) + "\n".join(
+        ["", *notes, ""]
+    )
+
+
+def _mcnemar(ps: Sequence[float]) -> str:
+    if not ps:
+        return ""
+    below = sum(p < 0.05 for p in ps)
+    return (
+        f"< 0.05 for {below} of {len(ps)} seeds; {text.p_value(min(ps))} to {text.p_value(max(ps))}"
+    )
+
+
+def _adjusted(differences: Mapping[_Key, Difference | None]) -> dict[_Key, float]:
+    """Their p values by Holm's method; NaN where nothing was tested."""
+    ps = [one.p if one else math.nan for one in differences.values()]
+    return dict(zip(differences, statistics.holm(ps), strict=True))
+
+
+_SELECTION_TEXT = """\
+Our runs' test accuracies after the last epoch, at the epoch of the best validation accuracy where
+images are held out, and after the epoch of the best *test* accuracy. To report the last of these is
+a common malpractice; what it would have bought, beside the honest choice, is the last column: the
+mean over seeds ± standard deviation, in points.
+"""
+
+
+def selection(results: Results) -> str:
+    """What choosing the epoch by the test set would have bought."""
+    table = [
+        [
+            *("row", "n", "epochs", "last epoch", "best validation epoch", "best test epoch"),
+            "bought, points",
+        ]
+    ]
+    bought = []
+    for article, row in results.rows:
+        if (found := analysis.selection(results, article, row)) is None:
+            continue
+        bought.append(found.bought.mean)
+        table.append(
+            [
+                *(f"`{article.name}/{row.id}`", str(found.n), str(row.recipe.epochs)),
+                f"{found.last:.2f}",
+                "" if found.validation is None else f"{found.validation:.2f}",
+                *(f"{found.test:.2f}", text.mean(found.bought)),
+            ]
+        )
+    words = _SELECTION_TEXT
+    if bought:
+        words += (
+            f"\nOver {len(bought)} rows the median is {median(bought):.2f} points, the smallest"
+            f" {min(bought):.2f} and the largest {max(bought):.2f}.\n"
+        )
+    return text.section("## What choosing by the test set would buy", words, table)
+
+
+_STOPPING_TEXT = """\
+Where images are held out, after which epoch training would have ended if it ended with the first,
+third or tenth epoch in a row (the patience) without a better validation accuracy, as Flax's
+`EarlyStopping` counts them, and the test accuracy of the evaluation that is selected until then
+beside that of the whole run: mean over seeds ± standard deviation. Nothing was trained for it:
+learning rates are constant and training is deterministic, so the recorded curve up to an epoch is
+that of the very run that would have ended there.
+"""
+
+
+def early_stopping(results: Results) -> str:
+    """When training would have ended, and what that would have cost."""
+    table = [
+        [
+            *("row", "n", "epochs", "patience", "ends after epoch", "epochs saved"),
+            *("test accuracy, %", "of whole runs, %", "difference, points"),
+        ]
+    ]
+    for article, row in results.rows:
+        for one in stopping.early_stopping(results, article, row):
+            table.append(
+                [
+                    *(f"`{article.name}/{row.id}`", str(one.full.n), str(row.recipe.epochs)),
+                    *(str(one.patience), text.mean(one.ended, 1), text.mean(one.saved, 1)),
+                    *(text.mean(one.stopped), text.mean(one.full), text.mean(one.difference)),
+                ]
+            )
+    return text.section("## Early stopping", _STOPPING_TEXT, table)
+
+
+_CURVES_TEXT = """\
+## Curves, point by point
+
+What the articles show of a run's course, after each epoch, beside our means ± standard deviations.
+Where an article has only a picture, ours stands alone.
+"""
+
+
+def curves(results: Results) -> str:
+    """What the articles show of a run's course, beside ours."""
+    parts = [_CURVES_TEXT]
+    for article, row in results.rows:
+        for curve in row.curves:
+            if not (points := analysis.points(results, article, row, curve)):
+                continue
+            title = f"### `{article.name}/{row.id}`: {curve.column.replace('_', ' ')}"
+            head = ["epoch", "published", "ours", "95% of runs", "the article's value is"]
+            body = [_point(curve, point) for point in points]
+            # A picture leaves two columns empty.
+            shown = range(5) if curve.values else (0, 2, 3)
+            parts.append(
+                text.section(title, "", [[line[i] for i in shown] for line in [head, *body]])
+            )
+    return "\n".join(parts) if len(parts) > 1 else ""
+
+
+def _point(curve: Curve, point: Point) -> list[str]:
+    digits = 3 if curve.column.endswith("accuracy") else 4
+    published = "" if point.published is None else f"{point.published:.{digits}f}"
+    ours = (text.mean(point.ours, digits), text.interval(point.ours, digits))
+    return [str(point.epoch), published, *ours, point.verdict]
+
+
+_COSTS_TEXT = """\
+Times and memory that the articles mention, beside ours. The machines differ, and ours did other
+things too: this is for orientation, and no evidence of speed, which
+[docs/performance.md](../docs/performance.md) has. Our time is that of the fastest record, of the
+seeds that trained together, evaluations included, as they are in article D's.
+"""
+
+
+_COSTS = {"time": "an epoch", "memory": "memory of the device"}
+
+
+def costs(results: Results) -> str:
+    """Times and memory of the articles, beside ours."""
+    table = [["row", "what", "published", "on", "source", "ours", "on"]]
+    for article in results.articles:
+        for cost in article.costs:
+            published = (cost.printed, cost.machine, cost.source)
+            ours = _our_cost(results, article, cost)
+            table.append([f"`{article.name}/{cost.row}`", _COSTS[cost.what], *published, *ours])
+    return text.section("## What training takes", _COSTS_TEXT, table)
+
+
+def _our_cost(results: Results, article: Article, cost: Cost) -> tuple[str, str]:
+    row = article.row(cost.row)
+    outcome = analysis.outcome(results, article, row)
+    if cost.what == "memory" or outcome.summary is None or outcome.seconds is None:
+        return "not measured", ""
+    return f"{outcome.seconds / row.recipe.epochs:.1f} s", outcome.device

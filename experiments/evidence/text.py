@@ -1,0 +1,68 @@
+"""Cells, tables and sections in Markdown."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from experiments.evidence import analysis
+from experiments.evidence.analysis import Limits
+from experiments.evidence.statistics import Difference, Summary
+
+
+def section(title: str, text: str, table: list[list[str]]) -> str:
+    """A section of one table; nothing if the table has only its head."""
+    if len(table) == 1:
+        return ""
+    return "\n".join([title, "", *([text] if text else []), *table_lines(table), ""])
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table; its first row is the head."""
+    yield _line(rows[0])
+    yield _line(["---"] * len(rows[0]))
+    yield from map(_line, rows[1:])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def mean(summary: Summary, digits: int = 2) -> str:
+    """A mean ± the standard deviation, of several."""
+    if math.isnan(summary.sd):
+        return f"{summary.mean:.{digits}f}"
+    return f"{summary.mean:.{digits}f} ± {summary.sd:.{digits}f}"
+
+
+def interval(summary: Summary, digits: int = 2) -> str:
+    """Where one more run falls, if there are enough to say."""
+    if summary.n < analysis.ENOUGH_SEEDS:
+        return ""
+    low, high = summary.interval
+    return f"{low:.{digits}f}–{high:.{digits}f}"
+
+
+def limits_cell(limits: Limits | None) -> str:
+    """An interval; empty where nothing is tested."""
+    return f"{limits.interval[0]:.2f}–{limits.interval[1]:.2f}" if limits else ""
+
+
+def difference_cells(difference: Difference | None, digits: int = 2) -> tuple[str, str]:
+    """A difference with its interval, and its p; both empty without one."""
+    if difference is None:
+        return "", ""
+    d = difference
+    mean, low, high = (f"{points:+.{digits}f}" for points in (d.mean, d.low, d.high))
+    return f"{mean} [{low}, {high}]", p_value(d.p)
+
+
+def p_value(p: float) -> str:
+    """Two digits; empty where nothing was tested."""
+    if math.isnan(p):
+        return ""
+    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+
+
+def duration(seconds: float) -> str:
+    """Minutes or hours."""
+    minutes = seconds / 60
+    return f"≈ {minutes / 60:.1f} h" if minutes >= 90 else f"≈ {minutes:.1f} min"
