@@ -90,8 +90,8 @@ def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> A
         pytest.param(NIELSEN, 0, 1e-5, id="Nielsen's decay"),
         pytest.param(SHIFTED, 0, 1e-5, id="shifts"),
         # Whose outputs after a few steps are so nearly equal that a rounding may decide.
-        pytest.param(DROPOUT, 2, 1e-3, id="dropout"),
-        pytest.param(NORMALIZED, 2, 1e-3, id="BatchNorm"),
+        pytest.param(DROPOUT, 2, 1e-3, id="dropout", marks=pytest.mark.slow),
+        pytest.param(NORMALIZED, 2, 1e-3, id="BatchNorm", marks=pytest.mark.slow),
     ],
 )
 def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: Dataset) -> None:
