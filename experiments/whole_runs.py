@@ -1,8 +1,8 @@
 """Proves whole runs: the author's PyTorch network follows ours on the same batches, in float32.
 
 `python -m experiments.whole_runs --row=ARTICLE/ROW [--num_seeds=N]` trains what is missing of a
-row, keeps it in docs/whole_runs.jsonl and writes docs/whole_runs.md, which it does without flags,
-too. It needs PyTorch.
+row, which needs PyTorch, keeps it in docs/whole_runs.jsonl and writes docs/whole_runs.md. Without
+flags it writes the page alone.
 """
 
 import dataclasses

@@ -28,7 +28,7 @@ def training_inputs(recipe: Recipe, images: jax.Array, keys: jax.Array) -> jax.A
     def change(number: int, transform: Transform, images: jax.Array) -> jax.Array:
         def one(image: jax.Array, key: jax.Array) -> jax.Array:
             own = jax.random.fold_in(jax.random.fold_in(key, _AUGMENTATION), number)
-            return transform.training(image, own)
+            return transform.apply(image, transform.draw(own))
 
         return jax.vmap(one)(images, keys)
 

@@ -1,5 +1,6 @@
 """Stretches of a learning rate's course, which a recipe may list."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import optax
@@ -8,7 +9,7 @@ from mnist_jax.named import Named
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch(Named):
+class Stretch(Named, ABC):
     """A learning rate over some epochs, as a multiple of the recipe's.
 
     Attributes:
@@ -26,6 +27,7 @@ class Stretch(Named):
         if self.start is not None and self.start < 0:
             self.refuse("start", "0 or more")
 
+    @abstractmethod
     def course(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
         """From the steps since its beginning to the multiple.
 
@@ -34,11 +36,10 @@ class Stretch(Named):
           steps: how long it lasts.
           steps_per_epoch: that an epoch has.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def end_from(self, start: float) -> float:
         """Where it ends if it begins at `start`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,12 @@ class Exponential(Stretch):
 
 @dataclass(frozen=True, kw_only=True)
 class _ToEnd(Stretch):
+    """Goes to an end that is given.
+
+    Attributes:
+      end: which it would have reached at the step after its last.
+    """
+
     end: float
 
     def __post_init__(self) -> None:
@@ -109,11 +116,7 @@ class _ToEnd(Stretch):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(_ToEnd):
-    """Goes straight to its end.
-
-    Attributes:
-      end: which it would have reached at the step after its last.
-    """
+    """Goes straight to its end."""
 
     name: str = field(default="linear", init=False, repr=False)
 
@@ -125,11 +128,7 @@ class Linear(_ToEnd):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(_ToEnd):
-    """Goes to its end along half a wave of a cosine.
-
-    Attributes:
-      end: which it would have reached at the step after its last.
-    """
+    """Goes to its end along half a wave of a cosine."""
 
     name: str = field(default="cosine", init=False, repr=False)
 

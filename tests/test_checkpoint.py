@@ -277,6 +277,22 @@ def test_does_not_take_for_saved_what_orbax_left_out(
     assert store.intact() == [1]
 
 
+def test_does_not_take_for_saved_what_reads_back_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ocp.Checkpointer.save
+
+    def save_others(self: ocp.Checkpointer, directory: Path, arrays: dict[str, np.ndarray]) -> None:
+        save(self, directory, {name: -array for name, array in arrays.items()})
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", save_others)
+    store = Checkpoints(tmp_path)
+    store.save(1, {"a": np.zeros(3)})  # Which differ from their negatives in a bit alone.
+    with pytest.raises(Failure, match="it does not read back as it was"):
+        store.wait()
+    assert store.intact() == []
+
+
 def test_says_that_orbax_cannot_read_what_is_as_it_was_saved(saved: Path, tmp_path: Path) -> None:
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)

@@ -202,7 +202,7 @@ def test_angles_are_drawn_as_augmentor_draws_them() -> None:
 def test_an_image_is_standardised_by_itself() -> None:
     images = noise(4)
     images[3] = 77
-    for change in (Standardize().evaluation, lambda image: Standardize().training(image, KEYS[0])):
+    for change in (Standardize().evaluation, lambda image: Standardize().apply(image, ())):
         found = np.asarray(jax.jit(jax.vmap(change))(scaled(images)))
         pixels = images[:3].reshape(3, -1).astype(np.float64)
         expected = (pixels - pixels.mean(1, keepdims=True)) / pixels.std(1, keepdims=True)

@@ -1,6 +1,7 @@
 """Standardisation of every image by itself."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ class Standardize(Transform):
 
     name: str = field(default="standardize", init=False, repr=False)
 
-    def training(self, image: jax.Array, key: jax.Array) -> jax.Array:  # noqa: ARG002
-        """Standardises, whatever the key."""
+    def apply(self, image: jax.Array, drawn: Any) -> jax.Array:
+        """Standardises."""
+        del drawn
         return self.evaluation(image)
 
     def evaluation(self, image: jax.Array) -> jax.Array:

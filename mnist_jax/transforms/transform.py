@@ -1,5 +1,6 @@
 """What every transform of images is."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,25 +10,21 @@ from mnist_jax.named import Named
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transform(Named):
+class Transform(Named, ABC):
     """What is done to images in training, and to those that are evaluated.
 
-    Images are float32 [28, 28] from 0 to 1 and stay so, and a change in training follows from the
-    image's key alone. A transform that works on 8-bit numbers, as some authors' programs do,
-    rounds to them first. A subclass says how in `draw` and `apply`.
+    Images are float32 [28, 28] from 0 to 1, and stay so but for `Standardize`, which comes last. A
+    change in training follows from the image's key alone. A transform that works on 8-bit numbers,
+    as some authors' programs do, rounds to them first.
     """
 
-    def draw(self, key: jax.Array) -> Any:
-        """What chance decides of one image's change: a tree of arrays."""
-        raise NotImplementedError
+    def draw(self, key: jax.Array) -> Any:  # noqa: ARG002
+        """What chance decides of one image's change: a tree of arrays, by default nothing."""
+        return ()
 
+    @abstractmethod
     def apply(self, image: jax.Array, drawn: Any) -> jax.Array:
-        """Changes one image as `draw` has decided."""
-        raise NotImplementedError
-
-    def training(self, image: jax.Array, key: jax.Array) -> jax.Array:
-        """Changes one training image."""
-        return self.apply(image, self.draw(key))
+        """Changes one training image as `draw` has decided."""
 
     def evaluation(self, image: jax.Array) -> jax.Array:
         """Changes one image that is evaluated, by default not at all."""
