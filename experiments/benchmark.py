@@ -25,6 +25,7 @@ from experiments.contenders.measurements import PEAK, Entrant, Spread
 from experiments.contenders.saving import saves
 from experiments.contenders.startup import seconds_to_first_step
 from experiments.contenders.worker import Contender, Reading
+from experiments.references import require_torch
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.data import resolve_dataset
@@ -109,6 +110,8 @@ def _recipes() -> Iterator[Recipe]:
 def _entrants() -> list[Entrant]:
     if unknown := sorted(set(_VARIANTS.value) - set(VARIANTS)):
         raise UsageError(f"No variant is {unknown[0]!r}; choose from {', '.join(VARIANTS)}.")
+    if set(_VARIANTS.value) & set(TORCH):
+        require_torch()
     return [
         Entrant(variant, seeds)
         for seeds in _integers("seeds", _SEEDS.value)

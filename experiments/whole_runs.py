@@ -8,7 +8,7 @@ flags it writes the page alone.
 import dataclasses
 import datetime
 from collections.abc import Sequence
-from importlib import metadata, util
+from importlib import metadata
 
 from absl import flags
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.console import Console
 from experiments.evidence import records, whole_run_page, whole_runs
 from experiments.evidence.rows import find
 from experiments.evidence.whole_runs import WholeRun
+from experiments.references import require_torch
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.data import load_dataset
@@ -71,8 +72,7 @@ def _run_missing(out: Console, row: str) -> None:
 
 
 def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
-    if not util.find_spec("torch"):
-        raise UsageError("PyTorch is not installed; `make torch` installs it.")
+    require_torch()
     import torch
 
     from experiments.references.following import follow

@@ -7,8 +7,12 @@ import re
 from functools import partial
 
 import pytest
+from rich.console import Console
 from toy_records import RECIPE
 
+from experiments import references
+from experiments.contenders import measurements
+from experiments.evidence import runner
 from experiments.evidence.records import Record
 from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
@@ -51,8 +55,6 @@ ARTICLES = all_articles()
 def test_torch_runs_make_records(recipe):
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)  # More only wait for each other in steps this small.
-    from rich.console import Console
-
     from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
 
@@ -86,8 +88,6 @@ def test_torch_runs_make_records(recipe):
 
 def test_torch_refuses_what_it_has_no_reference_of():
     pytest.importorskip("torch")
-    from rich.console import Console
-
     from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
 
@@ -105,11 +105,17 @@ def test_torch_refuses_what_it_has_no_reference_of():
             train(recipe=dataclasses.replace(RECIPE, **without))
 
 
+def test_says_that_pytorch_is_missing(monkeypatch):
+    monkeypatch.setattr(references.util, "find_spec", {}.get)
+    row = ARTICLES[0].rows[0]
+    with pytest.raises(UsageError, match="make torch"):
+        next(runner._train_torch(Console(quiet=True), ARTICLES[0], row, [row.recipe]))
+    assert "torch" not in measurements.circumstances()["packages"]
+
+
 @pytest.mark.parametrize("article", ARTICLES, ids=lambda article: article.letter)
 def test_every_article_has_rows_for_torch(article):
     pytest.importorskip("torch")
-    from rich.console import Console
-
     from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
 

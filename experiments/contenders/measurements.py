@@ -7,7 +7,7 @@ import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -19,17 +19,18 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import git_revision
 from mnist_jax.training import devices
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "torch", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def circumstances() -> dict[str, Any]:
     """What measurements depend on besides what is measured: the head of the JSON file."""
+    packages = [*_PACKAGES, *(["torch"] if util.find_spec("torch") else [])]
     return {
         "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "git": git_revision(),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: metadata.version(name) for name in packages},
         "processor": _processor(),
         "cores": devices.cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),

@@ -42,7 +42,8 @@ def page() -> str:
 def circumstances(measured: Mapping[str, Any]) -> str:
     """When and where something was measured, from the head of its file."""
     git, packages = measured["git"] or {"revision": "unknown", "dirty": False}, measured["packages"]
-    versions = ", ".join(f"{name} {packages[name]}" for name in ("jax", "flax", "torch"))
+    shown = [name for name in ("jax", "flax", "torch") if name in packages]
+    versions = ", ".join(f"{name} {packages[name]}" for name in shown)
     busy = measured["busy_before"]  # Not noted by the first version of these files.
     return (
         f"{measured['date']}, revision {git['revision'][:7]}{' with changes' * git['dirty']};"

@@ -15,6 +15,7 @@ from experiments.evidence import records
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Ensemble, Row
 from experiments.evidence.steps import Steps
+from experiments.references import require_torch
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, in_thread, stopping
@@ -155,7 +156,8 @@ def _train_torch(
     out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
 ) -> Iterator[Record]:
     """Trains the author's network with each recipe; yields the records."""
-    from experiments.references import torch_runs  # PyTorch is a development extra.
+    require_torch()
+    from experiments.references import torch_runs
 
     for recipe in recipes:
         dataset = _dataset(recipe.dataset)

@@ -1,1 +1,15 @@
 """The articles' own programs, written independently of `mnist_jax`, to compare it with."""
+
+from importlib import util
+
+from mnist_jax.errors import UsageError
+
+
+def require_torch() -> None:
+    """Makes sure that PyTorch is there, which is not needed for anything else.
+
+    Raises:
+      UsageError: it is not.
+    """
+    if not util.find_spec("torch"):
+        raise UsageError("PyTorch is not installed; `make torch` installs it.")
