@@ -23,7 +23,7 @@ from mnist_jax.data import load_dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import cache_folder, unwritable, write_text
 from mnist_jax.recipe import Recipe
-from mnist_jax.runs.directory import describe_environment
+from mnist_jax.runs.environment import describe_environment
 from mnist_jax.training import devices
 
 _ROW = flags.DEFINE_string("row", None, "Which row, as ARTICLE/ROW.")

@@ -20,7 +20,8 @@ from mnist_jax.data import load_dataset
 from mnist_jax.models import model_entry
 from mnist_jax.reporting.page import Page, Picture
 from mnist_jax.runs.checkpoints import Checkpoints
-from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
 from mnist_jax.runs.metrics import Evaluation
 
 RECIPE = dataclasses.replace(

@@ -35,7 +35,8 @@ from mnist_jax.data.images import frames_of, read_image
 from mnist_jax.errors import Failure
 from mnist_jax.models import model_entry
 from mnist_jax.runs.checkpoints import Checkpoints
-from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
 from mnist_jax.runs.network import classifier, load_network, load_run
 from mnist_jax.training.session import fit
 from mnist_jax.training.trainer import Trainer

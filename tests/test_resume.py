@@ -19,7 +19,8 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
-from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
 from mnist_jax.training.session import Resumed, Stopped, fit, groups, train
 from mnist_jax.training.trainer import Trainer
 

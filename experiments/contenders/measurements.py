@@ -16,7 +16,7 @@ from experiments.contenders.worker import Reading
 from mnist_jax.models.layers import Network
 from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
-from mnist_jax.runs.directory import git_revision
+from mnist_jax.runs.environment import git_revision
 from mnist_jax.training import devices
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

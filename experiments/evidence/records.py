@@ -84,7 +84,7 @@ class Record:
           selected_step: of the evaluation that counts.
           predictions: [N], its label of every test image.
           labels: [N], the right ones.
-          environment: as of `mnist_jax.runs.directory.describe_environment`, and `seeds_together`.
+          environment: as of `describe_environment`, and `seeds_together`.
           **values: the other attributes.
         """
         columns = [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]

@@ -22,7 +22,8 @@ from mnist_jax.cli.signals import Stop, in_thread, stopping
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
-from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
 from mnist_jax.training import devices
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.session import groups, train

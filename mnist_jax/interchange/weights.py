@@ -19,7 +19,8 @@ from mnist_jax.models import model_entry
 from mnist_jax.models.layers import Network
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
-from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
 from mnist_jax.runs.network import blank_network, load_network
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.session import Weights

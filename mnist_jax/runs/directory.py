@@ -3,23 +3,17 @@
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import io
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
-from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import (
     make_folder,
@@ -30,19 +24,15 @@ from mnist_jax.files import (
     write_text,
 )
 from mnist_jax.recipe import Recipe
+from mnist_jax.runs.environment import as_begun, difference, gives_same_digits
 from mnist_jax.runs.metrics import Evaluation
 
 # Of the environment, what may change while a run is interrupted.
 _VARYING = ("packages", "device", "git")
-# What it tells of when the run began, as long as what it is trained on gives the same digits.
-_BEGUN = ("device", "seeds_together")
-# What `note` adds to it once, at the beginning.
-_NOTED = ("init_from_sha256",)
 # Of a result, what others read.
 _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
 # A step in `steps.f32`: loss and accuracy.
 _STEP = np.dtype(("<f4", 2))
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class RunDirectory:
@@ -102,7 +92,8 @@ class RunDirectory:
           Failure: the data is not the same.
         """
         self.check(recipe)
-        environment = self._as_begun(environment)
+        last = self.environment() if (self.path / "environment.json").exists() else {}
+        environment = as_begun(last, environment)
         before = self._before(environment)
         with self._writing():
             for left in self.path.glob(".*.tmp"):  # By a process that was killed.
@@ -303,16 +294,6 @@ class RunDirectory:
             " give another --workdir, or --overwrite to start again."
         )
 
-    def _as_begun(self, environment: Mapping[str, Any]) -> dict[str, Any]:
-        """The environment as it is now, with what is kept of the one in which the run began."""
-        last = self.environment() if (self.path / "environment.json").exists() else {}
-        same = _gives_same_digits(last.get("device"), environment["device"])
-        kept = (*_NOTED, *(_BEGUN if same else ()))
-        begun = {name: last[name] for name in kept if name in last}
-        if same:  # With what an older version did not describe.
-            begun["device"] = {**environment["device"], **last["device"]}
-        return {**environment, **begun}
-
     def _before(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
         """In what the run here ran so far, where that differs from what it goes on in."""
         if not (self.path / "environment.json").exists():
@@ -332,7 +313,7 @@ class RunDirectory:
                 f"The run in {self.path} was begun with other images of {last['dataset']};"
                 " give another --workdir, or --overwrite to start again."
             )
-        if _gives_same_digits(last["device"], environment["device"]):
+        if gives_same_digits(last["device"], environment["device"]):
             last["device"] = environment["device"]
         now = {name: environment[name] for name in _VARYING}
         for name in _VARYING:
@@ -340,8 +321,8 @@ class RunDirectory:
                 logging.warning(
                     "%s ran with %s and goes on with %s: the last digits may differ.",
                     self.path,
-                    f"{name} {_difference(last[name], now[name])}",
-                    f"{name} {_difference(now[name], last[name])}",
+                    f"{name} {difference(last[name], now[name])}",
+                    f"{name} {difference(now[name], last[name])}",
                 )
         before = [*last["before"], {name: last[name] for name in _VARYING}]
         return [one for i, one in enumerate(before) if one != now and one not in before[:i]]
@@ -361,56 +342,3 @@ class RunDirectory:
             yield
         except OSError as error:
             raise unwritable(error.filename or self.path, error, "--workdir") from error
-
-
-def _gives_same_digits(device: Any, other: Mapping[str, Any]) -> bool:
-    """Whether `other` differs from a device only in what was trained beside a run.
-
-    What an older version did not describe counts as the same.
-    """
-    if not isinstance(device, dict) or not isinstance(device.get("mesh"), dict):
-        return False
-    mesh = {**other.get("mesh", {}), "seed": device["mesh"].get("seed")}
-    return device == {name: {**other, "mesh": mesh}.get(name) for name in device}
-
-
-def _difference(values: Any, others: Any) -> str:
-    """What JSON values have that others have not, in words, such as "device mesh data 2"."""
-    if not isinstance(values, dict) or not isinstance(others, dict):
-        return str(values)
-    return ", ".join(
-        f"{name} {_difference(values.get(name), others.get(name))}"
-        for name in {**values, **others}
-        if values.get(name) != others.get(name)
-    )
-
-
-def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's numbers depend on besides its recipe."""
-    return {
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": dict(device),
-        "git": git_revision(),
-        "dataset": dataset.name,
-        "dataset_sha256": dataset.sha256,
-        "dataset_source": dataset.source,
-        "command": sys.argv,
-    }
-
-
-@functools.cache  # The code was loaded once; a later commit does not change what runs.
-def git_revision() -> dict[str, Any] | None:
-    """Revision of the source, and whether code was changed since; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        # Code alone: the records of finished runs are not part of what runs.
-        changed = git("status", "--porcelain", "--", ":/*.py", ":/requirements.txt")
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return None

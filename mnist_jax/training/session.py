@@ -15,7 +15,8 @@ from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
-from mnist_jax.runs.directory import RunDirectory, describe_environment
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
 from mnist_jax.runs.metrics import Evaluation
 from mnist_jax.training import devices, evaluation
 from mnist_jax.training.schedule import Schedule
