@@ -1,0 +1,179 @@
+"""What several seeds' training leaves in their run directories, and needs of them to go on."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mnist_jax.errors import Failure
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.checkpoints import Checkpoints
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training import evaluation
+from mnist_jax.training.schedule import Schedule
+from mnist_jax.training.trainer import Trainer
+
+
+class SeedFiles:
+    """The directories of a trainer's seeds, in its order, with the checkpoints in them.
+
+    Raises:
+      Failure: from every method, a file can't be read or written, or an evaluation is no number.
+    """
+
+    def __init__(
+        self, trainer: Trainer, runs: Sequence[RunDirectory], stores: Sequence[Checkpoints]
+    ):
+        self._trainer = trainer
+        self._runs = runs
+        self._stores = stores
+        self._started = time.perf_counter()
+        # Since the last evaluation: loss and accuracy of every step [seeds, steps, 2], how many
+        # images were trained on, and the seconds that took.
+        self._log = np.zeros((len(runs), 0, 2), np.float32)
+        self._images, self._busy = 0.0, 0.0
+        # The evaluation that is selected so far, of every seed.
+        self._best: list[Evaluation | None] = [None] * len(runs)
+
+    def resume(self) -> None:
+        """Goes to the latest step that all seeds have a checkpoint and the metrics of."""
+        trainer = self._trainer
+        pairs = zip(self._runs, self._stores, strict=True)
+        usable = [_resumable(trainer.schedule, run, store) for run, store in pairs]
+        if step := max(set.intersection(*usable), default=0):
+            like = {"log": self._padded_log()[0], "times": np.zeros(3)}
+            saved = [
+                store.restore(state | like, step)[1]
+                for store, state in zip(self._stores, trainer.saved(), strict=True)
+            ]
+            trainer.restore(step, saved)
+            count = step - trainer.schedule.last_evaluation(step)
+            self._log = np.stack([seed["log"] for seed in saved])[:, :count]
+            self._images, self._busy, seconds = saved[0]["times"].tolist()
+            self._started -= seconds
+        for i, run in enumerate(self._runs):
+            for row in run.rewind(step):
+                if _selected(trainer.recipe, row, self._best[i]):
+                    self._best[i] = row
+
+    def save(self) -> None:
+        """Saves every seed, and keeps what is selected so far."""
+        times = np.asarray([self._images, self._busy, self._seconds()])
+        seeds = zip(
+            self._stores, self._trainer.saved(), self._padded_log(), self._best, strict=True
+        )
+        for store, state, log, best in seeds:
+            keep = best.step if best else None
+            store.save(self._trainer.step, state | {"log": log, "times": times}, keep=keep)
+
+    def add(self, log: np.ndarray, images: int, seconds: float) -> None:
+        """Takes note of a stretch of steps; `log` is [seeds, steps, 2]."""
+        self._log = np.concatenate([self._log, log], axis=1)
+        self._images, self._busy = self._images + images, self._busy + seconds
+
+    def evaluate(self) -> tuple[list[Evaluation], bool]:
+        """Writes a row for each seed; also says whether one of them is selected so far."""
+        rows, predictions = self._rows()
+        for i, (run, row) in enumerate(zip(self._runs, rows, strict=True)):
+            run.append_steps(self._log[i])
+            run.append_metrics(row)
+            if _selected(self._trainer.recipe, row, self._best[i]):
+                self._best[i] = row
+                run.write_predictions(predictions[i])
+        self._log, self._images, self._busy = self._log[:, :0], 0.0, 0.0
+        return rows, any(row is best for row, best in zip(rows, self._best, strict=True))
+
+    def results(self) -> list[dict[str, Any]]:
+        """Writes and returns each seed's `result.json`."""
+        results = []
+        for i, (run, selected) in enumerate(zip(self._runs, self._best, strict=True)):
+            assert selected is not None  # The last step is always evaluated.
+            results.append(_result(self._trainer, i, selected, self._seconds()))
+            run.write_result(results[-1])
+        return results
+
+    def _rows(self) -> tuple[list[Evaluation], np.ndarray]:
+        """An evaluation of each seed now, and its labels [seeds, N] for the test images."""
+        trainer, schedule = self._trainer, self._trainer.schedule
+        sizes = schedule.images(trainer.step - self._log.shape[1], trainer.step)
+        train = np.average(self._log, axis=1, weights=sizes)
+        logits = trainer.logits(trainer.test.images)
+        losses, accuracies = evaluation.score(trainer.recipe, logits, trainer.test.labels)
+        if not np.isfinite(losses).all():
+            raise diverged(trainer, f"the test loss after step {trainer.step}")
+        validation: list[float] | None = None
+        if trainer.validation is not None:
+            of_validation = trainer.logits(trainer.validation.images)
+            validation = evaluation.score(trainer.recipe, of_validation, trainer.validation.labels)[
+                1
+            ].tolist()
+        rows = [
+            Evaluation(
+                epoch=trainer.step / schedule.steps_per_epoch,
+                step=trainer.step,
+                train_loss=float(train[i, 0]),
+                train_accuracy=float(train[i, 1]),
+                test_loss=float(losses[i]),
+                test_accuracy=float(accuracies[i]),
+                validation_accuracy=validation[i] if validation else None,
+                images_per_second=self._images / self._busy,
+                seconds=self._seconds(),
+            )
+            for i in range(len(self._runs))
+        ]
+        return rows, logits.argmax(-1)
+
+    def _seconds(self) -> float:
+        """Since the beginning of the run, without interruptions."""
+        return time.perf_counter() - self._started
+
+    def _padded_log(self) -> np.ndarray:
+        """[seeds, steps per epoch, 2]: the same shape in every checkpoint."""
+        missing = self._trainer.schedule.steps_per_epoch - self._log.shape[1]
+        return np.pad(self._log, ((0, 0), (0, missing), (0, 0)))
+
+
+def _resumable(schedule: Schedule, run: RunDirectory, store: Checkpoints) -> set[int]:
+    """The steps of a run's intact checkpoints whose evaluations and steps are all in its files."""
+    rows = {row.step for row in run.metrics()} | {0}
+    steps = run.steps()
+    if steps is not None:  # An older version kept none.
+        rows = {row for row in rows if row <= len(steps)}
+    return {
+        step
+        for step in store.intact()
+        if step <= schedule.total_steps and schedule.last_evaluation(step) in rows
+    }
+
+
+def _selected(recipe: Recipe, row: Evaluation, best: Evaluation | None) -> bool:
+    """Whether this evaluation takes the place of the best so far; of equals the latest counts."""
+    if best is None or recipe.selection == "last":
+        return True
+    return (row.validation_accuracy or 0.0) >= (best.validation_accuracy or 0.0)
+
+
+def _result(trainer: Trainer, index: int, row: Evaluation, seconds: float) -> dict[str, Any]:
+    params = trainer.state(index).params
+    return {
+        "model": trainer.recipe.model,
+        "dataset": trainer.recipe.dataset,
+        "seed": trainer.seeds[index],
+        "epochs": trainer.recipe.epochs,
+        "test_accuracy": row.test_accuracy,
+        "selection": trainer.recipe.selection,
+        "selected_step": row.step,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "seconds": seconds,
+    }
+
+
+def diverged(trainer: Trainer, what: str) -> Failure:
+    """What ends a training in which something, as a subject, is no number any more."""
+    return Failure(
+        f"Training diverged: {what} is not a finite number; try a learning rate below"
+        f" {trainer.recipe.learning_rate} (the last good checkpoint is kept)."
+    )
