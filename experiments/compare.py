@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments.evidence import exports, records, rendering, sections
-from experiments.evidence.analysis import Results
+from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
 from mnist_jax import cli
 from mnist_jax.cli import display

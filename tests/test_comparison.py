@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from scipy import stats
-from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
+from toy_records import ARTICLE, VARIANT, record, results_of
 
 from experiments import compare
-from experiments.evidence import analysis, exports, records, rendering, stopping
-from experiments.evidence.analysis import Results
+from experiments.evidence import analysis, exports, records, rendering
+from experiments.evidence.results import Results
 from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
 from mnist_jax.errors import Failure
 
@@ -149,119 +149,6 @@ def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     assert "in 0 of 3 it is as high as 99.5%." in text
 
 
-def test_variants_are_compared_on_shared_seeds(tmp_path):
-    plain = [record(seed, wrong) for seed, wrong in ((0, 10), (1, 12), (2, 9), (5, 1))]
-    variant = [
-        record(seed, wrong, "variant", VARIANT) for seed, wrong in ((0, 6), (1, 7), (2, 7), (6, 50))
-    ]
-    found = analysis.variants(results_of(tmp_path, *plain, *variant), ARTICLE.ablations[0])
-    assert (found.first, found.second) == ([94.0, 93.0, 93.0], [90.0, 88.0, 91.0])
-    assert found.difference is not None
-    assert found.difference.mean == pytest.approx(11 / 3)
-    assert found.mcnemar == pytest.approx([2 * 0.5**4, 2 * 0.5**5, 2 * 0.5**2])
-    assert found.changed == ["pooling max / avg"]
-    (line,) = (
-        line
-        for line in rendering.markdown(results_of(tmp_path)).splitlines()
-        if line.startswith("| Better? |")
-    )
-    assert "| pooling max / avg | 3 |" in line
-    # One question is its own family.
-    p = f"{stats.ttest_rel(found.first, found.second).pvalue:.2g}"
-    assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.062 to 0.5 |")
-
-
-def test_variants_are_compared_by_what_is_asked():
-    """After epochs 1 to 4, of which the last two are the second half."""
-    courses = {
-        "variant": ([10, 20, 90, 94], [30, 20, 90, 92]),
-        "plain": ([5, 6, 7, 8], [9, 6, 5, 5]),
-    }
-    runs = {}
-    for name, recipe in (("variant", VARIANT), ("plain", RECIPE)):
-        recipe = dataclasses.replace(recipe, epochs=4)
-        runs["toy", name, "jax"] = [
-            dataclasses.replace(
-                record(seed, 10, name, recipe),
-                curve={"step": [18, 36, 54, 72], "test_accuracy": [a / 100 for a in course]},
-            )
-            for seed, course in enumerate(courses[name])
-        ]
-    results = Results([ARTICLE], runs)
-
-    def compared(measure):
-        return analysis.variants(
-            results, dataclasses.replace(ARTICLE.ablations[0], measure=measure)
-        )
-
-    first = compared("first_epoch")
-    assert (first.first, first.second) == ([10.0, 30.0], [5.0, 9.0])
-    fluctuation = compared("fluctuation")
-    assert fluctuation.first == pytest.approx([8**0.5, 2**0.5])
-    assert fluctuation.second == pytest.approx([0.5**0.5, 0])
-    # Of the networks that count McNemar's test would speak, and of nothing else.
-    assert len(compared("accuracy").mcnemar) == 2
-    assert not [*first.mcnemar, *fluctuation.mcnemar]
-
-
-def test_a_fluctuation_of_one_seed_is_provisional(tmp_path):
-    question = dataclasses.replace(ARTICLE.ablations[0], measure="fluctuation")
-    article = dataclasses.replace(ARTICLE, ablations=(question,))
-    found = [record(0, 10), record(0, 8, "variant", VARIANT)]
-    # Two epochs: the second half is one of them.
-    runs = results_of(tmp_path, *found).runs
-    runs = {
-        key: [
-            dataclasses.replace(
-                run,
-                recipe=dataclasses.replace(run.recipe, epochs=4),
-                curve={**run.curve, "step": [18, 36, 54, 72]},
-            )
-            for run in value
-        ]
-        for key, value in runs.items()
-    }
-    text = rendering.markdown(Results([article], runs))
-    (line,) = (one for one in text.splitlines() if one.startswith("| Better? |"))
-    # 70 and 92%, 70 and 90%.
-    assert "| Better? | fluctuation | `toy/variant` 15.556 | `toy/plain` 14.142 |" in line
-    assert "| 1 *provisional* |  |  |  |  |" in line
-
-
-@pytest.mark.parametrize(
-    ("patience", "expected"), [(1, 3), (2, 6), (3, 7), (4, 8)], ids=lambda value: str(value)
-)
-def test_training_ends_after_so_many_epochs_without_a_better_one(patience, expected):
-    # An equal is no better: after 0.5 and 0.6 there is none, none, then 0.7.
-    validation = [0.5, 0.6, 0.6, 0.7, 0.6, 0.7, 0.6, 0.5]
-    assert stopping.last_epoch(validation, patience) == expected
-
-
-def test_early_stopping_is_read_from_the_curves():
-    chosen = dataclasses.replace(RECIPE, validation=10, selection="best_validation", epochs=4)
-    row = dataclasses.replace(ARTICLE.rows[0], recipe=chosen)
-    run = record(0, 10)
-    # Two evaluations an epoch; the second one of each is the epoch's.
-    curve = {
-        "step": [9, 18, 27, 36, 45, 54, 63, 72],
-        "validation_accuracy": [0.8, 0.5, 0.8, 0.5, 0.5, 0.6, 0.9, 0.9],
-        "test_accuracy": [0.81, 0.1, 0.82, 0.1, 0.1, 0.1, 0.9, 0.91],
-    }
-    run = dataclasses.replace(
-        run, curve=curve, selected_step=72, recipe=dataclasses.replace(chosen, seed=0)
-    )
-    results = Results([ARTICLE], {("toy", "plain", "jax"): [run]})
-    one, three = stopping.early_stopping(results, ARTICLE, row)
-    assert (one.patience, one.ended.mean, one.saved.mean) == (1, 2, 2)
-    # Of the equally good evaluations up to there the latest, although it is not an epoch's last.
-    assert (one.stopped.mean, one.full.mean) == (pytest.approx(82), pytest.approx(90))
-    assert one.difference.mean == pytest.approx(-8)
-    assert (three.patience, three.ended.mean, three.saved.mean) == (3, 4, 0)
-    assert three.stopped.mean == pytest.approx(91)
-    # Who selects the last epoch has nothing to stop by.
-    assert not stopping.early_stopping(results, ARTICLE, ARTICLE.rows[0])
-
-
 def test_rows_without_a_figure_are_no_published_figures(tmp_path):
     plain, variant = ARTICLE.rows
     without = dataclasses.replace(variant, figures=no_figure("−λ²", "nowhere"))
@@ -295,34 +182,6 @@ def test_costs_stand_beside_what_ours_take(tmp_path):
     assert "What training takes" not in rendering.markdown(results)
 
 
-def test_what_choosing_by_the_test_set_buys(tmp_path):
-    # After the first epoch 50%, after the last 90 and 20: the best test epoch of the second run is
-    # the first.
-    results = results_of(tmp_path, record(0, 10), record(1, 80))
-    found = analysis.selection(results, ARTICLE, ARTICLE.rows[0])
-    assert found is not None
-    assert (found.n, found.last, found.validation, found.test) == (2, 55.0, None, 70.0)
-    assert (found.bought.mean, found.bought.low, found.bought.high) == (15.0, 0.0, 30.0)
-    assert analysis.selection(results, ARTICLE, ARTICLE.rows[1]) is None
-    text = rendering.markdown(results)
-    assert "| `toy/plain` | 2 | 2 | 55.00 |  | 70.00 | 15.00 ± 21.21 |" in text
-    assert "Over 1 rows the median is 15.00 points" in text
-
-
-def test_a_validated_choice_is_what_the_test_set_is_compared_with():
-    chosen = dataclasses.replace(RECIPE, validation=10, selection="best_validation")
-    row = dataclasses.replace(ARTICLE.rows[0], recipe=chosen)
-    # 90% at the first epoch, which was selected, and 95% at the last.
-    run = record(0, 10)
-    curve = {**run.curve, "test_accuracy": [0.1, 0.9, 0.7, 0.95]}
-    run = dataclasses.replace(run, curve=curve, selected_step=18)
-    results = Results([ARTICLE], {("toy", "plain", "jax"): [run]})
-    found = analysis.selection(results, ARTICLE, row)
-    assert found is not None
-    assert (found.last, found.validation, found.test) == (95.0, 90.0, 95.0)
-    assert found.bought.mean == pytest.approx(5.0)
-
-
 def test_points_of_a_curve(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
     row = ARTICLE.rows[0]
@@ -340,20 +199,6 @@ def test_an_ensemble_is_right_where_most_are(tmp_path):
     assert analysis.ensemble(results, ARTICLE, ARTICLE.ensembles[0]) == pytest.approx(90.0)
     two = Results.load([ARTICLE], tmp_path / "empty")
     assert analysis.ensemble(two, ARTICLE, ARTICLE.ensembles[0]) is None
-
-
-def test_frameworks_are_compared(tmp_path):
-    ours = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
-    theirs = [record(seed, wrong, framework="torch") for seed, wrong in ((0, 12), (1, 13), (2, 11))]
-    results = results_of(tmp_path, *ours, *theirs)
-    compared = analysis.cross_framework(results, ARTICLE, ARTICLE.rows[0])
-    assert compared is not None
-    assert compared.difference.mean == pytest.approx(3.0)
-    # t of 4 degrees of freedom: (3 - 0.1) / sqrt(2/3).
-    assert compared.equivalence == pytest.approx(stats.t.cdf(2.9 / (2 / 3) ** 0.5, 4))
-    assert "| not shown |" in rendering.markdown(results)
-    assert analysis.cross_framework(results, ARTICLE, ARTICLE.rows[1]) is None
-    assert "+3.00 [" in rendering.markdown(results)
 
 
 def test_tables_say_what_there_is(tmp_path):

@@ -15,8 +15,8 @@ from toy_records import ARTICLE, LABELS, record, results_of
 
 from experiments import compare
 from experiments.evidence import charts, pages, records, statistics
-from experiments.evidence.analysis import Results
 from experiments.evidence.charts import ForestRow
+from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
 from mnist_jax.data import Dataset, DatasetNotFound, Split
 from mnist_jax.measures import Course

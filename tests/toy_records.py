@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from experiments.evidence import records
-from experiments.evidence.analysis import Results
 from experiments.evidence.records import Record
+from experiments.evidence.results import Results
 from experiments.evidence.rows import Ablation, Article, Curve, Ensemble, Figure, Row
 from experiments.evidence.steps import Steps
 from mnist_jax.recipe import Recipe

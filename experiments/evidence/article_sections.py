@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from experiments.evidence import analysis, text
-from experiments.evidence.analysis import Comparison, Limits, Outcome, Results
+from experiments.evidence.analysis import Comparison, Limits, Outcome
+from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Ensemble, Figure, Row
 
 

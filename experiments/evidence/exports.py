@@ -5,7 +5,8 @@ import io
 import math
 
 from experiments.evidence import analysis, text
-from experiments.evidence.analysis import Limits, Results
+from experiments.evidence.analysis import Limits
+from experiments.evidence.results import Results
 
 _LATEX = str.maketrans(
     {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", "–": "--"}

@@ -5,10 +5,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from experiments.evidence import analysis, article_sections, charts, rendering, statistics
-from experiments.evidence.analysis import Results
+from experiments.evidence import (
+    analysis,
+    article_sections,
+    charts,
+    rendering,
+    statistics,
+)
 from experiments.evidence.charts import ForestRow
 from experiments.evidence.records import Record
+from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Ensemble, Row
 from mnist_jax.data import DatasetNotFound, load_dataset
 from mnist_jax.measures import Course

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
-from experiments.evidence import analysis, statistics, stopping, text
-from experiments.evidence.analysis import Point, Results
+from experiments.evidence import analysis, comparisons, statistics, stopping, text
+from experiments.evidence.analysis import Point
+from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Cost, Curve
 from experiments.evidence.statistics import Difference
 
@@ -49,11 +50,11 @@ def cross_framework(results: Results) -> str:
     table = [
         [
             *("row", "JAX", "PyTorch", "difference, points [95%]", "p", "Holm p"),
-            *("TOST p", f"within {analysis.MARGIN} points"),
+            *("TOST p", f"within {comparisons.MARGIN} points"),
         ]
     ]
     compared = {
-        (article.name, row.id): analysis.cross_framework(results, article, row)
+        (article.name, row.id): comparisons.cross_framework(results, article, row)
         for article, row in results.rows
     }
     adjusted = _adjusted({key: one.difference if one else None for key, one in compared.items()})
@@ -105,7 +106,9 @@ def variants(results: Results) -> str:
         ]
     ]
     ablations = [a for article in results.articles for a in article.ablations]
-    compared = {ablation.question: analysis.variants(results, ablation) for ablation in ablations}
+    compared = {
+        ablation.question: comparisons.variants(results, ablation) for ablation in ablations
+    }
     adjusted = _adjusted({question: one.difference for question, one in compared.items()})
     for ablation in ablations:
         found = compared[ablation.question]
@@ -165,7 +168,7 @@ def selection(results: Results) -> str:
     ]
     bought = []
     for article, row in results.rows:
-        if (found := analysis.selection(results, article, row)) is None:
+        if (found := comparisons.selection(results, article, row)) is None:
             continue
         bought.append(found.bought.mean)
         table.append(

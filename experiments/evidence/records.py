@@ -132,6 +132,10 @@ class Record:
         course = measures.by_epoch(steps, self.curve[column], steps_per_epoch, mean=mean)
         return course.y.tolist()
 
+    def second_half(self) -> list[float]:
+        """The test accuracies after every epoch of the second half."""
+        return self.by_epoch("test_accuracy")[self.recipe.epochs // 2 :]
+
     def to_json(self) -> str:
         """One line."""
         recipe = json.loads(self.recipe.to_json())

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from experiments.evidence import analysis, article_sections, questions, text
-from experiments.evidence.analysis import Results
+from experiments.evidence.results import Results
 from experiments.evidence.rows import NO_FIGURE
 
 _INTRODUCTION = """\

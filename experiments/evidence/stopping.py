@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from flax.training.early_stopping import EarlyStopping
 
 from experiments.evidence import statistics
-from experiments.evidence.analysis import Results, percentages
+from experiments.evidence.analysis import percentages
 from experiments.evidence.records import Record
+from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Row
 from experiments.evidence.statistics import Summary
 

@@ -1,0 +1,135 @@
+"""Our own runs compared: rows two by two, with PyTorch's, and by how their epoch is chosen."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from experiments.evidence import analysis, statistics
+from experiments.evidence.records import Record
+from experiments.evidence.results import Results
+from experiments.evidence.rows import Ablation, Article, Row
+from experiments.evidence.statistics import Difference, Summary
+from mnist_jax.models import model_entry
+from mnist_jax.recipe import Recipe
+
+# Frameworks whose means are less than so many points apart are as good as equal.
+MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Two rows on the seeds they share.
+
+    Attributes:
+      first: what the ablation measures of the first row's runs, in percent, by shared seed.
+      second: the second one's.
+      difference: with the paired test; None under two shared seeds.
+      changed: the fields of the recipes that differ, with the first's and the second's value.
+      mcnemar: McNemar's p of the two runs of every shared seed; none on different test images, and
+        where something else than the accuracy that counts is measured.
+    """
+
+    first: Sequence[float]
+    second: Sequence[float]
+    difference: Difference | None
+    changed: Sequence[str]
+    mcnemar: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Frameworks:
+    """Ours beside PyTorch, measured here.
+
+    Attributes:
+      difference: ours minus PyTorch's, with Welch's test.
+      equivalence: p of the means lying `MARGIN` or farther apart, by two one-sided Welch tests.
+    """
+
+    difference: Difference
+    equivalence: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What choosing the epoch by the test set would have bought.
+
+    Attributes:
+      n: runs.
+      last: mean test accuracy in percent after the last epoch.
+      validation: at the epoch of the best validation accuracy; None where there is no validation.
+      test: after the epoch of the best test accuracy.
+      bought: `test` of each run, above `validation` or else `last`, in points.
+    """
+
+    n: int
+    last: float
+    validation: float | None
+    test: float
+    bought: Summary
+
+
+def variants(results: Results, ablation: Ablation) -> Variants:
+    """Compares two rows on the seeds they share."""
+    first, second = (results.by_seed(name) for name in (ablation.first, ablation.second))
+    shared = sorted(first.keys() & second.keys())
+    ours, others = ([_measured(runs[s], ablation) for s in shared] for runs in (first, second))
+    difference = statistics.paired(ours, others) if len(shared) > 1 else None
+    recipes = [results.row(name).recipe for name in (ablation.first, ablation.second)]
+    same = recipes[0].dataset == recipes[1].dataset and ablation.measure == "accuracy"
+    ps = [statistics.mcnemar(first[s].correct, second[s].correct) for s in shared if same]
+    return Variants(ours, others, difference, list(_changed(*recipes)), ps)
+
+
+def selection(results: Results, article: Article, row: Row) -> Selection | None:
+    """What choosing by the test set would have bought; None without runs."""
+    if not (runs := results.runs[article.name, row.id, "jax"]):
+        return None
+    courses = [100 * np.asarray(run.by_epoch("test_accuracy")) for run in runs]
+    last, best = np.asarray([(one[-1], one.max()) for one in courses]).T
+    chosen = last if row.recipe.selection == "last" else [run.accuracy for run in runs]
+    return Selection(
+        n=len(runs),
+        last=float(last.mean()),
+        validation=None if chosen is last else float(np.mean(chosen)),
+        test=float(best.mean()),
+        bought=statistics.summarize(np.subtract(best, chosen).tolist(), (-100.0, 100.0)),
+    )
+
+
+def cross_framework(results: Results, article: Article, row: Row) -> Frameworks | None:
+    """Ours beside PyTorch's, measured here; None if either has fewer than two runs."""
+    ours, theirs = (
+        [analysis.accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
+        for framework in ("jax", "torch")
+    )
+    if min(len(ours), len(theirs)) < 2:
+        return None
+    equivalence = statistics.equivalence(ours, theirs, MARGIN)
+    return Frameworks(statistics.welch(ours, theirs), equivalence)
+
+
+def _measured(run: Record, ablation: Ablation) -> float:
+    """What an ablation compares, in percent."""
+    match ablation.measure:
+        case "accuracy":
+            return run.accuracy
+        case "first_epoch":
+            return run.accuracy_at(1)
+        case "fluctuation":
+            return 100 * float(np.std(run.second_half(), ddof=1))
+
+
+def _changed(first: Recipe, second: Recipe) -> Iterator[str]:
+    """Fields that differ; of the networks' arguments those that both have."""
+    one, other = ({**vars(recipe), **_arguments(recipe)} for recipe in (first, second))
+    for name, value in one.items():
+        if name != "model_args" and value != other.get(name, value):
+            yield f"{name} {value} / {other[name]}"
+
+
+def _arguments(recipe: Recipe) -> dict[str, Any]:
+    parameters = inspect.signature(model_entry(recipe.model).network.__init__).parameters
+    return {name: one.default for name, one in parameters.items()} | dict(recipe.model_args)

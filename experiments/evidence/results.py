@@ -1,0 +1,65 @@
+"""All articles, each row with its records."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from experiments.evidence import records
+from experiments.evidence.records import Record
+from experiments.evidence.rows import Article, Ensemble, Row
+from mnist_jax.errors import Failure
+
+
+@dataclass(frozen=True)
+class Results:
+    """All articles with the records of each of their rows.
+
+    Attributes:
+      articles: in order.
+      runs: records by (article, row, framework), in order of seed.
+    """
+
+    articles: Sequence[Article]
+    runs: Mapping[tuple[str, str, str], Sequence[Record]]
+
+    @classmethod
+    def load(cls, articles: Sequence[Article], directory: Path) -> Self:
+        """Reads and checks the records.
+
+        Raises:
+          Failure: one is damaged, of another recipe than its row, or of no row.
+        """
+        runs = {}
+        for article in articles:
+            found = records.load(article.name, directory)
+            if strangers := {r.row for r in found} - {row.id for row in article.rows}:
+                raise Failure(
+                    f"There are records of {article.name}, row {min(strangers)}, which it does not"
+                    " have; remove their lines or restore the row."
+                )
+            for row in article.rows:
+                for framework in ("jax", "torch"):
+                    key = (article.name, row.id, framework)
+                    runs[key] = records.of_row(found, row.id, row.recipe, framework)
+        return cls(articles, runs)
+
+    @property
+    def rows(self) -> list[tuple[Article, Row]]:
+        """Every row with its article."""
+        return [(article, row) for article in self.articles for row in article.rows]
+
+    @property
+    def entries(self) -> list[tuple[Article, Row | Ensemble]]:
+        """The rows, then the ensembles."""
+        return [*self.rows, *((a, one) for a in self.articles for one in a.ensembles)]
+
+    def row(self, name: str) -> Row:
+        """The row called `article/row`."""
+        article, row = name.split("/")
+        return next(one for one in self.articles if one.name == article).row(row)
+
+    def by_seed(self, name: str) -> dict[int, Record]:
+        """Our runs of the row called `article/row`."""
+        article, row = name.split("/")
+        return {run.seed: run for run in self.runs[article, row, "jax"]}
