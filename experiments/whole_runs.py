@@ -84,13 +84,12 @@ def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
     dataset = load_dataset(recipe.dataset, _DATA_DIR.value)
     environment = describe_environment(dataset, {"platform": "cpu"})
     environment["packages"]["torch"] = metadata.version("torch")
-    made = follow(out, recipe, dataset, epochs)
     return WholeRun(
         row=row,
         recipe=recipe,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         environment={k: v for k, v in environment.items() if k not in records.LOCAL},
-        **{n: v._asdict() if hasattr(v, "_asdict") else v for n, v in made._asdict().items()},
+        followed=follow(out, recipe, dataset, epochs),
     )
 
 

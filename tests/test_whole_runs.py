@@ -14,6 +14,7 @@ from experiments.evidence import whole_run_page, whole_runs
 from experiments.evidence.records import Record, append
 from experiments.evidence.rows import find
 from experiments.evidence.whole_runs import WholeRun
+from experiments.references.courses import Apart, Followed, Side
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.recipe import Recipe
@@ -156,13 +157,18 @@ def test_what_can_not_be_followed_is_a_sentence(digits: Dataset) -> None:
 
 
 def _run(seed: int = 0, epochs: int = 2) -> WholeRun:
-    side = {
-        "train_loss": [2.0, 1.0],
-        "train_accuracy": [0.1, 0.25],
-        "test_loss": [1.75, 0.5],
-        "test_accuracy": [0.5, 0.7136],
-    }
-    other = side | {"test_accuracy": [0.5012, 0.7133], "test_loss": [1.75, 0.500125]}
+    columns = ([2.0, 1.0], [0.1, 0.25])
+    side = Side(*columns, [1.75, 0.5], [0.5, 0.7136])
+    other = Side(*columns, [1.75, 0.500125], [0.5012, 0.7133])
+    followed = Followed(
+        ours=Side(*(column[:epochs] for column in side)),
+        theirs=Side(*(column[:epochs] for column in other)),
+        apart=Apart([0, 12][:epochs], [1e-7, 2e-5][:epochs]),
+        nudged=Apart([1, 15][:epochs], [3e-7, 4e-5][:epochs]),
+        first_step=300 if epochs > 1 else None,
+        losses=2e-6,
+        steps=235 * epochs,
+    )
     return WholeRun(
         row=ROW,
         recipe=dataclasses.replace(find(ROW).recipe, seed=seed),
@@ -173,13 +179,7 @@ def _run(seed: int = 0, epochs: int = 2) -> WholeRun:
             "machine": "Linux x86_64",
             "git": {"revision": "1234567890abcdef", "dirty": False},
         },
-        ours={name: column[:epochs] for name, column in side.items()},
-        theirs={name: column[:epochs] for name, column in other.items()},
-        apart={"predictions": [0, 12][:epochs], "values": [1e-7, 2e-5][:epochs]},
-        nudged={"predictions": [1, 15][:epochs], "values": [3e-7, 4e-5][:epochs]},
-        first_step=300 if epochs > 1 else None,
-        losses=2e-6,
-        steps=235 * epochs,
+        followed=followed,
     )
 
 

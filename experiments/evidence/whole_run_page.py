@@ -78,12 +78,12 @@ def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
                 f"`{row}`",
                 str(run.recipe.seed),
                 f"{run.epochs} of {run.recipe.epochs}",
-                f"{run.steps:,}",
+                f"{run.followed.steps:,}",
                 *_accuracies(run, record, run.epochs),
                 f"{_apart(run):.2f}",
                 _both(run, "predictions", "d"),
-                f"{run.first_step:,}" if run.first_step else "none",
-                f"{run.losses:.0e}",
+                f"{run.followed.first_step:,}" if run.followed.first_step else "none",
+                f"{run.followed.losses:.0e}",
                 _both(run, "values", ".0e"),
             ]
         )
@@ -116,19 +116,19 @@ def _recorded(runs: Iterable[WholeRun], results: Path) -> dict[tuple[str, int], 
 
 def _accuracies(run: WholeRun, record: Record | None, epoch: int) -> list[str]:
     """The test accuracy after an epoch in percent: ours, PyTorch's, the record's."""
-    both = [100 * side["test_accuracy"][epoch - 1] for side in (run.ours, run.theirs)]
+    both = [100 * side.test_accuracy[epoch - 1] for side in run.followed.sides]
     texts = [f"{accuracy:.2f}" for accuracy in both]
     return [*texts, f"{record.accuracy_at(epoch):.2f}" if record else ""]
 
 
 def _apart(run: WholeRun) -> float:
-    pairs = zip(run.ours["test_accuracy"], run.theirs["test_accuracy"], strict=True)
+    pairs = zip(run.followed.ours.test_accuracy, run.followed.theirs.test_accuracy, strict=True)
     return max(100 * abs(ours - theirs) for ours, theirs in pairs)
 
 
 def _both(run: WholeRun, column: str, style: str) -> str:
     """What is last in a column of PyTorch's distances and in one of the nudged run's."""
-    return ", ".join(format(one[column][-1], style) for one in (run.apart, run.nudged))
+    return ", ".join(format(getattr(one, column)[-1], style) for one in run.followed.distances)
 
 
 def _curve(run: WholeRun, record: Record | None) -> str:
@@ -136,8 +136,8 @@ def _curve(run: WholeRun, record: Record | None) -> str:
     shown = sorted({1, run.epochs, *range(every, run.epochs, every)})
     rows = [["epoch", "ours", "PyTorch", "record", "loss: ours", "PyTorch", "other", "nudged"]]
     for epoch in shown:
-        losses = [f"{side['test_loss'][epoch - 1]:.6f}" for side in (run.ours, run.theirs)]
-        others = [str(one["predictions"][epoch - 1]) for one in (run.apart, run.nudged)]
+        losses = [f"{side.test_loss[epoch - 1]:.6f}" for side in run.followed.sides]
+        others = [str(one.predictions[epoch - 1]) for one in run.followed.distances]
         rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, *others])
     return "\n".join([f"### `{run.row}`, seed {run.recipe.seed}", "", *table_lines(rows), ""])
 

@@ -1,6 +1,5 @@
 """The kept file of whole runs that the author's PyTorch followed: a line for each (row, seed)."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.evidence.records import digest
+from experiments.references.courses import Apart, Followed, Side
 from mnist_jax.errors import Failure
 from mnist_jax.files import parse_json
 from mnist_jax.recipe import Recipe
@@ -16,8 +16,14 @@ from mnist_jax.recipe import Recipe
 FOLDER = Path(__file__).parents[2] / "docs"
 # Digits that a column is kept with, as many as float32 has.
 _DIGITS = 8
-# What has a value for every epoch.
-_TABLES = ("ours", "theirs", "apart", "nudged")
+# What stands in a line beside the courses, and which of these have a value for every epoch.
+_ABOUT = ("seed", "epochs", "row", "recipe", "recipe_sha256", "date", "environment")
+_TABLES: Mapping[str, type[Side | Apart]] = {
+    "ours": Side,
+    "theirs": Side,
+    "apart": Apart,
+    "nudged": Apart,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,42 +35,39 @@ class WholeRun:
       recipe: with its seed.
       date: of the run, as 2026-01-31.
       environment: as of `RunDirectory`, with PyTorch among the packages.
-      ours: our `train_loss`, `train_accuracy`, `test_loss` and `test_accuracy` of every epoch.
-      theirs: the same of the author's network.
-      apart: of how many test images their predicted labels differ after each epoch
-        (`predictions`), and the largest difference of a parameter or BatchNorm statistic
-        (`values`).
-      nudged: the same of our run and one that begins a unit in the last place beside it.
-      first_step: the first step, from 1 on, of whose batch the two had another number of images
-        right; None if there is none.
-      losses: the largest difference of the loss of any step before that.
-      steps: taken.
+      followed: the courses of both, and how far they are apart.
     """
 
     row: str
     recipe: Recipe
     date: str
     environment: Mapping[str, Any]
-    ours: Mapping[str, Sequence[float]]
-    theirs: Mapping[str, Sequence[float]]
-    apart: Mapping[str, Sequence[float]]
-    nudged: Mapping[str, Sequence[float]]
-    first_step: int | None
-    losses: float
-    steps: int
+    followed: Followed
 
     @property
     def epochs(self) -> int:
         """How many of the recipe's epochs were run."""
-        return len(self.apart["predictions"])
+        return len(self.followed.apart.predictions)
 
     def to_json(self) -> str:
         """One line."""
         recipe = json.loads(self.recipe.to_json())
-        values = dataclasses.asdict(self) | {"recipe": recipe, "recipe_sha256": digest(recipe)}
-        for table in _TABLES:
-            values[table] = {name: _rounded(column) for name, column in values[table].items()}
-        return json.dumps({"seed": self.recipe.seed, "epochs": self.epochs} | values)
+        courses = {
+            name: {column: _rounded(course) for column, course in value._asdict().items()}
+            if isinstance(value, Side | Apart)
+            else value
+            for name, value in self.followed._asdict().items()
+        }
+        about = {
+            "seed": self.recipe.seed,
+            "epochs": self.epochs,
+            "row": self.row,
+            "recipe": recipe,
+            "recipe_sha256": digest(recipe),
+            "date": self.date,
+            "environment": dict(self.environment),
+        }
+        return json.dumps(about | courses)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -74,17 +77,16 @@ class WholeRun:
           ValueError: it is damaged or contradicts itself.
         """
         values = parse_json(line)
-        expected = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or values.keys() != expected | {
-            *("seed", "epochs", "recipe_sha256")
-        }:
+        if not isinstance(values, dict) or values.keys() != {*_ABOUT, *Followed._fields}:
             raise ValueError("it has other fields")
         if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         stated = values.pop("seed"), values.pop("epochs")
-        run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})
-        columns = [column for table in _TABLES for column in values[table].values()]
-        if {len(column) for column in columns} != {run.epochs}:
+        courses = {name: values.pop(name) for name in Followed._fields}
+        tables = {name: kind(**courses[name]) for name, kind in _TABLES.items()}
+        followed = Followed(**courses | tables)
+        run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"]), "followed": followed})
+        if {len(column) for table in tables.values() for column in table} != {run.epochs}:
             raise ValueError("its columns have different lengths")
         if stated != (run.recipe.seed, run.epochs):
             raise ValueError("its seed or epochs are not those of its recipe and columns")

@@ -9,7 +9,6 @@ parameter moved by one unit in the last place, and is the same otherwise.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from torch import Tensor, nn, optim
 
 from experiments.references import torch_runs
 from experiments.references.compare_torch import absolute, fix_masks, largest, values_of
+from experiments.references.courses import Apart, Followed, Side
 from experiments.references.ours import dropout_masks, training_keys
 from experiments.references.torch_networks import Original
 from mnist_jax.data import Dataset, Split
@@ -30,50 +30,6 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.training import augmentation, evaluation
 from mnist_jax.training.step import TrainState
 from mnist_jax.training.trainer import Trainer
-
-
-class Side(NamedTuple):
-    """The course of one side, a value for every epoch: means over its images, and the test's."""
-
-    train_loss: list[float]
-    train_accuracy: list[float]
-    test_loss: list[float]
-    test_accuracy: list[float]
-
-
-class Apart(NamedTuple):
-    """How far another run is from ours after every epoch.
-
-    Attributes:
-      predictions: of how many test images the predicted labels differ.
-      values: the largest difference of a parameter or BatchNorm statistic.
-    """
-
-    predictions: list[int]
-    values: list[float]
-
-
-class Followed(NamedTuple):
-    """Runs that took the same batches.
-
-    Attributes:
-      ours: our course.
-      theirs: that of the author's network.
-      apart: how far they are apart.
-      nudged: how far our second run is from ours.
-      first_step: the first step, from 1 on, of whose batch the two had another number of images
-        right; None if there is none.
-      losses: the largest difference of the loss of any step before that.
-      steps: taken.
-    """
-
-    ours: Side
-    theirs: Side
-    apart: Apart
-    nudged: Apart
-    first_step: int | None
-    losses: float
-    steps: int
 
 
 def follow(
