@@ -4,6 +4,7 @@ Eight virtual CPU devices, strict dtype and rank promotion.
 """
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import robustness
 from commands import COMPILED
 from report_runs import write_runs
+from small_runs import train_small
 
 from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.reporting import contents
@@ -52,6 +54,28 @@ def histories(runs_folder: Path) -> list[History]:
 @pytest.fixture(scope="session")
 def whole_report(histories: list[History], digits: Dataset) -> Page:
     return contents.report(histories, digits, [5, 0])
+
+
+@pytest.fixture
+def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step at a time, so that there are many places to stop at."""
+    monkeypatch.setattr("mnist_jax.training.session._STRETCH", 0.0)
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted, with a checkpoint after every step."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnist_jax.training.session._STRETCH", 0.0)
+        train_small([path], save_every=0.0)
+    return path
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from toy_records import RECIPE
 
 from experiments import references
 from experiments.contenders import measurements
-from experiments.evidence import runner
 from experiments.evidence.records import Record
 from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
@@ -107,9 +106,8 @@ def test_torch_refuses_what_it_has_no_reference_of():
 
 def test_says_that_pytorch_is_missing(monkeypatch):
     monkeypatch.setattr(references.util, "find_spec", {}.get)
-    row = ARTICLES[0].rows[0]
     with pytest.raises(UsageError, match="make torch"):
-        next(runner._train_torch(Console(quiet=True), ARTICLES[0], row, [row.recipe]))
+        references.require_torch()
     assert "torch" not in measurements.circumstances()["packages"]
 
 

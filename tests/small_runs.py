@@ -1,0 +1,69 @@
+"""Runs of 14 steps on made-up images, for tests that stop, damage and repeat them."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from mnist_jax.data import Dataset, Split
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
+from mnist_jax.training.session import Resumed, fit
+from mnist_jax.training.trainer import Trainer
+
+# 7 steps an epoch, the last of 4 images; evaluations after 3, 6, 7, 9, 12 and 14 steps.
+RECIPE = Recipe(
+    model="shallow",
+    batch_size=16,
+    epochs=2,
+    validation=20,
+    learning_rate=0.05,
+    momentum=0.9,
+    optimizer="sgd",
+    selection="best_validation",
+    eval_every=3,
+)
+
+
+def _split(count: int) -> Split:
+    labels = np.arange(count, dtype=np.int32) % 10
+    noise = np.random.default_rng(count).integers(0, 200, (count, 28, 28), np.uint8)
+    noise[np.arange(count), labels] = 255
+    return Split(noise, labels)
+
+
+DATASET = Dataset("mnist", _split(120), _split(30), "0" * 64, "synthetic")
+
+
+def train_small(
+    paths: Iterable[Path],
+    recipe: Recipe = RECIPE,
+    *,
+    dataset: Dataset = DATASET,
+    stop: Callable[[], bool] = lambda: False,
+    save_every: float = 1e9,
+) -> int:
+    """Trains one seed in each path; returns the step it went on from."""
+    runs = [RunDirectory(path) for path in paths]
+    trainer = Trainer(recipe, dataset, seeds=range(len(runs)), num_devices=1)
+    environment = describe_environment(dataset, {"platform": "test"})
+    steps = []
+
+    def report(event: object) -> None:
+        if isinstance(event, Resumed):
+            steps.append(event.step)
+
+    for seed, run in enumerate(runs):
+        with run.locked():
+            run.create(dataclasses.replace(recipe, seed=seed), environment)
+    fit(trainer, runs, report, save_every=save_every, stop=stop)
+    return max(steps, default=0)
+
+
+def cut(path: Path, epochs: int = 2) -> None:
+    """Makes a run unfinished, as if it had been killed before it wrote its result."""
+    (path / "result.json").unlink()
+    assert json.loads((path / "config.json").read_text())["epochs"] == epochs

@@ -1,0 +1,220 @@
+"""The files of a run that are damaged, of another run, or can't be written: one sentence each."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from runs_compared import assert_same_run
+from small_runs import DATASET, RECIPE, cut, train_small
+
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment
+
+pytestmark = pytest.mark.usefixtures("short_stretches")
+
+
+def test_knows_a_finished_run(whole: Path) -> None:
+    result = RunDirectory(whole).finished(RECIPE)
+    assert result is not None
+    assert result["epochs"] == 2
+
+
+def test_names_the_differences(whole: Path) -> None:
+    other = dataclasses.replace(RECIPE, learning_rate=0.1, model="dense")
+    with pytest.raises(UsageError, match=r"has model 'shallow', not 'dense', learning_rate 0\.05"):
+        RunDirectory(whole).check(other)
+    with pytest.raises(UsageError, match="--overwrite"):
+        RunDirectory(whole).finished(other)
+
+
+def test_refuses_other_images(copy: Path) -> None:
+    cut(copy)
+    with pytest.raises(Failure, match="begun with other images of mnist"):
+        train_small([copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", None])
+def test_damaged_predictions_are_one_sentence(copy: Path, content: bytes | None) -> None:
+    path = copy / "predictions.npy"
+    if content is None:
+        np.save(path, np.zeros(3, np.float32))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(Failure, match=r"predictions\.npy is damaged"):
+        RunDirectory(copy).predictions()
+
+
+@pytest.mark.parametrize(
+    "change", [{"validation_accuracy": ""}, {"step": 1.5}, {"test_loss": None}, {"loss": 1.0}]
+)
+def test_a_damaged_row_is_one_sentence(change: dict[str, Any], copy: Path) -> None:
+    lines = (copy / "metrics.jsonl").read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | change)
+    (copy / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    with pytest.raises(Failure, match=r"metrics.jsonl is damaged or of another version"):
+        RunDirectory(copy).metrics()
+
+
+@pytest.mark.parametrize(
+    "device",
+    [3, {"mesh": 3}, {"mesh": {"data": "2"}}, {"mesh": {"data": 0}}, {"threads": 2.5}],
+)
+def test_refuses_a_device_that_is_none(device: object, copy: Path) -> None:
+    file = copy / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"device": device}))
+    with pytest.raises(Failure, match=r"environment\.json is damaged"):
+        RunDirectory(copy).device()
+
+
+def test_a_run_older_than_a_field_has_its_default(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    del config["evaluation"]
+    (copy / "config.json").write_text(json.dumps(config))
+    RunDirectory(copy).check(RECIPE)
+    assert RunDirectory(copy).recipe().evaluation == "exact"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda config: config.pop("batch_size"), "The recipe lacks fields: batch_size"),
+        (lambda config: config.update(warmth=3), "The recipe has unknown fields: warmth"),
+    ],
+)
+def test_refuses_a_recipe_of_another_version(
+    copy: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    change(config)
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(Failure, match=rf"another version \({reason}\)"):
+        RunDirectory(copy).check(RECIPE)
+
+
+def test_refuses_checkpoints_of_who_knows_what(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    with pytest.raises(Failure, match=r"is .* the workdir of a run"):
+        RunDirectory(copy).check(RECIPE)
+
+
+def test_overwriting_leaves_nothing_but_the_user_s_own(whole: Path, copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    (copy / "config.json").write_text("{")
+    RunDirectory(copy).clear()
+    assert sorted(p.name for p in copy.iterdir()) == [".lock", "notes.txt"]
+    killed = copy / ".config.json.0123.tmp"
+    killed.write_text("{")  # As a process leaves that was killed while writing.
+    assert train_small([copy]) == 0
+    assert not killed.exists()
+    (copy / "notes.txt").unlink()
+    assert_same_run(copy, whole)
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
+    with (
+        RunDirectory(tmp_path).locked(),
+        pytest.raises(Failure, match="Another process is training in"),
+        RunDirectory(tmp_path).locked(),
+    ):
+        pass
+    with RunDirectory(tmp_path).locked():
+        pass
+
+
+def test_reports_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(Failure, match=r"can't be written \(Not a directory\)"),
+        RunDirectory(tmp_path / "file" / "run").locked(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "steps.f32", "predictions.npy", "result.json"])
+def test_disk_full_while_writing_a_file(
+    name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of half the content succeeds, then there is no room, at the second time."""
+    path = tmp_path / "run"
+    open_path = Path.open
+    opened = 0
+
+    def full(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        nonlocal opened
+        if name not in self.name or mode[0] not in "aw":
+            return open_path(self, mode, *args, **kwargs)
+        opened += 1
+        if opened < (1 if name == "result.json" else 3):
+            return open_path(self, mode, *args, **kwargs)
+        with open_path(self, mode) as file:
+            file.write('{"half' if "b" not in mode else b"half")
+        raise OSError(28, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(
+            Failure, match=rf"{name}.* can't be written \(No space left.*\); make room"
+        ):
+            train_small([path])
+    assert not (path / "result.json").exists()
+    train_small([path])
+    assert_same_run(path, whole)
+
+
+@pytest.mark.parametrize("depth", [500, 10**5])  # Too deep to go through, and to read.
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("config.json", lambda run: run.check(RECIPE)),
+        ("environment.json", lambda run: run.note(more=1)),
+        ("metrics.jsonl", lambda run: run.metrics()),
+        ("result.json", lambda run: run.result()),
+    ],
+)
+def test_deeply_nested_files_are_one_sentence(
+    name: str, read: Callable[[RunDirectory], object], depth: int, copy: Path
+) -> None:
+    before, end, after = (copy / name).read_text().rpartition("}")
+    nested = f', "model_args": {depth * "["}{depth * "]"}'
+    (copy / name).write_text(before + nested + end + after)
+    with pytest.raises(Failure, match=rf"{name} is damaged .*\(it is nested too deeply\)"):
+        read(RunDirectory(copy))
+    if name == "config.json":
+        with pytest.raises(UsageError, match=r"is no recipe .*\(it is nested too deeply\)"):
+            Recipe.load(copy / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "environment.json", "metrics.jsonl", "result.json"]
+)
+def test_mutated_files_are_refused_or_harmless(name: str, copy: Path) -> None:
+    """Nothing but `Failure` comes out of reading what somebody, or a disk, has changed."""
+    generator = random.Random(name)
+    data = (copy / name).read_bytes()
+    run = RunDirectory(copy)
+    environment = describe_environment(DATASET, {"platform": "test"})
+    result = (copy / "result.json").read_bytes()
+    values = [b"null", b"-1", b"1e999", b'"x"', b"[]", b"{}", b"\xff", b"", b"NaN"]
+    failures = refused = 0
+    for _ in range(300):
+        start = generator.randrange(len(data))
+        end = min(len(data), start + generator.choice([0, 1, 1, 8, 1000]))
+        (copy / name).write_bytes(data[:start] + generator.choice(values) + data[end:])
+        try:
+            if ended := run.finished(RECIPE):
+                assert isinstance(ended["test_accuracy"], int | float)
+                assert isinstance(ended["selected_step"], int | float)
+            run.metrics()
+            run.create(RECIPE, environment)
+        except Failure as failure:
+            failures += 1
+            refused += str(copy) in str(failure)
+        (copy / "result.json").write_bytes(result)
+    assert refused == failures > 100
