@@ -20,6 +20,7 @@ from experiments.references.torch_networks import (
     REFERENCES,
     THEANO_NETWORKS,
     VARIANTS,
+    KerasAdam,
     Original,
     one_hot_mse,
 )
@@ -67,10 +68,10 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
       UsageError: the recipe asks for what the PyTorch side does not have; or, when the network is
         made, there is no such network.
     """
-    if recipe.augmentation or recipe.learning_rate_schedule or recipe.eps_sense != "torch":
+    if recipe.augmentation or recipe.learning_rate_schedule:
         raise UsageError(
-            "The PyTorch side has no augmentation, schedule of the learning rate or Keras' ε;"
-            " choose a row without them."
+            "The PyTorch side has no augmentation or schedule of the learning rate; choose a row"
+            " without them."
         )
     return Original(
         model=recipe.model,
@@ -201,9 +202,10 @@ def _optimizer(
         groups = [{"params": weights, "weight_decay": decay}, {"params": biases}]
     if recipe.optimizer == "sgd":
         return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
-    kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
+    kinds: dict[str, type[optim.Optimizer]] = {"adam": optim.Adam, "adamw": optim.AdamW}
+    kind = KerasAdam if recipe.eps_sense == "keras" else kinds[recipe.optimizer]
     betas = (recipe.b1, recipe.b2)
-    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
+    return kind(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:
