@@ -97,6 +97,11 @@ class Recipe:
         Literal["torch", "keras"],
         "torch: added after the moment's correction for its first steps; keras: before it.",
     ] = _younger("torch")
+    average_decay: Annotated[
+        float,
+        "Evaluate a moving average of parameters and BatchNorm statistics that begins at their"
+        " first values and keeps this much of itself at a step; 0: evaluate what is trained.",
+    ] = _younger(0.0)
 
     def __post_init__(self) -> None:
         changes = named.read(self.augmentation, TRANSFORMS, "augmentation")
@@ -129,7 +134,7 @@ class Recipe:
             raise UsageError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}.")
         if self.momentum and self.optimizer != "sgd":
             raise UsageError(f"momentum is for sgd; the optimizer is {self.optimizer}.")
-        for name in ("b1", "b2"):
+        for name in ("b1", "b2", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(
                     f"{name} is {getattr(self, name)}; give a number from 0 to below 1."
@@ -142,6 +147,11 @@ class Recipe:
             raise UsageError("b1, b2 and eps are for adam and adamw; the optimizer is sgd.")
         if self.selection == "best_validation" and not self.validation:
             raise UsageError("selection is best_validation, but no validation images are held out.")
+        if self.average_decay and self.evaluation == "training_mode":
+            raise UsageError(
+                "average_decay is for evaluation exact; in training_mode statistics move that are"
+                " no average."
+            )
         if Standardize() in self.augmentation and (
             self.augmentation.index(Standardize()) + 1 < len(self.augmentation)
             or (self.mean, self.std) != (0, 1)

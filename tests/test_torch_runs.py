@@ -99,6 +99,7 @@ def test_torch_refuses_what_it_has_no_reference_of():
         {"augmentation": [{"name": "affine"}]},
         {"learning_rate_schedule": [{"name": "cosine", "epochs": 1, "end": 0}]},
         {"optimizer": "adam", "eps_sense": "keras"},
+        {"average_decay": 0.9},
     ):
         with pytest.raises(UsageError, match="no augmentation, schedule"):
             train(recipe=dataclasses.replace(RECIPE, **without))

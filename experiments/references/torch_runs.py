@@ -67,10 +67,11 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
       UsageError: the recipe asks for what the PyTorch side does not have; or, when the network is
         made, there is no such network.
     """
-    if recipe.augmentation or recipe.learning_rate_schedule or recipe.eps_sense != "torch":
+    beyond = (recipe.augmentation, recipe.learning_rate_schedule, recipe.average_decay)
+    if any(beyond) or recipe.eps_sense != "torch":
         raise UsageError(
-            "The PyTorch side has no augmentation, schedule of the learning rate or Keras' ε;"
-            " choose a row without them."
+            "The PyTorch side has no augmentation, schedule of the learning rate, average of"
+            " parameters or Keras' ε; choose a row without them."
         )
     return Original(
         model=recipe.model,

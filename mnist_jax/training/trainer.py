@@ -22,10 +22,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.training import augmentation, devices, evaluation
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.schedule import Schedule
-from mnist_jax.training.step import LOSSES, TrainState, step_keys, train_step
-
-# The fields of `TrainState` that do not follow from the recipe, the seed and the step.
-_SAVED = ("params", "batch_stats", "opt_state")
+from mnist_jax.training.step import LOSSES, SAVED, TrainState, step_keys, train_step
 
 
 class Trainer:
@@ -99,20 +96,20 @@ class Trainer:
 
         Order, dropout masks and changes of images follow from the seed and the step.
         """
-        states = jax.device_get({name: getattr(self.states, name) for name in _SAVED})
+        states = jax.device_get({name: getattr(self.states, name) for name in SAVED})
         return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
 
     def start_from(self, weights: Mapping[str, Any]) -> None:
         """Gives every seed these `params` and `batch_stats` in place of its own."""
         of_seeds = jax.tree.map(lambda a: np.stack([a] * len(self.seeds)), dict(weights))
         placed = jax.device_put(of_seeds, NamedSharding(self.mesh, P("seed")))
-        self.states = self.states.replace(**placed)
+        self.states = self.states.replace(**placed).restart_averages()
 
     def restore(self, step: int, saved: Sequence[Mapping[str, Any]]) -> None:
         """Goes to where `saved` was taken, of the same recipe, after `step` steps."""
         states = {
             name: jax.tree.map(lambda *arrays: np.stack(arrays), *(seed[name] for seed in saved))
-            for name in _SAVED
+            for name in SAVED
         }
         steps = np.full(len(self.seeds), step, np.int32)
         placed = jax.device_put(states | {"step": steps}, NamedSharding(self.mesh, P("seed")))
@@ -210,7 +207,7 @@ def check_memory(recipe: Recipe, num_seeds: int) -> None:
     if num_seeds < 2:
         return
     state = jax.eval_shape(_initial_state(recipe, 1), jax.random.key(0))
-    saved = sum(_bytes(getattr(state, name)) for name in _SAVED)
+    saved = sum(_bytes(getattr(state, name)) for name in SAVED)
     devices.refuse_lack_of_memory(
         f"{num_seeds:,} seeds of {recipe.model}",
         num_seeds * (saved + _bytes(state.params)),
@@ -229,7 +226,13 @@ def _initial_state(recipe: Recipe, steps_per_epoch: int) -> Callable[[jax.Array]
     def create(key: jax.Array) -> TrainState:
         init_key, dropout_key = jax.random.split(key)
         model = create_model(recipe.model, rngs=nnx.Rngs(init_key), **recipe.model_args)
-        return TrainState.create(model, optimizer, LOSSES[recipe.loss], key=dropout_key)
+        return TrainState.create(
+            model,
+            optimizer,
+            LOSSES[recipe.loss],
+            key=dropout_key,
+            average_decay=recipe.average_decay,
+        )
 
     return create
 
