@@ -144,6 +144,9 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
         "eps": 1e-6,
         "eps_sense": "keras",
         "average_decay": 0.5,
+        "held_out": "random",
+        "last_batch": "dropped",
+        "patience": 9,
     }
     plain = {option.name for option in options()} - {"model", "model_args", "dataset", "init_from"}
     assert protocol.keys() == plain

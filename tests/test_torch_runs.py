@@ -93,15 +93,17 @@ def test_torch_refuses_what_it_has_no_reference_of():
     train = partial(torch_runs.train, Console(quiet=True), dataset=load_dataset("digits"))
     with pytest.raises(UsageError, match="no PyTorch reference of lenet"):
         train(recipe=dataclasses.replace(RECIPE, model_args={"kernel_size": 3}))
-    with pytest.raises(UsageError, match="one-pixel shifts"):
-        train(recipe=dataclasses.replace(RECIPE, one_pixel_shifts=True))
     for without in (
         {"augmentation": [{"name": "affine"}]},
         {"learning_rate_schedule": [{"name": "cosine", "epochs": 1, "end": 0}]},
-        {"optimizer": "adam", "eps_sense": "keras"},
+        {"eps_sense": "keras", "optimizer": "adam"},
         {"average_decay": 0.9},
+        {"patience": 1, "validation": 10},
+        {"one_pixel_shifts": True},
+        {"held_out": "random", "validation": 10},
+        {"last_batch": "dropped"},
     ):
-        with pytest.raises(UsageError, match="no augmentation, schedule"):
+        with pytest.raises(UsageError, match=f"has no {next(iter(without))}; choose"):
             train(recipe=dataclasses.replace(RECIPE, **without))
 
 

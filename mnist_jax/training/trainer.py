@@ -14,7 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mnist_jax.data import Dataset, hold_out
+from mnist_jax.data import Dataset, Split, draw_held_out, hold_out
 from mnist_jax.inputs import training_inputs
 from mnist_jax.models import abstract_model, create_model
 from mnist_jax.models.summary import multiply_adds_per_parameter
@@ -45,8 +45,10 @@ class Trainer:
       schedule: the recipe's steps.
       step: how many of them have been taken.
       states: of all seeds.
-      train: the images to train on, before they are shifted.
-      validation: the images held out, if the recipe says so.
+      train: the images to train on, before they are shifted; where every seed draws its own, all
+        that they are drawn from.
+      validation: the images held out, if the recipe says so; where every seed draws its own, with
+        a leading axis of seeds.
       test: the test images.
 
     Raises:
@@ -65,8 +67,11 @@ class Trainer:
         check_memory(recipe, len(seeds))
         self.recipe, self.seeds, self.test = recipe, tuple(seeds), dataset.test
         self.train, self.validation = dataset.train, None
-        if recipe.validation:
+        if recipe.validation and recipe.held_out == "last":
             self.train, self.validation = hold_out(dataset.train, recipe.validation)
+        elif recipe.validation:
+            drawn = np.stack([self._draw(seed)[1] for seed in self.seeds])
+            self.validation = Split(self.train.images[drawn], self.train.labels[drawn])
         self.schedule = Schedule.of_images(recipe, len(dataset.train))
         self.step = 0
         work = multiply_adds_per_parameter(abstract_model(recipe.model, **recipe.model_args))
@@ -136,11 +141,14 @@ class Trainer:
 
         Where images are shifted an index is one of `augmentation.take_shifted`.
         """
-        indices = np.arange(self.schedule.examples, dtype=np.int32)
-        if self.recipe.shuffle == "never":
-            return indices
-        drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
-        return np.random.default_rng([seed, drawn]).permutation(indices)
+        count = len(self.train)
+        own = self._draw(seed)[0] if self.recipe.held_out == "random" else np.arange(count)
+        views = len(augmentation.SHIFTS) if self.recipe.one_pixel_shifts else 1
+        indices = np.concatenate([own + view * count for view in range(views)]).astype(np.int32)
+        if self.recipe.shuffle != "never":
+            drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
+            indices = np.random.default_rng([seed, drawn]).permutation(indices)
+        return indices[: self.schedule.examples]
 
     def compile(self) -> None:
         """Compiles what `advance` runs: full batches and the short last one, side by side."""
@@ -154,10 +162,15 @@ class Trainer:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Evaluates every image exactly once: uint8 [N, 28, 28] to logits [seeds, N, 10].
 
+        With a leading axis of seeds, every seed's own images.
         With the recipe's `training_mode` the BatchNorm statistics of the states move.
         """
         self.states, logits = self._evaluate(self.states, images)
         return logits
+
+    def _draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of a seed's own images to train on and to hold out."""
+        return draw_held_out(len(self.train), self.recipe.validation, seed)
 
     def _place_in_epoch(self) -> int:
         """The steps taken of the present epoch, whose order is then there."""
