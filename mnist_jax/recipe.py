@@ -161,7 +161,6 @@ class Recipe:
             raise UsageError("b1, b2 and eps are for adam and adamw; the optimizer is sgd.")
         for name, needs in (
             ("selection", self.selection == "best_validation"),
-            ("held_out", self.held_out == "random"),
             ("patience", self.patience > 0),
         ):
             if needs and not self.validation:

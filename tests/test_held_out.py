@@ -81,8 +81,9 @@ def test_a_run_goes_on_with_the_images_it_drew(tmp_path: Path) -> None:
     assert first[-1].validation_accuracy != second[-1].validation_accuracy
 
 
-def test_a_draw_needs_images_to_hold_out_and_exact_evaluation() -> None:
-    with pytest.raises(UsageError, match="held_out is random, but no validation images"):
-        dataclasses.replace(DRAWN, validation=0, selection="last")
+def test_a_draw_needs_exact_evaluation_and_may_be_of_none() -> None:
+    none = dataclasses.replace(DRAWN, validation=0, selection="last", last_batch="kept")
+    order = Trainer(none, DATASET, seeds=[0], num_devices=1).order(0, 0)
+    np.testing.assert_array_equal(np.sort(order), np.arange(120))
     with pytest.raises(UsageError, match="held_out random is for evaluation exact"):
         dataclasses.replace(DRAWN, evaluation="training_mode")

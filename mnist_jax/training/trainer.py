@@ -142,12 +142,13 @@ class Trainer:
         Where images are shifted an index is one of `augmentation.take_shifted`.
         """
         count = len(self.train)
-        own = self._draw(seed)[0] if self.recipe.held_out == "random" else np.arange(count)
+        drawn = self.recipe.validation and self.recipe.held_out == "random"
+        own = self._draw(seed)[0] if drawn else np.arange(count)
         views = len(augmentation.SHIFTS) if self.recipe.one_pixel_shifts else 1
         indices = np.concatenate([own + view * count for view in range(views)]).astype(np.int32)
         if self.recipe.shuffle != "never":
-            drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
-            indices = np.random.default_rng([seed, drawn]).permutation(indices)
+            of_epoch = epoch if self.recipe.shuffle == "every_epoch" else 0
+            indices = np.random.default_rng([seed, of_epoch]).permutation(indices)
         return indices[: self.schedule.examples]
 
     def compile(self) -> None:
