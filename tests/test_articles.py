@@ -241,7 +241,7 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
 
     listed = run("--num_seeds=2")  # Nobody said which row.
     assert "seeds to run" not in listed
-    assert "vote  majority of 2 `row`" in listed
+    assert "vote  mean of 2 `row`" in listed
     # What it may take is known from networks that have been run.
     (tmp_path / "results").mkdir()
     shutil.copy(records.RESULTS / "batchnorm_cnn.jsonl", tmp_path / "results")
@@ -255,8 +255,11 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     best = np.max(first[0].curve["validation_accuracy"])
     selected = first[0].curve["step"].index(first[0].selected_step)
     assert first[0].curve["validation_accuracy"][selected] == best
+    for one in first:  # What the vote is made of.
+        np.testing.assert_array_equal(one.probabilities.argmax(-1), one.predictions)
+        np.testing.assert_allclose(one.probabilities.sum(-1), 1, atol=1e-4)
     done = run("--num_seeds=2", "--experiment=vote")
-    assert "toy/vote is the majority of 2 `row`, seeds 0 to 1" in done
+    assert "toy/vote is the mean of 2 `row`, seeds 0 to 1" in done
     assert "toy/row: all of these seeds are recorded" in done
     # A record that was lost after its run is made from the run directory.
     lines = (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True)

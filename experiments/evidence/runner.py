@@ -7,6 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
@@ -24,10 +25,9 @@ from mnist_jax.data import Dataset, load_dataset
 from mnist_jax.errors import Failure
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
-from mnist_jax.reporting import inspection
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
-from mnist_jax.runs.network import load_network
+from mnist_jax.runs.network import load_run
 from mnist_jax.training import devices
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.session import groups, train
@@ -48,6 +48,8 @@ _WORKDIR = cli.define_path("workdir", Path("runs/experiments"), "Where the run d
 _RESULTS = cli.define_path("results", records.RESULTS, "Where the records live.")
 # Missing seeds that are looked at, however many there are, for those that train together.
 _CONSIDERED = 100
+# Test images whose probabilities are computed at a time.
+_AT_A_TIME = 500
 
 _Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
 
@@ -150,8 +152,9 @@ def _train(
         assert result is not None
         shares = None
         if article.averaged(row):
-            network = load_network(run)[1]
-            shares = inspection.probabilities(network, recipe, dataset.test.images)
+            classify, images = load_run(run.path).probabilities, dataset.test.images
+            parts = range(0, len(images), _AT_A_TIME)
+            shares = np.concatenate([classify(images[i : i + _AT_A_TIME]) for i in parts])
         yield Record.of_run(
             recipe,
             run.metrics(),
