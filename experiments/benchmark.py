@@ -100,8 +100,10 @@ def _recipes() -> Iterator[Recipe]:
     for name in _MODELS.value or model_names():
         recipe = model_entry(name).recipe
         dataset = resolve_dataset(recipe.dataset).name
-        # Held-out images are no part of a step, and the small dataset has too few of them.
+        # Held-out images are no part of a step, and the small dataset has too few of them; changes
+        # of images and rates are none of the network's.
         recipe = replace(recipe, dataset=dataset, validation=0, selection="last")
+        recipe = replace(recipe, augmentation=(), learning_rate_schedule=())
         texts = _BATCH_SIZES.value or ["10", "100", "256", str(recipe.batch_size)]
         for size in _integers("batch_sizes", texts):
             yield replace(recipe, batch_size=size)

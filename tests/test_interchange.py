@@ -29,6 +29,9 @@ PREFIXES = {
     " features.12 classifier.0 classifier.3 classifier.5",
     "dropout_cnn": "layer1.0 layer2.0 layer3.0 fc1 layer4.0 fc2",
     "simple_cnn": "layer1.0 layer2.0 fc",
+    "residual_cnn": "0 2.bn 2.conv3x3 4.bn 4.conv3x3 5 6 9.bn 9.conv3x3 10 11 14.bn 14.conv3x3"
+    " 15 18",
+    "strided_cnn": "conv1 bn1 conv2 bn2 conv3 bn3 conv4 bn4 conv5 bn5 conv6 bn6 conv7 bn7 out",
 }
 
 

@@ -21,6 +21,7 @@ from experiments.references.torch_networks import (
     REFERENCES,
     THEANO_NETWORKS,
     VARIANTS,
+    KerasAdam,
     Original,
     one_hot_mse,
 )
@@ -35,7 +36,7 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_squared_error": one_hot_mse,
 }
 # Fields of a recipe that are known here at their defaults alone, and of `train` besides.
-_LACKING = ("augmentation", "learning_rate_schedule", "eps_sense", "average_decay", "patience")
+_LACKING = ("augmentation", "learning_rate_schedule", "average_decay", "patience")
 _LACKING_IN_TRAINING = ("one_pixel_shifts", "held_out", "last_batch")
 # Images at a time when evaluating in evaluation mode, where it changes nothing.
 _EVALUATION_BATCH = 1000
@@ -206,9 +207,10 @@ def _optimizer(
         groups = [{"params": weights, "weight_decay": decay}, {"params": biases}]
     if recipe.optimizer == "sgd":
         return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
-    kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
+    kinds: dict[str, type[optim.Optimizer]] = {"adam": optim.Adam, "adamw": optim.AdamW}
+    kind = KerasAdam if recipe.eps_sense == "keras" else kinds[recipe.optimizer]
     betas = (recipe.b1, recipe.b2)
-    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
+    return kind(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mnist_jax.models.layers import MaxPool, Network, avg_pool
+from mnist_jax.models.layers import MaxPool, Network, Residual, avg_pool
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ def _parameters(layer: object) -> int:
 
 
 def _multiply_adds(layer: object, output_shape: tuple[int, ...]) -> int:
+    if isinstance(layer, Residual):
+        # Its layers keep the shape.
+        return sum(_multiply_adds(getattr(layer, name), output_shape) for name in layer.layer_names)
     if not isinstance(layer, nnx.Conv | nnx.Linear):
         return 0
     # The kernel is applied once at every pixel; a dense layer has one "pixel".
