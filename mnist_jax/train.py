@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
     for one, run in pairs:
         if not _OVERWRITE.value and (result := run.finished(one)):
             out.print(f"The run in {run.path} has ended; --overwrite starts it again.")
-            _print_result(out, run, result)
+            _print_result(out, recipe, run, result)
         else:
             todo.append((one, run))
     runs = [run for _, run in todo]
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
 
         watches.append(tensorboard.writers)
     with stopping() as stop:
-        for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
+        for group in _groups(recipe, runs):
             together = [todo[place] for place in group]
             results = in_thread(
                 train,
@@ -110,14 +110,28 @@ def main(argv: Sequence[str]) -> None:
                 read_weights=functools.partial(read_weights, recipe) if recipe.init_from else None,
             )
             for (_, run), result in zip(together, results, strict=True):
-                _print_result(out, run, result)
+                _print_result(out, recipe, run, result)
     if len(everything := [result for _, run in pairs if (result := run.result())]) > 1:
         accuracies = [100 * result["test_accuracy"] for result in everything]
         mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
         out.print(f"mean test accuracy {mean:.2f} ± {sd:.2f}% (n = {len(accuracies)})")
 
 
-def _print_result(out: Console, run: RunDirectory, result: Mapping[str, Any]) -> None:
+def _groups(recipe: Recipe, runs: Sequence[RunDirectory]) -> Sequence[Sequence[int]]:
+    """The runs, given by place, that are trained together."""
+    if recipe.patience:
+        return [[place] for place in range(len(runs))]
+    return [range(len(runs))] if _OVERWRITE.value else groups(runs)
+
+
+def _print_result(
+    out: Console, recipe: Recipe, run: RunDirectory, result: Mapping[str, Any]
+) -> None:
+    if recipe.patience and (ended := run.metrics()[-1].epoch) < recipe.epochs:
+        out.print(
+            f"Ended after epoch {ended:.0f} of {recipe.epochs}: none of the last {recipe.patience}"
+            " had a better validation accuracy."
+        )
     selected = f" (best validation accuracy, after step {result['selected_step']})"
     why = selected if result.get("selection") == "best_validation" else ""
     out.print(f"test accuracy {result['test_accuracy']:.2%}{why}  in {run.path}")

@@ -17,6 +17,7 @@ from experiments.contenders.saving import saves
 from experiments.contenders.stock_flax import stock
 from experiments.contenders.worker import Contender, Reading
 from experiments.evidence import sections
+from experiments.references.ours import bare_recipe
 from mnist_jax.data import load_dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.models import abstract_model, model_entry, model_names
@@ -155,7 +156,7 @@ def test_pytorch_is_the_same_network(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     from experiments.references.torch_runs import reference
 
-    recipe = model_entry(name).recipe
+    recipe = bare_recipe(name)
     network = reference(recipe, steps_per_epoch=100).network()
     ours = abstract_model(name, **recipe.model_args)
     theirs = sorted(p.numel() for p in network.parameters())

@@ -6,13 +6,16 @@ import shutil
 import numpy as np
 import pytest
 from scipy import stats
-from toy_records import ARTICLE, VARIANT, record, results_of
+from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
 
 from experiments import compare
-from experiments.evidence import analysis, exports, records, rendering
+from experiments.evidence import analysis, durations, exports, records, rendering
+from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
 from mnist_jax.errors import Failure
+from mnist_jax.models import abstract_model
+from mnist_jax.models.summary import summarize
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,58 @@ def test_points_of_a_curve(tmp_path):
         (2, 0.91, "inside"),
     ]
     assert [(p.epoch, p.published) for p in picture] == [(1, None), (2, None)]
+
+
+def test_an_ensemble_may_vote_by_the_mean_of_probabilities():
+    article = dataclasses.replace(
+        ARTICLE, ensembles=(dataclasses.replace(ARTICLE.ensembles[0], vote="mean"),)
+    )
+    # Image 0 is a 0. One voter is sure of it, two are a little more for a 1.
+    runs = []
+    for seed, first in enumerate(([0.98, 0.02], [0.4, 0.6], [0.45, 0.55])):
+        run = record(seed, wrong=0)
+        shares = np.eye(10)[run.predictions]
+        shares[0, :2] = first
+        predictions = shares.argmax(-1).astype(np.uint8)
+        made = dataclasses.replace(
+            run,
+            probabilities=shares,
+            predictions=predictions,
+            correct=predictions == run.predictions,
+            curve=run.curve | {"test_accuracy": [0.1, 0.5, 0.7, 0.99 if seed else 1.0]},
+        )
+        assert len(made.to_json()) < len(run.to_json()) + 1000
+        read = Record.from_json(made.to_json())
+        np.testing.assert_allclose(read.probabilities, shares, atol=1e-5)
+        runs.append(read)
+    results = Results([article], {("toy", "plain", "jax"): runs})
+    assert analysis.ensemble(results, article, article.ensembles[0]) == 100
+    assert analysis.ensemble(results, ARTICLE, ARTICLE.ensembles[0]) == 99
+    without = [*runs[:2], dataclasses.replace(runs[2], probabilities=None)]
+    with pytest.raises(Failure, match="vote is by probabilities, which a record of toy, row plain"):
+        analysis.ensemble(
+            Results([article], {("toy", "plain", "jax"): without}), article, article.ensembles[0]
+        )
+
+
+def test_a_network_that_has_not_run_takes_what_the_nearest_one_takes_for_its_work():
+    # Ours train at 1,000 images a second, two seeds together.
+    large = dataclasses.replace(RECIPE, model_args={"channels": [60, 60], "pooling": "max"})
+    runs = {("toy", "plain", "jax"): [record()], ("toy", "variant", "jax"): []}
+    results, row = Results([ARTICLE], runs), ARTICLE.rows[0]
+    images = 2 * 60_000
+    assert durations.estimate(results, row) == pytest.approx(images / 2000)
+    work, more = (
+        sum(layer.multiply_adds for layer in summarize(abstract_model("lenet", **arguments)))
+        for arguments in (RECIPE.model_args, large.model_args)
+    )
+    expected = images / 2000 * more / work
+    found = durations.estimate(results, dataclasses.replace(row, recipe=large))
+    assert found == pytest.approx(expected)
+    runs["toy", "variant", "jax"] = [dataclasses.replace(record(), recipe=large)]
+    found = durations.estimate(results, dataclasses.replace(row, recipe=large))
+    assert found == pytest.approx(images / 2000)
+    assert durations.estimate(Results([ARTICLE], {}), row) is None
 
 
 def test_an_ensemble_is_right_where_most_are(tmp_path):

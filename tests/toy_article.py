@@ -16,6 +16,6 @@ recipe = Recipe(
 )
 figure = Figure(printed="", value=99.0, source="")
 row = Row(id="row", recipe=recipe, figures=(figure,))
-vote = Ensemble(id="vote", members="row", size=2, figures=(figure,))
+vote = Ensemble(id="vote", members="row", size=2, figures=(figure,), vote="mean")
 if __name__ == "__main__":
     runner.run(Article(name="toy", letter="T", title="", rows=(row,), ensembles=(vote,)))

@@ -25,19 +25,24 @@ def device(run: Record) -> str:
 
 
 def estimate(results: Results, row: Row) -> float | None:
-    """Seconds for a seed's training images, at the highest speed that its network had."""
-    speeds = [
-        run.images_per_second * run.seeds_together
-        for (_, _, framework), runs in results.runs.items()
-        for run in runs
-        if framework == "jax"
-        and _network(run.recipe) == _network(row.recipe)
-        and run.environment["device"]["platform"] == "cpu"
-    ]
+    """Seconds for a seed's training images, at the highest speed that its network had.
+
+    Of a network that has not been run, at as many multiply-adds a second as the one whose work for
+    an image is nearest.
+    """
+    speeds: dict[tuple[str, int], float] = {}
+    for (_, _, framework), runs in results.runs.items():
+        for run in runs:
+            if framework == "jax" and run.environment["device"]["platform"] == "cpu":
+                network, speed = _network(run.recipe), run.images_per_second * run.seeds_together
+                speeds[network] = max(speed, speeds.get(network, 0.0))
     if not speeds:
         return None
+    network = _network(row.recipe)
+    nearest = min(speeds, key=lambda one: (one != network, abs(math.log(one[1] / network[1]))))
+    speed = speeds[nearest] * nearest[1] / network[1]
     images = Schedule.of_images(row.recipe, _TRAINING_IMAGES).examples * row.recipe.epochs
-    return images / max(speeds)
+    return images / speed
 
 
 def _network(recipe: Recipe) -> tuple[str, int]:

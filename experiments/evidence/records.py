@@ -26,6 +26,10 @@ _SCHEMA = 1
 # What an evaluation is recorded with; the validation accuracy only where there is validation.
 _COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _OPTIONAL = "validation_accuracy"
+# Fields that most records lack.
+_RARE = {"steps", "ended_after", "probabilities"}
+# In how many parts a probability is kept.
+_PARTS = 65_535
 # Of run environments: what does not matter for a number, and belongs to one machine.
 LOCAL = ("command", "dataset_source")
 
@@ -50,6 +54,8 @@ class Record:
         process at the same time.
       steps: every step's loss and right answers; None of a long run, and of one whose steps were
         not kept.
+      probabilities: [N, 10], of the selected evaluation; None where nothing is made of them.
+      ended_after: so many epochs, by the recipe's patience; None where it took all.
     """
 
     article: str
@@ -64,6 +70,8 @@ class Record:
     images_per_second: float
     environment: Mapping[str, Any]
     steps: Steps | None = None
+    probabilities: np.ndarray | None = None
+    ended_after: int | None = None
 
     @classmethod
     def of_run(
@@ -87,6 +95,7 @@ class Record:
           environment: as of `describe_environment`, and `seeds_together`.
           **values: the other attributes.
         """
+        ran = round(rows[-1].epoch)
         columns = [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]
         return cls(
             recipe=recipe,
@@ -95,6 +104,7 @@ class Record:
             selected_step=selected_step,
             predictions=predictions.astype(np.uint8),
             correct=predictions == labels,
+            ended_after=ran if ran < recipe.epochs else None,
             images_per_second=float(np.median([row.images_per_second for row in rows])),
             environment={k: v for k, v in environment.items() if k not in LOCAL},
             **values,
@@ -104,6 +114,11 @@ class Record:
     def seed(self) -> int:
         """The run's seed."""
         return self.recipe.seed
+
+    @property
+    def epochs(self) -> int:
+        """How many were run."""
+        return self.ended_after or self.recipe.epochs
 
     @property
     def seeds_together(self) -> int:
@@ -128,18 +143,24 @@ class Record:
     def by_epoch(self, column: str) -> list[float]:
         """A column's values per epoch: means for training, the last evaluation's for tests."""
         steps, mean = self.curve["step"], column.startswith("train_")
-        steps_per_epoch = int(steps[-1]) // self.recipe.epochs
+        steps_per_epoch = int(steps[-1]) // self.epochs
         course = measures.by_epoch(steps, self.curve[column], steps_per_epoch, mean=mean)
         return course.y.tolist()
 
     def second_half(self) -> list[float]:
         """The test accuracies after every epoch of the second half."""
-        return self.by_epoch("test_accuracy")[self.recipe.epochs // 2 :]
+        return self.by_epoch("test_accuracy")[self.epochs // 2 :]
 
     def to_json(self) -> str:
         """One line."""
         recipe = json.loads(self.recipe.to_json())
         steps = {} if self.steps is None else {"steps": self.steps.to_json()}
+        shares = (
+            {}
+            if self.probabilities is None
+            else {"probabilities": _pack(_bytes(self.probabilities))}
+        )
+        early = {} if self.ended_after is None else {"ended_after": self.ended_after}
         return json.dumps(
             {
                 "schema": _SCHEMA,
@@ -160,6 +181,8 @@ class Record:
                 "correct": _pack(np.packbits(self.correct)),
             }
             | steps
+            | shares
+            | early
         )
 
     @classmethod
@@ -175,8 +198,7 @@ class Record:
         expected = {field.name for field in dataclasses.fields(cls)} | {
             *("seed", "test_accuracy", "last_test_accuracy", "recipe_sha256")
         }
-        # Records from before steps were kept have none.
-        if differing := sorted((expected ^ set(values)) - {"steps"}):
+        if differing := sorted((expected ^ set(values)) - _RARE):
             raise ValueError(f"the field {differing[0]} is missing or unknown")
         if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
@@ -187,6 +209,9 @@ class Record:
         correct = np.unpackbits(_unpack(values["correct"]), count=len(predictions)).astype(bool)
         if "steps" in values:
             values["steps"] = Steps.from_json(values["steps"], values["recipe"])
+        if "probabilities" in values:
+            shares = _unpack(values["probabilities"]).view("<u2") / _PARTS
+            values["probabilities"] = shares.reshape(len(predictions), -1)
         record = cls(**values | {"predictions": predictions, "correct": correct})
         at_selected = record.curve["step"].index(record.selected_step)
         lengths = {len(column) for column in record.curve.values()}
@@ -282,6 +307,10 @@ def _rounded(value: float) -> float:
 def digest(recipe: Mapping[str, Any]) -> str:
     """The SHA-256 of a recipe as it stands in a record."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _bytes(probabilities: np.ndarray) -> np.ndarray:
+    return np.rint(probabilities * _PARTS).astype("<u2").view(np.uint8)
 
 
 def _pack(array: np.ndarray) -> str:

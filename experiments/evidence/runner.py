@@ -7,23 +7,27 @@ from functools import cache, partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.evidence import records
+from experiments.evidence import durations, records, text
 from experiments.evidence.records import Record
-from experiments.evidence.rows import Article, Ensemble, Row
+from experiments.evidence.results import Results
+from experiments.evidence.rows import Article, Ensemble, Row, all_articles
 from experiments.evidence.steps import Steps
 from experiments.references import require_torch
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, in_thread, stopping
 from mnist_jax.data import Dataset, load_dataset
+from mnist_jax.errors import Failure
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
+from mnist_jax.runs.network import load_run
 from mnist_jax.training import devices
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.session import groups, train
@@ -44,6 +48,8 @@ _WORKDIR = cli.define_path("workdir", Path("runs/experiments"), "Where the run d
 _RESULTS = cli.define_path("results", records.RESULTS, "Where the records live.")
 # Missing seeds that are looked at, however many there are, for those that train together.
 _CONSIDERED = 100
+# Test images whose probabilities are computed at a time.
+_AT_A_TIME = 500
 
 _Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
 
@@ -92,15 +98,25 @@ def _run_rows(
     for row in rows:
         if not _missing(article, row, 1):
             out.print(f"{article.name}/{row.id}: all of these seeds are recorded.")
+        elif _FRAMEWORK.value == "jax" and (seconds := _estimate(row)):
+            out.print(f"{article.name}/{row.id}: a seed may take {text.duration(seconds)} on a CPU")
         # Read again every time: other processes append too.
         while missing := _missing(article, row, max(together, _CONSIDERED)):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
             (first, *_) = groups([_run_directory(article, row, r.seed) for r in missing])
-            for record in train_seeds(out, article, row, [missing[i] for i in first[:together]]):
+            most = 1 if row.recipe.patience else together  # It ends each at another epoch.
+            for record in train_seeds(out, article, row, [missing[i] for i in first[:most]]):
                 if record.seed in {one.seed for one in _records(article, row, record.framework)}:
                     continue  # Another process was faster.
                 records.append(record, _RESULTS.value)
                 out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
+
+
+def _estimate(row: Row) -> float | None:
+    try:
+        return durations.estimate(Results.load(all_articles(), _RESULTS.value), row)
+    except Failure:  # Another article's records need not be in order for this one.
+        return None
 
 
 def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
@@ -134,6 +150,11 @@ def _train(
     for recipe, run in pairs:
         result, environment = run.result(), run.environment()
         assert result is not None
+        shares = None
+        if article.averaged(row):
+            classify, images = load_run(run.path).probabilities, dataset.test.images
+            parts = range(0, len(images), _AT_A_TIME)
+            shares = np.concatenate([classify(images[i : i + _AT_A_TIME]) for i in parts])
         yield Record.of_run(
             recipe,
             run.metrics(),
@@ -146,6 +167,7 @@ def _train(
             framework="jax",
             seconds=result["seconds"],
             steps=Steps.of_log(run.steps(), schedule),
+            probabilities=shares,
         )
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from experiments.references.distributions import pooled
 from experiments.references.ours import (
     ARRAYS,
+    bare_recipe,
     dataset_at_hand,
     dropout_masks,
     evaluation_keys,
@@ -88,7 +89,7 @@ class Pair:
 
     def __init__(self, reference: Original, dtype: type = np.float64):
         self.reference = reference
-        self.recipe = model_entry(reference.model).recipe
+        self.recipe = bare_recipe(reference.model)
         self.ours = make_network(reference.model, dtype, **reference.model_args)
         torch_names = model_entry(reference.model).torch_names
         self.prefixes = pytorch.torch_layers(self.ours, torch_names)

@@ -24,7 +24,7 @@ from mnist_jax.runs.environment import describe_environment
 from mnist_jax.runs.network import blank_network, load_network
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.session import Weights
-from mnist_jax.training.step import TrainState
+from mnist_jax.training.step import SAVED, TrainState
 
 
 def read_weights(recipe: Recipe) -> Weights:
@@ -89,9 +89,13 @@ def import_weights(
         run.create(recipe, describe_environment(unseen, {}))
         with Checkpoints(run.checkpoints) as checkpoints:
             # What a checkpoint has of a network whose training is about to begin.
-            state = TrainState.create(network, make_optimizer(recipe, 1), key=jax.random.key(0))
-            saved = {name: getattr(state, name) for name in ("params", "batch_stats", "opt_state")}
-            checkpoints.save(batches, saved)
+            state = TrainState.create(
+                network,
+                make_optimizer(recipe, 1),
+                key=jax.random.key(0),
+                average_decay=recipe.average_decay,
+            )
+            checkpoints.save(batches, {name: getattr(state, name) for name in SAVED})
 
 
 def export_weights(run: RunDirectory, target: Path | str, step: int | None = None) -> None:

@@ -36,15 +36,20 @@ def load_network(run: RunDirectory, step: int | None = None) -> tuple[int, Netwo
 
     Returns:
       The checkpoint's step, and the network, from normalised images [N, 28, 28, 1] to logits
-      [N, 10], in evaluation mode.
+      [N, 10], in evaluation mode: of the averages where the recipe evaluates these.
 
     Raises:
       Failure: there is no such run or checkpoint, or it is damaged.
     """
-    network = blank_network(run.recipe())
+    recipe = run.recipe()
+    network = blank_network(recipe)
     states = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
     blank = {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in states.items()}
-    step, saved = restore(run, blank, step)
+    if recipe.average_decay:
+        step, saved = restore(run, {"averages": blank}, step)
+        saved = saved["averages"]
+    else:
+        step, saved = restore(run, blank, step)
     nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in states))
     evaluation = nnx.view(
         network, deterministic=True, use_running_average=True, raise_if_not_found=False

@@ -1,6 +1,7 @@
 """Logits of a whole split of images, and how good they are."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from mnist_jax.training import devices
 from mnist_jax.training.step import LOSSES, TrainState, training_mode_logits
 
 # From states with a leading axis of seeds, and every image of a split, uint8 [N, 28, 28], to the
-# states after the evaluation and the logits [seeds, N, 10], every image exactly once.
+# states after the evaluation and the logits [seeds, N, 10], every image exactly once. `exact` also
+# takes every seed's own images, [seeds, N, 28, 28].
 Evaluate = Callable[[TrainState, np.ndarray], tuple[TrainState, np.ndarray]]
 
 
@@ -38,20 +40,26 @@ def exact(
         logits: jax.Array = lax.map(lambda images: model(evaluation_inputs(recipe, images)), chunks)
         return logits
 
-    compiled = devices.compile_over_seeds(
-        of_seed, mesh, in_specs=(P("seed"), P("data")), out_specs=P("seed", "data")
-    )
+    def compiled(spec: P) -> Any:
+        return devices.compile_over_seeds(
+            of_seed, mesh, in_specs=(P("seed"), spec), out_specs=P("seed", "data")
+        )
+
+    specs = {3: P("data"), 4: P("seed", "data")}
+    by_rank = {rank: compiled(spec) for rank, spec in specs.items()}
 
     def evaluate(states: TrainState, images: np.ndarray) -> tuple[TrainState, np.ndarray]:
-        missing = -len(images) % (chunk * mesh.shape["data"])
-        padded = np.pad(images, ((0, missing), (0, 0), (0, 0))) if missing else images
-        chunks = padded.reshape(-1, chunk, *images.shape[1:])
-        logits = compiled(
+        (*seeds, count, height, width), rank = images.shape, images.ndim
+        missing = -count % (chunk * mesh.shape["data"])
+        widths = [*[(0, 0)] * len(seeds), (0, missing), (0, 0), (0, 0)]
+        padded = np.pad(images, widths) if missing else images
+        chunks = padded.reshape(*seeds, -1, chunk, height, width)
+        logits = by_rank[rank](
             # Moments stay where they are.
             jax.device_put(states.replace(opt_state=None), NamedSharding(mesh, P("seed"))),
-            jax.device_put(chunks, NamedSharding(mesh, P("data"))),
+            jax.device_put(chunks, NamedSharding(mesh, specs[rank])),
         )
-        logits = np.asarray(logits).reshape(num_seeds, len(padded), -1)[:, : len(images)]
+        logits = np.asarray(logits).reshape(num_seeds, count + missing, -1)[:, :count]
         return states, logits
 
     return evaluate
@@ -93,7 +101,13 @@ def in_training_mode(recipe: Recipe, mesh: Mesh) -> Evaluate:
 
 
 def score(recipe: Recipe, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each seed's mean loss and accuracy [seeds], of logits [seeds, N, 10] and labels [N]."""
-    loss = jax.vmap(LOSSES[recipe.loss], (0, None))
+    """Each seed's mean loss and accuracy [seeds].
+
+    Args:
+      recipe: whose loss it is.
+      logits: [seeds, N, 10].
+      labels: [N], or every seed's own [seeds, N].
+    """
+    loss = jax.vmap(LOSSES[recipe.loss], (0, 0 if labels.ndim > 1 else None))
     losses = np.asarray(loss(jnp.asarray(logits), jnp.asarray(labels)), np.float64)
     return losses.mean(-1), (logits.argmax(-1) == labels).mean(-1)

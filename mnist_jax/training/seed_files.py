@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mnist_jax import measures
 from mnist_jax.errors import Failure
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
@@ -37,6 +38,16 @@ class SeedFiles:
         self._images, self._busy = 0.0, 0.0
         # The evaluation that is selected so far, of every seed.
         self._best: list[Evaluation | None] = [None] * len(runs)
+        # The first seed's validation accuracies after every epoch.
+        self._validated = list[float]()
+
+    @property
+    def ended(self) -> bool:
+        """Whether training is at its end, by the recipe's epochs or its patience."""
+        patience = self._trainer.recipe.patience
+        if patience and measures.since_best(self._validated) >= patience:
+            return True
+        return self._trainer.step == self._trainer.schedule.total_steps
 
     def resume(self) -> None:
         """Goes to the latest step that all seeds have a checkpoint and the metrics of."""
@@ -58,6 +69,8 @@ class SeedFiles:
             for row in run.rewind(step):
                 if _selected(trainer.recipe, row, self._best[i]):
                     self._best[i] = row
+                if i == 0:
+                    self._note_validation(row)
 
     def save(self) -> None:
         """Saves every seed, and keeps what is selected so far."""
@@ -83,6 +96,7 @@ class SeedFiles:
             if _selected(self._trainer.recipe, row, self._best[i]):
                 self._best[i] = row
                 run.write_predictions(predictions[i])
+        self._note_validation(rows[0])
         self._log, self._images, self._busy = self._log[:, :0], 0.0, 0.0
         return rows, any(row is best for row, best in zip(rows, self._best, strict=True))
 
@@ -125,6 +139,11 @@ class SeedFiles:
             for i in range(len(self._runs))
         ]
         return rows, logits.argmax(-1)
+
+    def _note_validation(self, row: Evaluation) -> None:
+        of_epoch = row.step % self._trainer.schedule.steps_per_epoch == 0
+        if of_epoch and row.validation_accuracy is not None:
+            self._validated.append(row.validation_accuracy)
 
     def _seconds(self) -> float:
         """Since the beginning of the run, without interruptions."""

@@ -110,7 +110,8 @@ def train(
     Raises:
       Stopped: `stop` said so; everything so far is saved.
       UsageError: a recipe does not fit its directory, the dataset or the devices.
-      ValueError: there is `read_weights`, but no `init_from` in the recipe, or the reverse.
+      ValueError: there is `read_weights`, but no `init_from` in the recipe, or the reverse; or
+        there are several seeds, and the recipe has a patience, which ends each at another epoch.
       Failure: another process trains in a directory, it can't be written, or training diverged.
     """
     seeds, runs = [recipe.seed for recipe, _ in pairs], [run for _, run in pairs]
@@ -125,6 +126,8 @@ def train(
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
     if bool(pairs[0][0].init_from) != (read_weights is not None):
         raise ValueError("A recipe with `init_from` needs `read_weights`, and no other has it.")
+    if pairs[0][0].patience and len(pairs) > 1:
+        raise ValueError("A recipe with `patience` is trained one seed at a time.")
     if read_weights:
         # Once, since --overwrite may clear the very run that they are of.
         read_weights = functools.cache(read_weights)
@@ -178,12 +181,12 @@ def fit(
             trainer.start_from(weights.arrays)
             for run in runs:
                 run.note(init_from_sha256=weights.sha256)
-        if trainer.step < schedule.total_steps:
+        if not files.ended:
             trainer.compile()
         stopping = False
         saved = time.perf_counter()
         stretch = 1
-        while trainer.step < schedule.total_steps and not stopping:
+        while not files.ended and not stopping:
             before, start = trainer.step, time.perf_counter()
             log = trainer.advance(min(stretch, schedule.next_evaluation(before) - before))
             seconds = time.perf_counter() - start
@@ -201,12 +204,12 @@ def fit(
                 rows, selected = files.evaluate()
                 listener(Evaluated(rows))
             stopping = stop()
-            last = stopping or trainer.step == schedule.total_steps
+            last = stopping or files.ended
             to_keep = trainer.recipe.selection == "best_validation" and selected
             if last or to_keep or time.perf_counter() - saved >= save_every:
                 files.save()
                 saved = time.perf_counter()
-    if trainer.step < schedule.total_steps:
+    if not files.ended:
         raise Stopped(trainer.step, schedule.total_steps)
     return files.results()
 
