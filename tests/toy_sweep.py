@@ -7,9 +7,8 @@ from toy_article import figure, recipe, row, vote
 from experiments import sweep
 from experiments.evidence.rows import Article, Row
 
-# Ten times as long, and diverging.
-long = Row(id="long", recipe=dataclasses.replace(recipe, epochs=20), figures=(figure,))
-bad = Row(id="bad", recipe=dataclasses.replace(recipe, learning_rate=1e30), figures=(figure,))
+long = Row(id="long", recipe=dataclasses.replace(recipe, epochs=100), figures=(figure,))
+bad = Row(id="bad", recipe=dataclasses.replace(recipe, weight_decay=1e30), figures=(figure,))
 ARTICLES = [
     Article(name="toy", letter="T", title="", rows=(row, bad), ensembles=(vote,)),
     Article(name="other", letter="U", title="", rows=(long,)),

@@ -1,6 +1,5 @@
 """How long a seed takes, and on what."""
 
-import dataclasses
 import functools
 import json
 import math
@@ -41,45 +40,31 @@ def estimate(results: Results, row: Row) -> float | None:
 
 
 def on_a_core(results: Results, row: Row) -> float | None:
-    """Seconds that one seed takes on one CPU core; None where no network was trained on CPUs.
+    """Seconds that one seed takes on one CPU core; None where nothing was trained on CPUs.
 
-    The shortest of the row's own runs, else its images to train on at the highest speed of the
-    network's other runs, else at that of the network whose work for an image is most like its own.
+    As long for an image as in the network's quickest run, evaluations included; where there is
+    none, as in that of the network whose work for an image is most like its own, and by its work.
     """
-    cpu = [
-        run
-        for (_, _, framework), runs in results.runs.items()
-        for run in runs
-        if framework == "jax" and run.environment["device"]["platform"] == "cpu"
-    ]
-    if own := [run for run in cpu if _of(run.recipe, row.recipe)]:
-        return min(run.seconds / _share(run) for run in own)
-    if not cpu:
+    # Core-seconds for an image to train on.
+    costs: dict[tuple[str, int], float] = {}
+    for (_, _, framework), runs in results.runs.items():
+        for run in runs:
+            on = run.environment["device"]
+            if framework == "jax" and on["platform"] == "cpu":
+                cores = math.prod(on["mesh"].values())
+                cost = run.seconds * cores / run.seeds_together / _images(run.recipe)
+                network = _network(run.recipe)
+                costs[network] = min(cost, costs.get(network, math.inf))
+    if not costs:
         return None
-    work = _network(row.recipe)
-
-    def unlike(network: tuple[str, int]) -> tuple[bool, float]:
-        return network != work, abs(math.log(network[1] / work[1]))
-
-    nearest = min((_network(run.recipe) for run in cpu), key=unlike)
-    speed = max(
-        run.images_per_second * _share(run) for run in cpu if _network(run.recipe) == nearest
-    )
-    return _images(row.recipe) / speed * (1.0 if nearest == work else work[1] / nearest[1])
+    own = _network(row.recipe)
+    nearest = min(costs, key=lambda one: (one != own, abs(math.log(one[1] / own[1]))))
+    return costs[nearest] * _images(row.recipe) * own[1] / nearest[1]
 
 
 def steps(recipe: Recipe) -> int:
     """How many steps a run takes."""
     return Schedule.of_images(recipe, _TRAINING_IMAGES).total_steps
-
-
-def _of(recipe: Recipe, row: Recipe) -> bool:
-    return dataclasses.replace(recipe, seed=row.seed) == row
-
-
-def _share(run: Record) -> float:
-    """Seeds of a run for each core that it had."""
-    return run.seeds_together / math.prod(run.environment["device"]["mesh"].values())
 
 
 def _images(recipe: Recipe) -> int:

@@ -33,7 +33,8 @@ while wait $worker; code=$?; [ $code -gt 128 ] && kill -0 $worker 2>/dev/null; d
 
 # Killed, as for want of memory: ten tries at most.
 [ $code -eq 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 10 ] && again=yes
-[ "$again" ] && scontrol requeue "$SLURM_JOB_ID"
+# Not by its job's number, which for one of the tasks is that of the whole array.
+[ "$again" ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $code
 """
 

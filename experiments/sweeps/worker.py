@@ -13,7 +13,7 @@ from experiments.sweeps.plan import Run, Sweep
 from mnist_jax.cli.signals import Stop
 from mnist_jax.errors import Failure
 from mnist_jax.runs.directory import Busy, RunDirectory
-from mnist_jax.training.session import Evaluated, Listener, Progress, Resumed
+from mnist_jax.training.session import Evaluated, Listener, Progress, Resumed, Stopped
 from mnist_jax.training.trainer import Trainer
 
 
@@ -41,6 +41,8 @@ def work(out: Console, sweep: Sweep, name: str, stop: Stop) -> int:
             _train(out, sweep, run, stop)
         except Busy:
             continue  # Another process was faster.
+        except Stopped:
+            raise
         except Failure as failure:
             why = str(failure)
         except Exception as error:  # Of one run: the others do not suffer from it.
