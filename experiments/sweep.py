@@ -70,10 +70,16 @@ def _main(articles: Sequence[Article], argv: Sequence[str]) -> None:
     if _WORKER.value:
         _work(out, sweep, _WORKER.value)
         return
-    missing = sweep.missing()
+    recorded = sweep.recorded()
+    missing = sweep.missing(recorded)
     whole = status.expected(sweep, Results.load(articles, _RESULTS.value))
     if _STATUS.value:
-        _tell(out, sweep, missing, whole)
+        standings = [plan.standing(run, whole[run.row_name]) for run in missing]
+        out.print(status.table(recorded, standings, whole), soft_wrap=False)
+        for line in status.failures(standings):
+            out.print(line)
+        out.print(status.summary(recorded, standings, _WORKERS.value or devices.cores()))
+        streams.delivered()
         return
     if not missing:
         out.print("All of these seeds are recorded.")
@@ -134,7 +140,9 @@ def _work_here(
             stop.received,
         )
     asked = {run.name for run in runs}
-    left = [plan.standing(run, None) for run in sweep.missing() if run.name in asked]
+    left = [
+        plan.standing(run, None) for run in sweep.missing(sweep.recorded()) if run.name in asked
+    ]
     for one in left:
         if one.state == "running":
             out.print(f"{one.run.name} is being trained by another process.")
@@ -145,18 +153,6 @@ def _work_here(
             f"{len(undone)} of {len(runs)} runs were not trained to their end; the others are"
             f" recorded or being trained. Try again with {signals.same_command()}"
         )
-
-
-def _tell(
-    out: Console, sweep: Sweep, missing: Sequence[Run], whole: Mapping[str, float | None]
-) -> None:
-    """Prints how far the sweep is."""
-    standings = [plan.standing(run, whole[run.row_name]) for run in missing]
-    out.print(status.table(sweep, standings, whole), soft_wrap=False)
-    for line in status.failures(standings):
-        out.print(line)
-    out.print(status.summary(sweep, standings, _WORKERS.value or devices.cores()))
-    streams.delivered()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from experiments.evidence import durations, records
 from experiments.evidence.rows import all_articles
 from experiments.evidence.training import Places
 from experiments.sweeps import clusters, plan, status
-from experiments.sweeps.plan import Run, Seeds, Sweep
+from experiments.sweeps.plan import Seeds, Sweep
 from mnist_jax.errors import UsageError
 from mnist_jax.runs.directory import RunDirectory
 
@@ -226,7 +226,8 @@ def sweep_of(home: Path, *names: str) -> Sweep:
 
 
 def test_longest_runs_come_first_and_unknown_ones_before_them(tmp_path: Path) -> None:
-    missing = sweep_of(tmp_path, "toy/row", "toy/bad", "other/long").missing()
+    sweep = sweep_of(tmp_path, "toy/row", "toy/bad", "other/long")
+    missing = sweep.missing(sweep.recorded())
     whole = {"toy/row": 3600.0, "toy/bad": None, "other/long": 36000.0}
     order = [run.row_name for run in status.longest_first(missing, whole)]
     assert order == 2 * ["toy/bad"] + 2 * ["other/long"] + 2 * ["toy/row"]
@@ -244,7 +245,8 @@ def test_a_directory_is_busy_as_long_as_a_process_trains_in_it(tmp_path: Path) -
 
 
 def test_a_run_that_cannot_begin_is_told_to_the_others(tmp_path: Path) -> None:
-    run: Run = sweep_of(tmp_path, "toy/row").missing()[0]
+    run = sweep_of(tmp_path, "toy/row").missing({"toy/row": {0}})[0]
+    assert run.name == "toy/row seed 1"
     assert plan.standing(run, 5.0) == plan.Standing(run, "waiting", 0.0, 5.0)
     plan.note_failure(run, "one", "It does not fit.")
     assert plan.failure_of(run) == {"sweep": "one", "why": "It does not fit."}

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from experiments.evidence import records
 from experiments.evidence.rows import Article, Row
 from experiments.evidence.training import Places
 from mnist_jax.errors import Failure, UsageError
@@ -76,21 +77,29 @@ class Sweep:
     seeds: Seeds
     places: Places
 
-    def missing(self) -> list[Run]:
-        """The runs without a record, row by row, as the files are now.
+    def recorded(self) -> dict[str, set[int]]:
+        """The seeds of each row that have a record, as the files are now.
 
         Raises:
           Failure: a record is damaged or of another recipe than its row.
         """
+        names = {article.name for article, _ in self.rows}
+        found = {name: records.load(name, self.places.results) for name in names}
+        return {
+            row_name(article, row): {
+                record.seed
+                for record in records.of_row(found[article.name], row.id, row.recipe, "jax")
+            }
+            for article, row in self.rows
+        }
+
+    def missing(self, recorded: Mapping[str, Collection[int]]) -> list[Run]:
+        """The runs without a record, row by row."""
         return [
             Run(article, row, seed, self.places.run_directory(article, row, seed))
             for article, row in self.rows
-            for seed in self.seeds.missing(self.recorded(article, row))
+            for seed in self.seeds.missing(recorded[row_name(article, row)])
         ]
-
-    def recorded(self, article: Article, row: Row) -> set[int]:
-        """The seeds of a row that have a record."""
-        return {record.seed for record in self.places.records(article, row)}
 
 
 def row_name(article: Article, row: Row) -> str:

@@ -1,6 +1,6 @@
 """What a sweep still has to do, in words and as a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.table import Table
 
@@ -40,12 +40,15 @@ def _time(seconds: Sequence[float | None], workers: int) -> str:
     return f"{hours(sum(known))} of one core, {ends} on {_count(workers, 'worker')}{beside}"
 
 
-def table(sweep: Sweep, standings: Sequence[Standing], whole: Mapping[str, float | None]) -> Table:
-    """A line for every row."""
+def table(
+    recorded: Mapping[str, Collection[int]],
+    standings: Sequence[Standing],
+    whole: Mapping[str, float | None],
+) -> Table:
+    """A line for every row, all of which `recorded` has."""
     head = ("row", "done", "running", "waiting", "failed", "a seed takes", "left, of one core")
     made = Table(*head, box=None)
-    for article, row in sweep.rows:
-        name = plan.row_name(article, row)
+    for name, seeds in recorded.items():
         own = [one for one in standings if one.run.row_name == name]
         by_state = {state: [one for one in own if one.state == state] for state in _STATES}
         left = [one.seconds for one in own if one.state != "failed"]
@@ -53,7 +56,7 @@ def table(sweep: Sweep, standings: Sequence[Standing], whole: Mapping[str, float
         seed_takes = whole[name]
         made.add_row(
             name,
-            str(len(sweep.recorded(article, row))),
+            str(len(seeds)),
             " ".join(f"{one.run.seed}: {one.done:.0%}" for one in by_state["running"]),
             str(len(by_state["waiting"]) or ""),
             " ".join(str(one.run.seed) for one in by_state["failed"]),
@@ -66,10 +69,12 @@ def table(sweep: Sweep, standings: Sequence[Standing], whole: Mapping[str, float
 _STATES = ("running", "waiting", "failed")
 
 
-def summary(sweep: Sweep, standings: Sequence[Standing], workers: int) -> str:
+def summary(
+    recorded: Mapping[str, Collection[int]], standings: Sequence[Standing], workers: int
+) -> str:
     """One sentence on all rows, for as many workers as are at work, or else so many."""
     count = {state: sum(one.state == state for one in standings) for state in _STATES}
-    done = sum(len(sweep.recorded(article, row)) for article, row in sweep.rows)
+    done = sum(map(len, recorded.values()))
     states = ", ".join(f"{count[state]} {state}" for state in _STATES)
     left = [one.seconds for one in standings if one.state != "failed"]
     time = _time(left, count["running"] or workers) if left else "nothing is left"

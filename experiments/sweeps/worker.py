@@ -58,7 +58,7 @@ def work(out: Console, sweep: Sweep, name: str, stop: Stop) -> int:
 
 
 def _free(sweep: Sweep, name: str, failed: set[str]) -> Iterator[Run]:
-    for run in sweep.missing():
+    for run in sweep.missing(sweep.recorded()):
         given_up = run.name in failed or plan.failure_of(run).get("sweep") == name
         if not given_up and not run.directory.busy():
             yield run
