@@ -90,11 +90,11 @@ def _main(articles: Sequence[Article], argv: Sequence[str]) -> None:
         return
     workers = min(_WORKERS.value or _MOST, len(missing))
     outlook = status.outlook(missing, whole, workers)
-    if _SLURM.value:
-        text = clusters.slurm(outlook, _command(missing, _WORKDIR, _RESULTS, _DATA_DIR), workers)
-    else:
+    if image := _KUBERNETES.value:
         command = [*_command(missing), *clusters.SHARED]
-        text = clusters.kubernetes(outlook, command, workers, _KUBERNETES.value)
+        text = clusters.kubernetes(outlook, command, workers, image)
+    else:
+        text = clusters.slurm(outlook, _command(missing, _WORKDIR, _RESULTS, _DATA_DIR), workers)
     sys.stdout.write(text)
     streams.delivered()
 
