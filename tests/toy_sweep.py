@@ -4,7 +4,6 @@ import dataclasses
 
 from toy_article import figure, recipe, row, vote
 
-from experiments import sweep
 from experiments.evidence.rows import Article, Row
 
 long = Row(
@@ -17,4 +16,6 @@ ARTICLES = [
 ]
 
 if __name__ == "__main__":
+    from experiments import sweep
+
     sweep.run(ARTICLES)
