@@ -8,6 +8,7 @@ from absl import flags
 from experiments.evidence import exports, records, rendering, sections
 from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
+from experiments.sweeps import times
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import Failure
@@ -20,6 +21,7 @@ _RESULTS = cli.define_path(
     records.RESULTS,
     "Where the records live; of other records than ours, all is written there.",
 )
+_SWEEPS = Path(__file__).parents[1] / "docs" / "sweeps.md"
 flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
 
@@ -27,8 +29,8 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     """The files that follow from the records of a directory, with their contents.
 
     Raises:
-      Failure: a record is damaged or does not belong to a row, or our page has no place for the
-        summary.
+      Failure: a record is damaged or does not belong to a row, or a page of ours has no place for
+        what belongs there.
     """
     results = Results.load(all_articles(), directory)
     made = {
@@ -39,6 +41,7 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     if _ours(directory):
         page = _pages(directory) / "README.md"
         made[page] = sections.filled(page, {"results": rendering.summary(results)})
+        made[_SWEEPS] = sections.filled(_SWEEPS, {"times": times.page_part(results)})
     return made
 
 

@@ -6,16 +6,14 @@ import shutil
 import numpy as np
 import pytest
 from scipy import stats
-from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
+from toy_records import ARTICLE, VARIANT, record, results_of
 
 from experiments import compare
-from experiments.evidence import analysis, durations, exports, records, rendering
+from experiments.evidence import analysis, exports, records, rendering
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
 from mnist_jax.errors import Failure
-from mnist_jax.models import abstract_model
-from mnist_jax.models.summary import summarize
 
 
 @pytest.mark.parametrize(
@@ -226,26 +224,6 @@ def test_an_ensemble_may_vote_by_the_mean_of_probabilities():
         analysis.ensemble(
             Results([article], {("toy", "plain", "jax"): without}), article, article.ensembles[0]
         )
-
-
-def test_a_network_that_has_not_run_takes_what_the_nearest_one_takes_for_its_work():
-    # Ours train at 1,000 images a second, two seeds together.
-    large = dataclasses.replace(RECIPE, model_args={"channels": [60, 60], "pooling": "max"})
-    runs = {("toy", "plain", "jax"): [record()], ("toy", "variant", "jax"): []}
-    results, row = Results([ARTICLE], runs), ARTICLE.rows[0]
-    images = 2 * 60_000
-    assert durations.estimate(results, row) == pytest.approx(images / 2000)
-    work, more = (
-        sum(layer.multiply_adds for layer in summarize(abstract_model("lenet", **arguments)))
-        for arguments in (RECIPE.model_args, large.model_args)
-    )
-    expected = images / 2000 * more / work
-    found = durations.estimate(results, dataclasses.replace(row, recipe=large))
-    assert found == pytest.approx(expected)
-    runs["toy", "variant", "jax"] = [dataclasses.replace(record(), recipe=large)]
-    found = durations.estimate(results, dataclasses.replace(row, recipe=large))
-    assert found == pytest.approx(images / 2000)
-    assert durations.estimate(Results([ARTICLE], {}), row) is None
 
 
 def test_an_ensemble_is_right_where_most_are(tmp_path):

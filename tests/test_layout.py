@@ -11,6 +11,7 @@ PACKAGES = ("mnist_jax", "experiments")
 # From the top floor to the ground; a module belongs to the floor that names it or its room.
 FLOORS = [
     {"experiments"},
+    {"experiments.sweeps"},
     {"experiments.evidence", "experiments.contenders"},
     {"experiments.references"},
     {"mnist_jax"},

@@ -128,7 +128,7 @@ def outcome(
         return Outcome(vote, compared, None, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
-        estimate = durations.estimate(results, row) if framework == "jax" else None
+        estimate = durations.on_a_core(results, row) if framework == "jax" else None
         return Outcome(None, nothing, estimate, "")
     summary = percentages([accuracy(run, row) for run in runs])
     compared = [_compare(results, article, row, framework, summary, f) for f in row.figures]

@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from experiments.evidence.steps import Steps
 from mnist_jax import measures
 from mnist_jax.errors import Failure
-from mnist_jax.files import parse_json
+from mnist_jax.files import parse_json, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -238,25 +237,32 @@ def load(article: str, directory: Path = RESULTS) -> list[Record]:
     return _parse(path, path.read_text() if path.exists() else "")
 
 
-def append(record: Record, directory: Path = RESULTS) -> None:
-    """Adds a record to its article's file; several processes may do so at a time.
+def append(record: Record, directory: Path = RESULTS) -> bool:
+    """Adds a record to its article's file, unless it has one of that row, framework and seed.
+
+    Several processes may do so at a time, and any of them may be killed.
+
+    Returns:
+      Whether it was added.
 
     Raises:
-      Failure: it is there already, or the file is damaged or can't be written.
+      Failure: the file is damaged or can't be written.
     """
     path = _path(record.article, directory)
-    line = record.to_json() + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            _parse(path, file.read() + line)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        directory.mkdir(parents=True, exist_ok=True)
+        # A lock of its own, since the file is replaced: readers find all of a line or nothing.
+        with (directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            text = path.read_text() if path.exists() else ""
+            if _key(record) in map(_key, _parse(path, text)):
+                return False
+            text += record.to_json() + "\n"
+            _parse(path, text)
+            write_text(path, text)
     except OSError as error:
         raise Failure(f"{path} can't be written ({error.strerror}).") from error
+    return True
 
 
 def of_row(records: Iterable[Record], row: str, recipe: Recipe, framework: str) -> list[Record]:
@@ -289,7 +295,7 @@ def _parse(path: Path, text: str) -> list[Record]:
                 raise ValueError(f"it is a record of {record.article}")
         except (ValueError, KeyError, AttributeError, TypeError, zlib.error, Failure) as error:
             raise Failure(f"Line {number} of {path} is damaged: {error}.") from error
-        key = (record.row, record.framework, record.seed)
+        key = _key(record)
         if key in seen:
             raise Failure(
                 f"Lines {seen[key]} and {number} of {path} are both of row {record.row}, seed"
@@ -298,6 +304,10 @@ def _parse(path: Path, text: str) -> list[Record]:
         seen[key] = number
         records.append(record)
     return records
+
+
+def _key(record: Record) -> tuple[str, str, int]:
+    return record.row, record.framework, record.seed
 
 
 def _rounded(value: float) -> float:

@@ -200,6 +200,15 @@ class Article:
         names = ", ".join(entry.id for entry in self.entries)
         raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
 
+    def trained(self, identifier: str) -> Row:
+        """The row to train for a row or an ensemble of that name: of an ensemble, its members'.
+
+        Raises:
+          UsageError: there is none.
+        """
+        members = {ensemble.id: ensemble.members for ensemble in self.ensembles}
+        return self.row(members.get(identifier, identifier))
+
 
 def no_figure(what: str, source: str) -> Sequence[Figure]:
     """The figures of a row of which none is published, with what there is instead."""

@@ -73,7 +73,7 @@ def stopping() -> Iterator[Stop]:
         assert stop.received is not None
         raise Interrupted(
             f"Stopped by {stop.received.name} after step {stopped.step} of"
-            f" {stopped.total_steps}, which is saved; continue with {_same_command()}",
+            f" {stopped.total_steps}, which is saved; continue with {same_command()}",
             stop.received,
         ) from None
     finally:
@@ -92,10 +92,14 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return thread.submit(function, *args, **kwargs).result()
 
 
-def _same_command() -> str:
+def same_command() -> str:
     """The command line that goes on with what this one began."""
-    program = sys.modules["__main__"].__spec__
     again = re.compile("--?overwrite(=|$)")
     arguments = [argument for argument in sys.argv[1:] if not again.match(argument)]
-    name = ["-m", program.name] if program else [sys.argv[0]]
-    return shlex.join(["python", *name, *arguments])
+    return shlex.join(["python", *program(), *arguments])
+
+
+def program() -> list[str]:
+    """What comes between `python` and the arguments."""
+    spec = sys.modules["__main__"].__spec__
+    return ["-m", spec.name] if spec else [sys.argv[0]]

@@ -112,7 +112,8 @@ def train(
       UsageError: a recipe does not fit its directory, the dataset or the devices.
       ValueError: there is `read_weights`, but no `init_from` in the recipe, or the reverse; or
         there are several seeds, and the recipe has a patience, which ends each at another epoch.
-      Failure: another process trains in a directory, it can't be written, or training diverged.
+      Busy: another process trains in a directory.
+      Failure: a directory can't be written, or training diverged.
     """
     seeds, runs = [recipe.seed for recipe, _ in pairs], [run for _, run in pairs]
     begun = [] if overwrite else [parts for run in runs if (parts := run.parts())]
