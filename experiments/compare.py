@@ -5,13 +5,14 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.evidence import exports, records, rendering, sections
+from experiments.evidence import cards, exports, records, rendering, sections
 from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import Failure
 from mnist_jax.files import unwritable
+from mnist_jax.interchange import pretrained
 
 _REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if the files are out of date.")
@@ -39,6 +40,9 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     if _ours(directory):
         page = _pages(directory) / "README.md"
         made[page] = sections.filled(page, {"results": rendering.summary(results)})
+        for name in pretrained.pretrained_names():
+            folder = pretrained.FOLDER / name
+            made[folder / "README.md"] = cards.card(pretrained.Origin.load(folder), results)
     return made
 
 
