@@ -28,7 +28,7 @@ from experiments.references.ours import ARRAYS, make_network
 from mnist_jax import load_pretrained
 from mnist_jax.data import DatasetNotFound, download, load_dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.interchange import pytorch
+from mnist_jax.interchange import pretrained, pytorch
 from mnist_jax.interchange.pretrained import FOLDER, LARGEST_IN_PACKAGE, Origin, pretrained_names
 from mnist_jax.interchange.tensor_files import write_tensors
 from mnist_jax.models import model_entry
@@ -104,9 +104,10 @@ def test_there_is_no_such_network() -> None:
         load_pretrained("shalow")
 
 
-def test_there_are_no_weights_yet(tmp_path: Path) -> None:
+def test_there_are_no_weights_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(Failure, match=r"no pretrained weights of lenet; there are those of none,"):
-        load_pretrained("lenet", tmp_path)
+        load_pretrained("lenet")
 
 
 class _Server(ThreadingHTTPServer):
@@ -140,7 +141,7 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Serve
 
 
 @pytest.fixture
-def large(tmp_path: Path) -> Origin:
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
     """A network whose weights are a release file, which lies at `theirs.safetensors`."""
     network, theirs = make_network("dense", np.float32), tmp_path / "theirs.safetensors"
     layers = pytorch.by_layer(nnx.state(network, ARRAYS))
@@ -156,6 +157,7 @@ def large(tmp_path: Path) -> Origin:
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
     )
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "folder")
     (tmp_path / "folder" / "dense").mkdir(parents=True)
     (tmp_path / "folder" / "dense" / "config.json").write_text(origin.to_json())
     return origin
@@ -164,8 +166,8 @@ def large(tmp_path: Path) -> Origin:
 def test_a_release_file_is_fetched_once(releases: _Server, large: Origin, tmp_path: Path) -> None:
     theirs = (tmp_path / "theirs.safetensors").read_bytes()
     (tmp_path / "releases" / large.release).write_bytes(theirs)
-    first = load_pretrained("dense", tmp_path / "folder")
-    again = load_pretrained("dense", tmp_path / "folder")
+    first = load_pretrained("dense")
+    again = load_pretrained("dense")
     assert releases.requests == 1
     assert (tmp_path / "cache/mnist_jax/pretrained" / large.release).read_bytes() == theirs
     np.testing.assert_array_equal(first.probabilities(IMAGES), again.probabilities(IMAGES))
@@ -184,7 +186,7 @@ def test_a_release_that_is_not_the_file_leaves_nothing(
     if content is not None:
         (tmp_path / "releases" / large.release).write_bytes(content)
     with pytest.raises(Failure) as caught:
-        load_pretrained("dense", tmp_path / "folder")
+        load_pretrained("dense")
     assert str(caught.value).startswith("The weights of dense (0.3 MB) can't be had: http://127")
     assert str(caught.value).endswith(f"{large.release} {sentence}")
     assert releases.requests == 1
@@ -197,12 +199,12 @@ def test_without_an_address_a_sentence_says_where_to_put_it(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("MNIST_JAX_RELEASES", raising=False)
     with pytest.raises(Failure) as caught:
-        load_pretrained("dense", tmp_path / "folder")
+        load_pretrained("dense")
     place = tmp_path / "cache/mnist_jax/pretrained"
     assert f"put {large.release} into {place}, or give the" in str(caught.value)
     place.mkdir(parents=True)
     (tmp_path / "theirs.safetensors").rename(place / large.release)
-    assert load_pretrained("dense", tmp_path / "folder").step == 1
+    assert load_pretrained("dense").step == 1
 
 
 def test_damage_is_told(large: Origin, tmp_path: Path) -> None:
@@ -211,10 +213,10 @@ def test_damage_is_told(large: Origin, tmp_path: Path) -> None:
     (tmp_path / "folder/dense/model.safetensors").write_bytes(content)
     sentence = f"instead of {large.sha256[:12]}….; install again"
     with pytest.raises(Failure, match=sentence):
-        load_pretrained("dense", tmp_path / "folder")
+        load_pretrained("dense")
     (tmp_path / "folder/dense/config.json").write_text("{}")
     with pytest.raises(Failure, match=r"config\.json is damaged or of another version"):
-        load_pretrained("dense", tmp_path / "folder")
+        load_pretrained("dense")
 
 
 def test_a_cache_that_can_not_be_written_is_one_sentence(
@@ -223,7 +225,7 @@ def test_a_cache_that_can_not_be_written_is_one_sentence(
     (tmp_path / "theirs.safetensors").rename(tmp_path / "releases" / large.release)
     (tmp_path / "cache").touch()
     with pytest.raises(Failure, match=r"can't be written .*give another XDG_CACHE_HOME"):
-        load_pretrained("dense", tmp_path / "folder")
+        load_pretrained("dense")
     assert releases.requests == 1
 
 
@@ -256,11 +258,12 @@ def test_published_weights_are_those_of_the_run(
 ) -> None:
     record, run = recorded
     folder = tmp_path / "folder"
+    monkeypatch.setattr(pretrained, "FOLDER", folder)
     assert publish("toy/plain", record, run, folder) == folder / "shallow/model.safetensors"
     origin = Origin.load(folder / "shallow")
     assert origin.correct == (run.predictions() == DATASET.test.labels).sum()
     assert (origin.recipe, origin.revision) == (run.recipe(), "1" * 40)
-    ours, theirs = load_pretrained("shallow", folder), load_run(run.path)
+    ours, theirs = load_pretrained("shallow"), load_run(run.path)
     assert ours.step == theirs.step == record.selected_step
     np.testing.assert_array_equal(ours.probabilities(IMAGES), theirs.probabilities(IMAGES))
     monkeypatch.setattr(publication, "LARGEST_IN_PACKAGE", origin.size)

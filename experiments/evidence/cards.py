@@ -75,8 +75,9 @@ model-index:
 
 {about}
 
-Article {entry.article}. This card is written by `python -m experiments.compare` from the records
-of its runs.
+Article {entry.article}.
+
+This card is written by `python -m experiments.compare` from the records of the network's runs.
 
 ## Accuracy
 

@@ -74,12 +74,12 @@ class Origin:
             raise Failure(f"{path} is damaged or of another version; install again.") from error
 
 
-def pretrained_names(folder: Path = FOLDER) -> list[str]:
+def pretrained_names() -> list[str]:
     """The networks that there are weights of, in alphabetical order."""
-    return sorted(path.parent.name for path in folder.glob("*/config.json"))
+    return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 
 
-def load_pretrained(name: str, folder: Path = FOLDER) -> LoadedRun:
+def load_pretrained(name: str) -> LoadedRun:
     """Loads the network of an article with the weights of one recorded run.
 
     Weights under 2 MiB come with the package. Larger ones are looked for in the cache, and
@@ -88,21 +88,20 @@ def load_pretrained(name: str, folder: Path = FOLDER) -> LoadedRun:
 
     Args:
       name: one of `mnist_jax.models.model_names()`, such as `dbl_conv_relu`.
-      folder: where they are.
 
     Raises:
       UsageError: there is no such network.
       Failure: there are no weights of it, they are damaged, or they can't be had.
     """
     model_entry(name)
-    if name not in pretrained_names(folder):
-        there = ", ".join(pretrained_names(folder)) or "none"
+    if name not in pretrained_names():
+        there = ", ".join(pretrained_names()) or "none"
         raise Failure(
             f"There are no pretrained weights of {name}; there are those of {there}, and"
             f" `python -m mnist_jax.train --model={name}` trains it."
         )
-    origin = Origin.load(folder / name)
-    path = _verified(origin, folder / name / "model.safetensors")
+    origin = Origin.load(FOLDER / name)
+    path = _verified(origin, FOLDER / name / "model.safetensors")
     network = network_of_file(path, origin.recipe)[0]
     return LoadedRun(origin.recipe, origin.step, in_evaluation(network), f"pretrained {name}")
 
