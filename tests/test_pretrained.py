@@ -10,6 +10,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -276,7 +277,7 @@ def test_only_the_recorded_run_is_published(
     what: str, recorded: tuple[Record, RunDirectory], tmp_path: Path
 ) -> None:
     record, run = recorded
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "predictions": {"predictions": (record.predictions + 1) % 10},
         "recipe": {"recipe": dataclasses.replace(record.recipe, seed=7)},
         "code": {"environment": {"git": {"revision": "1" * 40, "dirty": True}}},

@@ -1,6 +1,7 @@
 """The flags that choose a network: a run's, or a pretrained one."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 
@@ -21,18 +22,17 @@ def define() -> Callable[[], LoadedRun]:
         "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
     )
     model = flags.DEFINE_string(
-        "model", None, "A pretrained network, such as dbl_conv_relu, instead of a run."
+        "model", None, "A pretrained network, such as lenet, instead of a run."
     )
 
     def load() -> LoadedRun:
-        if (workdir.value is None) == (model.value is None):
-            raise UsageError(
-                "Give either --workdir=DIR, a run, or --model=NAME, a pretrained network."
-            )
-        if model.value is None:
-            return load_run(workdir.value, step.value)
-        if step.value is not None:
-            raise UsageError("--step is for --workdir; a pretrained network has no checkpoints.")
-        return load_pretrained(model.value)
+        match workdir.value, model.value:
+            case Path() as run, None:
+                return load_run(run, step.value)
+            case None, str(name) if step.value is None:
+                return load_pretrained(name)
+            case None, str():
+                raise UsageError("--step is for --workdir; a pretrained network has one alone.")
+        raise UsageError("Give either --workdir=DIR, of a run, or --model=NAME, of a network.")
 
     return load

@@ -87,7 +87,7 @@ def load_pretrained(name: str) -> LoadedRun:
     source, their SHA-256 is verified.
 
     Args:
-      name: one of `mnist_jax.models.model_names()`, such as `dbl_conv_relu`.
+      name: one of `mnist_jax.models.model_names()`, such as `lenet`.
 
     Raises:
       UsageError: there is no such network.
