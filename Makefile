@@ -17,7 +17,11 @@ $(VENV)/requirements-torch.stamp: requirements-torch.txt $(VENV)/requirements-de
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	touch $@
 
-.PHONY: train test test-all faults slurm slurm-packages check torch
+$(VENV)/requirements-onnx.stamp: requirements-onnx.txt $(VENV)/requirements-dev.stamp
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
+	touch $@
+
+.PHONY: train test test-all faults slurm slurm-packages check torch onnx
 
 # A process for every core; what one has left over at the end, another takes.
 PYTEST := $(RUN) -m pytest -n logical --dist=worksteal
@@ -48,3 +52,5 @@ check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m mypy
 
 torch: $(VENV)/requirements-torch.stamp  ## Install PyTorch for the cross-framework tests and the benchmark.
+
+onnx: $(VENV)/requirements-onnx.stamp  ## Install ONNX and its runtime, for export and its tests.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.evidence import exports, records, rendering, sections
+from experiments.evidence import cards, exports, records, rendering, sections
 from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
 from experiments.sweeps import times
@@ -13,6 +13,7 @@ from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import Failure
 from mnist_jax.files import unwritable
+from mnist_jax.interchange import pretrained
 
 _REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if the files are out of date.")
@@ -42,6 +43,9 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
         page = _pages(directory) / "README.md"
         made[page] = sections.filled(page, {"results": rendering.summary(results)})
         made[_SWEEPS] = sections.filled(_SWEEPS, {"times": times.page_part(results)})
+        for name in pretrained.pretrained_names():
+            folder = pretrained.FOLDER / name
+            made[folder / "README.md"] = cards.card(pretrained.Origin.load(folder), results)
     return made
 
 
