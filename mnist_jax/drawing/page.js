@@ -447,11 +447,12 @@ for (const end of ["pointerup", "pointercancel"]) {
   });
 }
 
+const atRest = () => ({ x: SIDE / 2, y: SIDE / 4, down: false });
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 page.pad.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  cursor ??= { x: SIDE / 2, y: SIDE / 4, down: false };
+  cursor ??= atRest();
   if (event.key in ARROWS) {
     const step = event.shiftKey ? STEP / 5 : STEP;
     const [dx, dy] = ARROWS[event.key];
@@ -471,6 +472,11 @@ page.pad.addEventListener("keydown", (event) => {
     return;
   }
   event.preventDefault();
+  showPad();
+});
+// Who comes by the keyboard sees where the pen is.
+page.pad.addEventListener("focus", () => {
+  if (page.pad.matches(":focus-visible")) cursor = atRest();
   showPad();
 });
 page.pad.addEventListener("blur", () => {
