@@ -16,6 +16,7 @@ FLOORS = [
     {"experiments.references"},
     {"mnist_jax"},
     {"mnist_jax.cli"},
+    {"mnist_jax.drawing"},
     {"mnist_jax.reporting", "mnist_jax.interchange"},
     {"mnist_jax.training"},
     {"mnist_jax.runs"},

@@ -18,7 +18,11 @@ from mnist_jax.reporting.curves import Panel
 from mnist_jax.reporting.history import History
 from mnist_jax.reporting.page import Code, Page, Picture, Section, Table, Text
 
-_DATASETS = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "digits": "scikit-learn's digits"}
+DATASET_TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "digits": "scikit-learn's digits",
+}
 _LOSSES = {"cross_entropy": "cross-entropy", "mean_squared_error": "mean squared error"}
 
 
@@ -46,7 +50,7 @@ def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> 
         Section("Environment", list(_environment(runs))),
         Section("How to reproduce it", list(_reproduction(runs))),
     ]
-    return Page(f"{recipe.model} on {_DATASETS[recipe.dataset]}", sections)
+    return Page(f"{recipe.model} on {DATASET_TITLES[recipe.dataset]}", sections)
 
 
 def _result(runs: Sequence[History], test_images: int) -> Iterator[Text | Table]:

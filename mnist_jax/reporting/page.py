@@ -18,6 +18,8 @@ from mnist_jax.reporting.style import CSS_PIXELS_PER_INCH
 _PHONE = 5
 # How wide a window has room for columns, and for how many of pictures.
 _SCREEN, _COLUMNS = "60rem", 3
+# The colours and letters that every page of ours has.
+BASE_STYLE = (Path(__file__).parent / "base.css").read_text("utf-8").strip()
 # Twice the pixels of CSS: sharp on a screen of today.
 _PNG = {"dpi": 2 * CSS_PIXELS_PER_INCH, "format": "png", "pil_kwargs": {"optimize": True}}
 
@@ -135,6 +137,7 @@ def html(page: Page, pngs: dict[str, bytes]) -> str:
         title=escape(page.title),
         links="\n".join(links),
         sections="\n".join(sections),
+        base=BASE_STYLE,
         screen=_SCREEN,
     )
 
@@ -252,20 +255,8 @@ _PAGE = Template("""\
 <link rel="icon" href="data:,">
 <title>$title</title>
 <style>
-:root { color-scheme: light dark;
-  --ink: #1b1b1b; --soft: #595959; --paper: #ffffff; --line: #d0d0d0; --link: #0b5394; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --soft: #a8a8a8; --paper: #1b1b1d; --line: #4a4a4a; --link: #8ab8ff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; color: var(--ink); background: var(--paper);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; }
-h2 { font-size: 1.25rem; line-height: 1.3; margin: 1.5rem 0 .5rem; padding-top: 1rem;
-  border-top: 1px solid var(--line); }
+$base
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
-a { color: var(--link); }
-p { max-width: 45rem; }
 .pictures { columns: var(--columns) 20rem; column-gap: 1.5rem; margin-top: 1rem; }
 figure { margin: 0 0 1.5rem; break-inside: avoid; }
 .wide { column-span: all; }

@@ -72,14 +72,16 @@ class CropResize(Transform):
 
     def evaluation(self, image: jax.Array) -> jax.Array:
         """Crops to the centre and resizes."""
+        weights = self.evaluation_weights()
+        return _image(resize(_bytes(image), weights, weights))
+
+    def evaluation_weights(self) -> np.ndarray:
+        """What crops an evaluated image and resizes it, in units of 2^-22: int32 [28, 28]."""
         start, stop = (_SIDE - self.window) / 2, (_SIDE + self.window) / 2
         if self.centre == "true":
-            pixels, weights = _bytes(image), resize_weights(_SIDE, _SIDE, (start, stop))
-        else:
-            inside = slice(round(start), round(stop))
-            pixels = _bytes(image)[inside, inside]
-            weights = resize_weights(len(pixels), _SIDE)
-        return _image(resize(pixels, weights, weights))
+            return resize_weights(_SIDE, _SIDE, (start, stop))
+        first, last = round(start), round(stop)
+        return np.pad(resize_weights(last - first, _SIDE), ((0, 0), (first, _SIDE - last)))
 
 
 @dataclass(frozen=True, kw_only=True)

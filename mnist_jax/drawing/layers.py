@@ -1,0 +1,108 @@
+"""A network as the page computes it: its layers in order, with their weights as text."""
+
+import base64
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from mnist_jax.errors import Failure
+from mnist_jax.models.layers import (
+    ACTIVATIONS,
+    BatchNorm,
+    ClassicDropout,
+    Conv,
+    Dropout,
+    Linear,
+    MaxPool,
+    Network,
+    avg_pool,
+    flatten,
+)
+from mnist_jax.recipe import Recipe
+from mnist_jax.transforms import CropResize, Standardize, Transform
+
+# The functions among the layers, by their name in `network.js`.
+_FUNCTIONS = {**ACTIVATIONS, "flatten": flatten, "avg_pool": avg_pool}
+
+
+def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
+    """What `network.js` computes a network from, as JSON.
+
+    Args:
+      network: in evaluation mode.
+      recipe: whose normalisation and transforms the network's images go through.
+
+    Raises:
+      Failure: the network or the recipe has something that the page can't compute.
+    """
+    return {
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "softmax": recipe.loss == "cross_entropy",
+        "transforms": [
+            _transform(one)
+            for one in recipe.augmentation
+            if type(one).evaluation is not Transform.evaluation
+        ],
+        "layers": list(_layers(network, "")),
+    }
+
+
+def _layers(network: Network, prefix: str) -> Iterator[dict[str, Any]]:
+    """Every layer; those of a network within the network stand in its place."""
+    for name in network.layer_names:
+        layer = getattr(network, name)
+        if isinstance(layer, Network) and type(layer).__call__ is Network.__call__:
+            yield from _layers(layer, f"{prefix}{name}.")
+        else:
+            yield {"name": prefix + name} | _layer(layer, prefix + name)
+
+
+def _layer(layer: object, name: str) -> Mapping[str, Any]:
+    match layer:
+        case Conv():
+            return {"op": "conv", "padding": layer.padding} | _weights(layer)
+        case Linear():
+            return {"op": "dense"} | _weights(layer)
+        case MaxPool():
+            return {"op": "max_pool", "padding": layer.padding}
+        case BatchNorm():
+            mean, var, scale, bias = (
+                np.asarray(value[...], np.float64)
+                for value in (layer.mean, layer.var, layer.scale, layer.bias)
+            )
+            scale = scale / np.sqrt(var + layer.epsilon)
+            return _affine(scale, bias - mean * scale)
+        case ClassicDropout():
+            return _affine(np.asarray([1 - layer.rate]), np.zeros(1))
+        case Dropout():
+            return {"op": "dropout"}
+    for function, known in _FUNCTIONS.items():
+        if layer is known:
+            return {"op": function}
+    kind = getattr(layer, "__name__", type(layer).__name__)
+    raise Failure(f"The layer {name} is a {kind}, which the page can't compute; give another run.")
+
+
+def _weights(layer: nnx.Conv | nnx.Linear) -> dict[str, Any]:
+    return {"kernel": _array(layer.kernel[...]), "bias": _array(layer.bias[...])}
+
+
+def _affine(scale: np.ndarray, offset: np.ndarray) -> dict[str, Any]:
+    return {"op": "affine", "scale": _array(scale), "offset": _array(offset)}
+
+
+def _transform(transform: Transform) -> dict[str, Any]:
+    match transform:
+        case Standardize():
+            return {"op": "standardize"}
+        case CropResize():
+            return {"op": "resize", "weights": _array(transform.evaluation_weights())}
+    raise Failure(f"The page can't compute {transform.name} of images; give another run.")
+
+
+def _array(values: Any) -> dict[str, Any]:
+    numbers = np.asarray(values, "<f4")
+    return {"shape": numbers.shape, "values": base64.b64encode(numbers.tobytes()).decode()}

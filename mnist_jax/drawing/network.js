@@ -1,0 +1,144 @@
+"use strict";
+// The network, layer by layer. Activations are { shape, values }: [rows, columns, channels] as
+// they lie in Flax's arrays, or [units].
+
+const LAYERS = {
+  conv(layer, { shape: [height, width], values }) {
+    const { kernel, bias, padding } = layer;
+    const [side, , inputs, features] = kernel.shape;
+    const rows = height + 2 * padding - side + 1;
+    const columns = width + 2 * padding - side + 1;
+    const output = new Float32Array(rows * columns * features);
+    const sum = new Float64Array(features);
+    for (let y = 0; y < rows; y++) {
+      for (let x = 0; x < columns; x++) {
+        sum.set(bias.values);
+        for (let i = 0; i < side; i++) {
+          const row = y + i - padding;
+          if (row < 0 || row >= height) continue;
+          for (let j = 0; j < side; j++) {
+            const column = x + j - padding;
+            if (column < 0 || column >= width) continue;
+            const from = (row * width + column) * inputs;
+            addProducts(sum, values, from, inputs, kernel.values, (i * side + j) * inputs);
+          }
+        }
+        output.set(sum, (y * columns + x) * features);
+      }
+    }
+    return { shape: [rows, columns, features], values: output };
+  },
+
+  dense({ kernel, bias }, { values }) {
+    const sum = Float64Array.from(bias.values);
+    addProducts(sum, values, 0, values.length, kernel.values, 0);
+    return { shape: [sum.length], values: Float32Array.from(sum) };
+  },
+
+  // Beyond the edge is nothing, or the least there is.
+  max_pool: ({ padding }, input) =>
+    pool(input, padding, (found) => found.reduce((most, one) => Math.max(most, one))),
+
+  avg_pool: (_, input) => pool(input, 0, (found) => found.reduce((sum, one) => sum + one) / 4),
+
+  // Batch normalisation after training, and dropout that scales.
+  affine({ scale, offset }, { shape, values }) {
+    const channels = scale.values.length;
+    const changed = values.map((v, i) => v * scale.values[i % channels] + offset.values[i % channels]);
+    return { shape, values: changed };
+  },
+
+  flatten: (_, { values }) => ({ shape: [values.length], values }),
+  dropout: (_, input) => input,
+  relu: (_, input) => each(input, (v) => Math.max(v, 0)),
+  sigmoid: (_, input) => each(input, (v) => 1 / (1 + Math.exp(-v))),
+  tanh: (_, input) => each(input, Math.tanh),
+
+  // What some recipes do to an image before their network sees it.
+  standardize(_, input) {
+    const { values } = input;
+    const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
+    const square = values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / values.length;
+    const varied = values.some((v) => v !== values[0]);
+    return each(input, (v) => (varied ? (v - mean) / Math.sqrt(square) : 0));
+  },
+
+  // To 8-bit numbers, and these resized by weights in units of 2^-22, as Pillow rounds.
+  resize({ weights }, { shape, values }) {
+    const side = shape[0];
+    const along = (from, step, at) => {
+      let sum = 0;
+      for (let i = 0; i < side; i++) sum += weights.values[at * side + i] * from[step(i)];
+      return Math.min(Math.max(Math.floor(sum / 2 ** 22 + 0.5), 0), 255);
+    };
+    const bytes = values.map((v) => Math.round(Math.min(Math.max(v, 0), 1) * 255));
+    const narrow = bytes.map((_, i) => along(bytes, (j) => i - (i % side) + j, i % side));
+    const small = narrow.map((_, i) => along(narrow, (j) => j * side + (i % side), Math.floor(i / side)));
+    return each({ shape, values: small }, (v) => v / 255);
+  },
+};
+
+// Adds to every output the products of `count` inputs and their weights; the weights of one input
+// stand together. After ReLU many inputs are 0.
+function addProducts(sum, values, from, count, weights, row) {
+  const features = sum.length;
+  for (let i = 0; i < count; i++) {
+    const value = values[from + i];
+    if (value === 0) continue;
+    const at = (row + i) * features;
+    for (let f = 0; f < features; f++) sum[f] += value * weights[at + f];
+  }
+}
+
+function pool({ shape: [height, width, channels], values }, padding, reduce) {
+  const rows = Math.floor(height / 2 + padding);
+  const columns = Math.floor(width / 2 + padding);
+  const output = new Float32Array(rows * columns * channels);
+  for (let i = 0; i < output.length; i++) {
+    const place = Math.floor(i / channels);
+    const top = 2 * Math.floor(place / columns) - padding;
+    const left = 2 * (place % columns) - padding;
+    const found = [];
+    for (let y = Math.max(top, 0); y < Math.min(top + 2, height); y++) {
+      for (let x = Math.max(left, 0); x < Math.min(left + 2, width); x++) {
+        found.push(values[(y * width + x) * channels + (i % channels)]);
+      }
+    }
+    output[i] = reduce(found);
+  }
+  return { shape: [rows, columns, channels], values: output };
+}
+
+function each({ shape, values }, change) {
+  return { shape, values: Float32Array.from(values, change) };
+}
+
+// Replaces every array of the network's JSON by its numbers.
+function decode(network) {
+  for (const layer of [...network.transforms, ...network.layers]) {
+    for (const array of Object.values(layer)) {
+      if (array?.values === undefined) continue;
+      const bytes = Uint8Array.from(atob(array.values), (c) => c.charCodeAt(0));
+      array.values = new Float32Array(bytes.buffer);
+    }
+  }
+  return network;
+}
+
+// What every layer makes of 28×28 bytes, in order; the last is the network's output.
+function outputs(network, bytes) {
+  let x = { shape: [28, 28, 1], values: Float32Array.from(bytes, (v) => v / 255) };
+  for (const transform of network.transforms) x = LAYERS[transform.op](transform, x);
+  x = each(x, (v) => (v - network.mean) / network.std);
+  return network.layers.map((layer) => (x = LAYERS[layer.op](layer, x)));
+}
+
+function probabilities(network, logits) {
+  // Trained on squared errors, outputs are probabilities already, but for their sum.
+  const most = Math.max(...logits);
+  const positive = network.softmax
+    ? Array.from(logits, (v) => Math.exp(v - most))
+    : Array.from(logits, (v) => Math.max(v, 1e-6));
+  const sum = positive.reduce((a, b) => a + b);
+  return positive.map((v) => v / sum);
+}

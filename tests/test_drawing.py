@@ -1,0 +1,142 @@
+"""The page to draw on as a file: what it holds, what it refuses, and how it is asked for."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import commands
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from mnist_jax.data import Dataset
+from mnist_jax.drawing import page
+from mnist_jax.drawing.layers import network_json
+from mnist_jax.errors import Failure
+from mnist_jax.models import model_entry
+from mnist_jax.models.layers import Conv, Dropout, Linear, Network, flatten, max_pool, relu
+from mnist_jax.runs.network import load_run
+
+RECIPE = model_entry("dbl_conv_relu").recipe
+
+
+@pytest.fixture(scope="module")
+def html(runs_folder: Path, digits: Dataset) -> str:
+    return page.html(load_run(runs_folder / "seed-0"), digits)
+
+
+def element(html: str, tag: str) -> str:
+    (found,) = re.findall(rf"<{tag}>(.*?)</{tag.split()[0]}>", html, re.DOTALL)
+    return str(found)
+
+
+@pytest.mark.parametrize("tag", ["script", "style"])
+def test_a_browser_runs_what_is_in_the_page_and_nothing_else(html: str, tag: str) -> None:
+    digest = hashlib.sha256(element(html, tag).encode()).digest()
+    (policy,) = re.findall(r'Content-Security-Policy" content="(.*?)"', html)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert f"{tag}-src 'sha256-{base64.b64encode(digest).decode()}'" in policy
+    assert not re.search(r"https?:|\bfetch\(|XMLHttp|@import|url\(|\bimport\b", html)
+
+
+def test_the_page_holds_weights_and_test_images(
+    html: str, runs_folder: Path, digits: Dataset
+) -> None:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html)
+    data = json.loads(text)
+    run = load_run(runs_folder / "seed-0")
+    kernel = data["layers"][0]["kernel"]
+    values = np.frombuffer(base64.b64decode(kernel["values"]), "<f4").reshape(kernel["shape"])
+    np.testing.assert_array_equal(values, run.network.conv1.kernel[...])
+    shown = data["examples"]["shown"]
+    numbers = [one["number"] for one in shown]
+    images = np.frombuffer(base64.b64decode(data["examples"]["images"]), np.uint8)
+    np.testing.assert_array_equal(images, digits.test.images[numbers].ravel())
+    read = run.probabilities(digits.test.images[numbers]).argmax(-1)
+    np.testing.assert_array_equal([one["read"] for one in shown], read)
+    np.testing.assert_array_equal([one["label"] for one in shown], digits.test.labels[numbers])
+    right = [one["read"] for one in shown if one["read"] == one["label"]]
+    assert right == sorted(set(right))
+    assert sum(one["read"] != one["label"] for one in shown) == 10
+    accuracy = np.mean(run.probabilities(digits.test.images).argmax(-1) == digits.test.labels)
+    assert f"{accuracy:.2%} of 297 test images right" in html
+
+
+def test_without_test_images_there_is_the_rest(runs_folder: Path) -> None:
+    html = page.html(load_run(runs_folder / "seed-0"), None)
+    assert '"examples": {"images": "", "shown": []}' in html
+    assert "test images right" not in html
+
+
+def test_no_name_can_end_the_data(runs_folder: Path) -> None:
+    run = load_run(runs_folder / "seed-0")
+    network = Network(**{"</script>": flatten, "out": Linear(784, 10, rngs=nnx.Rngs(0))})
+    html = page.html(dataclasses.replace(run, network=network), None)
+    assert html.count("</script>") == 2
+    assert "\\u003c/script>" in html
+
+
+class Residual(Network):
+    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        return images + super().__call__(images, keys=keys)
+
+
+def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
+    rngs = nnx.Rngs(0)
+    block = {"conv": Conv(1, 2, 3, padding=1, rngs=rngs), "act": relu, "drop": Dropout(0.5)}
+    found = network_json(Network(block=Network(**block), pool=max_pool), RECIPE)
+    assert [(layer["name"], layer["op"]) for layer in found["layers"]] == [
+        ("block.conv", "conv"),
+        ("block.act", "relu"),
+        ("block.drop", "dropout"),
+        ("pool", "max_pool"),
+    ]
+    for layer, words in [
+        (Residual(**block), "The layer inner.more is a Residual, which"),
+        (nnx.LayerNorm(2, rngs=rngs), "The layer inner.more is a LayerNorm, which"),
+        (nnx.silu, "The layer inner.more is a silu, which"),
+    ]:
+        with pytest.raises(Failure, match=words):
+            network_json(Network(inner=Network(more=layer)), RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--to=x.html"], 2, "No run given; add --workdir=DIR."),
+        (["--workdir={run}"], 2, "No file to write given; add --to=demo.html."),
+        (["--workdir={run}", "--to=/nowhere/x.html"], 1, "/nowhere/x.html can't be written"),
+        (["--workdir=/nowhere", "--to=x.html"], 1, "/nowhere"),
+    ],
+)
+def test_a_mistake_is_a_sentence(
+    runs_folder: Path, tmp_path: Path, flags: list[str], code: int, words: str
+) -> None:
+    flags = [flag.format(run=runs_folder / "seed-0") for flag in flags]
+    done = commands.run(tmp_path, "mnist_jax.demo", *flags, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.glob("*.html")) == []
+
+
+def test_the_command_writes_the_page(runs_folder: Path, tmp_path: Path, html: str) -> None:
+    flags = [f"--workdir={runs_folder / 'seed-0'}", "--to=page.html"]
+    done = commands.run(tmp_path, "mnist_jax.demo", *flags, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "page.html is the page; open it in a browser.\n"
+    assert (tmp_path / "page.html").read_text("utf-8") == html
+
+
+def test_a_recipe_s_transforms_come_along() -> None:
+    names: list[dict[str, Any]] = [
+        {"name": name} for name in ("crop_resize", "affine", "standardize")
+    ]
+    recipe = dataclasses.replace(RECIPE, augmentation=names)
+    found = network_json(Network(flatten=flatten), recipe)["transforms"]
+    assert [one["op"] for one in found] == ["resize", "standardize"]

@@ -1,0 +1,347 @@
+"""The page to draw on in a real browser: the same function, the same frames, and usable."""
+
+import base64
+import dataclasses
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import drawn_digits
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from mnist_jax.data import Dataset
+from mnist_jax.data.images import frames_of, read_image
+from mnist_jax.drawing import page as drawing
+from mnist_jax.drawing.layers import network_json
+from mnist_jax.errors import Failure
+from mnist_jax.inputs import evaluation_inputs
+from mnist_jax.models import create_model, model_entry, model_names
+from mnist_jax.models.layers import Network
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.network import LoadedRun, classifier, load_run
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="there is no playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "is_mobile": True,
+    "has_touch": True,
+}
+SCREEN: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
+# A picture's side, the pad's, and the paper between them.
+SIDE, PAD, MARGIN = 380, 280, 50
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def scripts(browser: Any) -> Any:
+    """An empty page with what the page to draw on computes with."""
+    page = browser.new_page()
+    for name in ("network.js", "framing.js"):
+        page.add_script_tag(path=Path(drawing.__file__).parent / name)
+    return page
+
+
+@pytest.fixture(scope="module")
+def run(runs_folder: Path) -> LoadedRun:
+    return load_run(runs_folder / "seed-0")
+
+
+@pytest.fixture(scope="module")
+def written(run: LoadedRun, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "demo.html"
+    drawing.write(run, digits, path)
+    return path
+
+
+@pytest.fixture
+def opened(browser: Any, written: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The page, which must ask for nothing and complain of nothing."""
+    context = browser.new_context(**getattr(request, "param", SCREEN))
+    page = context.new_page()
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda one: asked.append(one.url))
+    page.goto(written.as_uri())
+    yield page
+    context.close()
+    assert complaints == []
+    assert [url for url in asked if not url.startswith("data:")] == [written.as_uri()]
+
+
+def trained(name: str, **arguments: Any) -> Network:
+    """A network in evaluation mode, with statistics as if it had been trained."""
+    network = create_model(name, rngs=nnx.Rngs(0), **arguments)
+    rng = np.random.default_rng(0)
+    for _, module in nnx.iter_modules(network):
+        if isinstance(module, nnx.BatchNorm):
+            for variable in (module.mean, module.var, module.scale, module.bias):
+                size = variable[...].shape
+                variable[...] = jnp.asarray(rng.uniform(0.5, 2, size), jnp.float32)
+    return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
+
+
+COMPUTE = """([network, images]) => {
+  decode(network);
+  return images.map((text) => {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const layers = outputs(network, bytes);
+    const logits = Array.from(layers.at(-1).values);
+    return {
+      logits,
+      probability: probabilities(network, logits),
+      sums: layers.map(({ values }) => values.reduce((a, b) => a + Math.abs(b), 0)),
+      shapes: layers.map(({ shape }) => shape),
+    };
+  });
+}"""
+
+
+def check(scripts: Any, network: Network, recipe: Recipe, images: np.ndarray) -> None:
+    """That a network gives in the browser what it does here, after every layer."""
+    texts = [base64.b64encode(image.tobytes()).decode() for image in images]
+    found = scripts.evaluate(COMPUTE, [network_json(network, recipe), texts])
+    graph, state = nnx.split(network)
+
+    @jax.jit
+    def expected(state: Any, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        inputs = evaluation_inputs(recipe, images)
+        network = nnx.merge(graph, state)
+        return network(inputs), dict(network.layer_outputs(inputs))
+
+    logits, layers = expected(state, jnp.asarray(images))
+    shown = np.asarray([one["logits"] for one in found])
+    np.testing.assert_allclose(shown, logits, rtol=1e-5, atol=1e-5)
+    probability = [one["probability"] for one in found]
+    np.testing.assert_allclose(probability, classifier(network, recipe)(images), atol=1e-6)
+    assert found[0]["shapes"] == [list(values.shape[1:]) for values in layers.values()]
+    for place, values in enumerate(layers.values()):
+        sums = np.abs(np.asarray(values, np.float64)).reshape(len(images), -1).sum(1)
+        np.testing.assert_allclose([one["sums"][place] for one in found], sums, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_is_the_same_function(scripts: Any, digits: Dataset, name: str) -> None:
+    recipe = model_entry(name).recipe
+    arguments = {key: value for key, value in recipe.model_args.items() if key != "init"}
+    check(scripts, trained(name, **arguments), recipe, digits.test.images[:4])
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "augmentation"),
+    [
+        ("double_fc_dropout", {"dropout": "classic"}, []),
+        ("lenet", {"pooling": "max", "activation": "tanh", "kernel_size": 3}, []),
+        ("shallow", {}, [{"name": "crop_resize"}, {"name": "standardize"}]),
+        ("shallow", {}, [{"name": "crop_resize", "centre": "true", "window": 19}]),
+    ],
+)
+def test_variants_and_transforms_too(
+    scripts: Any, digits: Dataset, name: str, arguments: dict[str, Any], augmentation: Any
+) -> None:
+    recipe = dataclasses.replace(model_entry(name).recipe, augmentation=augmentation)
+    check(scripts, trained(name, **arguments), recipe, digits.test.images[:4])
+
+
+def test_a_hundred_test_images_have_the_same_logits(
+    scripts: Any, run: LoadedRun, digits: Dataset
+) -> None:
+    check(scripts, run.network, run.recipe, digits.test.images[:100])
+
+
+FRAME = """([name, pictures]) => pictures.map((text) => {
+  const pixels = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const frames = name === "digits" ? digitFrames : garmentFrames;
+  const found = frames({ width: 380, height: 380, pixels });
+  return found.map((digit) => digit.frames.map((frame) => Array.from(frame.pixels)));
+})"""
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    """Digits on the pad, thick and thin, large and small, turned, and some two together."""
+    rng = np.random.default_rng(7)
+    found = []
+    for number in range(count):
+        ink = np.zeros((PAD, PAD))
+        for digit in (number % 10, number // 7)[: 1 + (number % 7 == 0)]:
+            drawn = drawn_digits.drawn(
+                digit % 10,
+                rng,
+                width=rng.uniform(4, 34),
+                degrees=rng.uniform(-25, 25),
+                height=rng.uniform(30, 250),
+                shape=(PAD, PAD),
+            )
+            ink = np.maximum(ink, drawn)
+        found.append(np.pad(np.rint(255 * ink).astype(np.uint8), MARGIN))
+    return found
+
+
+@pytest.mark.parametrize(("name", "dataset"), [("digits", "mnist"), ("garments", "fashion_mnist")])
+def test_frames_are_those_of_predict(scripts: Any, name: str, dataset: str) -> None:
+    shown = pictures(40)
+    texts = [base64.b64encode(picture.tobytes()).decode() for picture in shown]
+    several = turned = 0
+    for picture, found in zip(shown, scripts.evaluate(FRAME, [name, texts]), strict=True):
+        try:
+            expected = frames_of(np.stack([255 - picture] * 3, -1), dataset)
+        except Failure:  # On two lines.
+            assert len(found) > 1
+            several += 1
+            continue
+        assert len(found) == len(expected)
+        for ways, frames in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(np.asarray(frames), ways.reshape(len(ways), -1))
+            turned += len(ways) - 1
+    assert name == "garments" or (several and turned > 5)
+
+
+def drag(page: Any, *strokes: list[tuple[int, int]]) -> None:
+    box = page.locator("#pad").bounding_box()
+    for first, *others in strokes:
+        for place, (x, y) in enumerate((first, *others)):
+            at = (box["x"] + x * box["width"] / PAD, box["y"] + y * box["width"] / PAD)
+            page.mouse.move(*at, steps=5 if place else 1)
+            if not place:
+                page.mouse.down()
+        page.mouse.up()
+
+
+FOUR = ([(110, 40), (70, 150), (210, 150)], [(170, 90), (160, 245)])
+
+
+def test_predict_reads_in_a_saved_picture_what_the_page_shows(opened: Any, run: LoadedRun) -> None:
+    drag(opened, *FOUR)
+    with opened.expect_download() as saving:
+        opened.get_by_role("link", name="Save picture").click()
+    picture = read_image(io.BytesIO(Path(saving.value.path()).read_bytes()))
+    assert picture.shape == (SIDE, SIDE, 3)
+    (ways,) = frames_of(picture, run.recipe.dataset)
+    probability = run.probabilities(ways)
+    best = probability[probability.max(-1).argmax()]
+    seen = opened.evaluate("[Array.from(shown.pixels), shown.probability]")
+    np.testing.assert_array_equal(seen[0], ways[probability.max(-1).argmax()].ravel())
+    np.testing.assert_allclose(seen[1], best, atol=1e-6)
+    assert opened.locator("#reading").inner_text() == str(best.argmax())
+    assert opened.get_by_role("status").inner_text().startswith(f"{best.argmax()}, ")
+    widths = opened.locator(".track div").evaluate_all(
+        "bars => bars.map((bar) => parseFloat(bar.style.width) / 100)"
+    )
+    np.testing.assert_allclose(widths, best, atol=1e-4)
+    opened.get_by_role("button", name="Undo").click()
+    assert opened.evaluate("strokes.length") == 1
+    opened.get_by_role("button", name="Clear").click()
+    assert opened.evaluate("[strokes.length, shown, largest(picture.pixels)]") == [0, None, 0]
+    assert opened.locator("#hint").is_visible()
+
+
+def test_two_digits_are_not_read_as_one(opened: Any) -> None:
+    drag(opened, [(60, 60), (60, 220)], [(220, 60), (220, 220)])
+    assert opened.locator("#reading").inner_text() == "?"
+    assert "These are 2 digits" in opened.locator("#framing").inner_text()
+
+
+def test_test_images_are_shown_as_they_are(opened: Any, run: LoadedRun, digits: Dataset) -> None:
+    for group in ("right", "wrong"):
+        button = opened.locator(f"#{group} button").nth(1)
+        button.click()
+        number = int(str(button.get_attribute("aria-label")).split()[2].rstrip(":"))
+        pixels, probability = opened.evaluate("[Array.from(shown.pixels), shown.probability]")
+        np.testing.assert_array_equal(pixels, digits.test.images[number].ravel())
+        (expected,) = run.probabilities(digits.test.images[number][None])
+        np.testing.assert_allclose(probability, expected, atol=1e-6)
+        assert (expected.argmax() == digits.test.labels[number]) == (group == "right")
+        assert button.get_attribute("aria-pressed") == "true"
+
+
+def test_keys_draw_what_a_pen_would(opened: Any) -> None:
+    opened.locator("#pad").focus()
+    for key in ["ArrowDown", "Space", *["ArrowDown"] * 9, "ArrowRight", "Space"]:
+        opened.keyboard.press(key)
+    assert opened.evaluate("strokes") == [
+        [[140, y] for y in range(80, 171, 10)] + [[150, 170]],
+    ]
+    assert opened.get_by_role("status").inner_text() != ""
+    opened.keyboard.press("Backspace")
+    assert opened.evaluate("strokes") == []
+    opened.keyboard.press("Tab")  # What can't be used is passed over.
+    assert opened.evaluate("document.activeElement.parentElement.id") == "right"
+
+
+@pytest.mark.parametrize("opened", [PHONE], indirect=True)
+def test_a_finger_draws_and_does_not_scroll(opened: Any) -> None:
+    box = opened.locator("#pad").bounding_box()
+    client = opened.context.new_cdp_session(opened)
+    for kind, y in [("touchStart", 0.2), *(("touchMove", 0.2 + i / 20) for i in range(12))]:
+        at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + y * box["height"]}
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at]})
+    client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    opened.wait_for_function("shown?.count === 1")
+    ((first, *_, last),) = opened.evaluate("strokes")
+    np.testing.assert_allclose([first, last], [[140, 56], [140, 210]], atol=2)
+    assert opened.evaluate("scrollY") == 0
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [{**size, "color_scheme": scheme} for size in (PHONE, SCREEN) for scheme in ("light", "dark")],
+    indirect=True,
+)
+def test_everything_fits_is_named_and_can_be_read(opened: Any) -> None:
+    drag(opened, *FOUR)
+    width = opened.viewport_size["width"]
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.evaluate("innerWidth") == width
+    sizes = opened.locator("main *, header *").evaluate_all(
+        "all => all.map((one) => parseFloat(getComputedStyle(one).fontSize))"
+    )
+    assert min(sizes) >= 12
+    # A finger's width.
+    for button in opened.locator("button, .button").all():
+        assert min(button.bounding_box()[side] for side in ("width", "height")) >= 44
+    named = opened.locator("canvas:not([aria-hidden])")
+    assert named.count() > 10
+    assert all(named.evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))"))
+    dark = opened.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    for selector in ("#frame", "#layers canvas", ".examples canvas"):
+        png = opened.locator(selector).first.screenshot()
+        picture = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+        assert (np.median(picture) < 128) == dark
+        assert np.ptp(picture) > 40
+
+
+def test_a_stroke_is_read_in_less_than_fifty_milliseconds(browser: Any, tmp_path: Path) -> None:
+    recipe = model_entry("dbl_conv_relu").recipe
+    drawing.write(LoadedRun(recipe, 0, trained("dbl_conv_relu")), None, tmp_path / "demo.html")
+    page = browser.new_page(viewport=SCREEN["viewport"])
+    page.goto((tmp_path / "demo.html").as_uri())
+    drag(page, *FOUR)
+    # The best of some: what else the machine does is not the page's.
+    times = page.evaluate(
+        """Array.from({ length: 20 }, () => {
+          const start = performance.now();
+          read();
+          return performance.now() - start;
+        })"""
+    )
+    page.close()
+    assert min(times) < 50
