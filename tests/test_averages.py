@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from runs_compared import assert_same_run
 from small_runs import DATASET, RECIPE, train_small
 
@@ -64,7 +65,7 @@ def test_what_is_evaluated_loaded_and_exported_is_the_average(tmp_path: Path) ->
     run = mnist_jax.load_run(path)
     like = Trainer(AVERAGED, DATASET, seeds=[0], num_devices=1).saved()[0]
     _, saved = Checkpoints(path / "checkpoints").restore(like, run.step)
-    kernel = np.asarray(run.network.fc1.kernel[...])
+    kernel = nnx.as_pure(nnx.state(run.network, nnx.Param))["fc1"]["kernel"]
     np.testing.assert_array_equal(kernel, saved["averages"]["params"]["fc1"]["kernel"])
     assert (kernel != saved["params"]["fc1"]["kernel"]).any()
     probabilities = run.probabilities(DATASET.test.images)

@@ -215,6 +215,7 @@ def test_an_ensemble_may_vote_by_the_mean_of_probabilities():
         )
         assert len(made.to_json()) < len(run.to_json()) + 1000
         read = Record.from_json(made.to_json())
+        assert read.probabilities is not None
         np.testing.assert_allclose(read.probabilities, shares, atol=1e-5)
         runs.append(read)
     results = Results([article], {("toy", "plain", "jax"): runs})
