@@ -31,9 +31,10 @@ _LAUNCHERS = {
     "mpiexec": ("PMI_SIZE", "PMI_RANK"),
 }
 
-# Seconds: for all to come; without a sign of life from one; for all to read why the run ends; for
-# the first process to say why itself.
+# Seconds: for all to come; for what one has to tell, if it lives; without a sign of life from one;
+# for all to read that the run ends; for the first process to say why itself.
 _MEETING = 300
+_PATIENCE = 3600
 _SILENCE = 30
 _FAREWELL = 5
 _TURN = 2
@@ -54,6 +55,7 @@ class _Meeting:
       count: how many there are.
       client: JAX's, of the coordination service that the first one runs.
       ending: whether this process ends, and knows why.
+      speaking: held by the thread that says so.
       told: how many things have been told.
     """
 
@@ -61,6 +63,7 @@ class _Meeting:
     count: int
     client: Any = None
     ending: threading.Event = field(default_factory=threading.Event)
+    speaking: threading.Lock = field(default_factory=threading.Lock)
     told: int = 0
 
 
@@ -256,9 +259,8 @@ def _exchange(mine: Mapping[int, str], everyone: bool = False) -> list[str]:
     names = [f"mnist_jax/told/{_meeting.told}/{i}" for i in range(_meeting.count)]
     if index() in mine:
         _meeting.client.key_value_set(names[index()], mine[index()])
-    wait = 1000 * _MEETING
     return [
-        _meeting.client.blocking_key_value_get(name, wait)
+        _meeting.client.blocking_key_value_get(name, 1000 * _PATIENCE)
         for name in (names if everyone else names[:1])
     ]
 
@@ -281,27 +283,23 @@ def is_to_say_why(code: int) -> bool:
     """
     if _meeting is None:
         return True
-    if _meeting.ending.is_set():
-        _stay()  # Another thread is about to end this process.
     _meeting.ending.set()
-    if _meeting.client is None:
-        return index() < 2  # They have not met; one of them is enough, or two.
     if not is_first():
         time.sleep(_TURN)  # What fails in all of them, the first one says.
     try:
         _meeting.client.key_value_set(_END, str(code))
     except RuntimeError as error:
-        if "ALREADY_EXISTS" in str(error):
+        # The first one may be gone, and nobody can say who speaks.
+        if "ALREADY_EXISTS" in str(error) or index() != 1:
             return False
-        return index() == 1  # The first one is gone, and nobody can say who speaks.
-    return True
+    return _meeting.speaking.acquire(blocking=False)
 
 
 def leave(code: int) -> None:
     """Ends this process after `is_to_say_why`, once the others know; nothing if it is alone."""
     if _meeting is None:
         return
-    if is_first() and _meeting.client:  # With it goes what tells them.
+    if is_first():  # With it goes what tells them.
         until = time.monotonic() + _FAREWELL
         for other in range(1, _meeting.count):
             left = max(1, round(1000 * (until - time.monotonic())))
@@ -311,7 +309,7 @@ def leave(code: int) -> None:
 
 
 def _leave(meeting: _Meeting, code: int) -> None:
-    with contextlib.suppress(RuntimeError, AttributeError):  # There may be no client yet.
+    with contextlib.suppress(RuntimeError):
         meeting.client.key_value_set(f"mnist_jax/left/{meeting.index}", "")
     os._exit(code)  # JAX would wait for all others to end as well.
 
@@ -340,8 +338,31 @@ def why_lost(text: str) -> str | None:
             " this address can be reached."
         )
     silent = re.search(r"heartbeats\):\s*(\d+)", text)
-    who = f"Process {silent[1]}" if silent else "Process 0" if "leader" in text else "Another process"
+    who = (
+        f"Process {silent[1]}" if silent else "Process 0" if "leader" in text else "Another process"
+    )
     return (
         f"{who} of this run's {_meeting.count} has ended or can't be reached;"
         " start all of them again with the same command to go on from the last checkpoint."
     )
+
+
+def last_words(text: str) -> str | None:
+    """The sentence for what JAX has written before it aborts; it can't be asked any more.
+
+    Args:
+      text: that it has written.
+
+    Returns:
+      None where it is about something else; empty where another process says so.
+    """
+    sentence = why_lost(text)
+    if _meeting is None or sentence is None:
+        return None
+    _meeting.ending.set()
+    # Of those that have not met one says so, or two; where the first is gone, the second does.
+    speaks = is_first() or (index() == 1 and (_meeting.client is None or "leader" in text))
+    if not _meeting.speaking.acquire(blocking=False):
+        time.sleep(_TURN)  # Another thread is at it.
+        return ""
+    return sentence if speaks else ""

@@ -194,7 +194,7 @@ def test_in_a_job_of_several_tasks_but_not_by_srun_a_process_is_alone_and_says_s
     assert "not started by srun: going on as one process" in caplog.text
 
 
-def test_a_port_in_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Exception, match=f"Port {port} can't be used here"):

@@ -9,7 +9,7 @@ from types import TracebackType
 from absl import flags
 from absl import logging as absl_logging
 
-from mnist_jax import cli, hosts
+from mnist_jax import hosts
 from mnist_jax.cli import streams
 
 _COORDINATOR = flags.DEFINE_string(
@@ -29,14 +29,13 @@ def meet() -> None:
     Raises:
       Failure: as `hosts.meet`.
     """
-    hosts.meet(
-        _COORDINATOR.value,
-        _NUM_PROCESSES.value,
-        _PROCESS_ID.value,
-        before=_expect_abort,
-    )
+    interrupt = signal.getsignal(signal.SIGINT)
+    hosts.meet(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, before=_before_waiting)
+    signal.signal(signal.SIGINT, interrupt)
     if hosts.count() > 1:
         sys.excepthook = _unexpected
+    if not hosts.is_first():
+        absl_logging.set_verbosity(absl_logging.ERROR)  # The first one warns.
 
 
 def _unexpected(
@@ -48,15 +47,17 @@ def _unexpected(
     hosts.leave(1)
 
 
-def _expect_abort() -> None:
+def _before_waiting() -> None:
     """Where JAX ends the process because another one is gone, has it say so in a sentence."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would come when all are there.
     libraries = streams.divert()
     absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
     def aborted(number: int) -> None:
         text = os.pread(libraries.fileno(), 1 << 20, 0).decode(errors="replace")
-        if lost := hosts.why_lost(text):
-            cli.end(lost, 1)
+        if (words := hosts.last_words(text)) is not None:
+            sys.stderr.write(words and f"{words}\n")
+            os._exit(1)
         sys.stderr.write(text)
         system.signal(number, ctypes.c_void_p(0))
         os.abort()

@@ -66,7 +66,7 @@ def _put(name: str, number: int) -> None:
 
 def divert() -> IO[bytes]:
     """Leaves the streams to this program; gives the file into which libraries write from now on."""
-    libraries = tempfile.TemporaryFile()  # noqa: SIM115: as long as the process.
+    libraries = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
     for number, name in ((1, "stdout"), (2, "stderr")):
         getattr(sys, name).flush()
         _put(name, os.dup(number))
