@@ -56,7 +56,8 @@ class _Meeting:
       client: JAX's, of the coordination service that the first one runs.
       ending: whether this process ends, and knows why.
       speaking: held by the thread that says so.
-      told: how many things have been told.
+      talks: how often they have talked.
+      heard: what the first one has told since it last heard of all others.
     """
 
     index: int
@@ -64,7 +65,13 @@ class _Meeting:
     client: Any = None
     ending: threading.Event = field(default_factory=threading.Event)
     speaking: threading.Lock = field(default_factory=threading.Lock)
-    told: int = 0
+    talks: int = 0
+    heard: list[str] = field(default_factory=list)
+
+    def next_name(self) -> str:
+        """For what they say to each other next, the same in all of them."""
+        self.talks += 1
+        return f"mnist_jax/{self.talks}"
 
 
 _meeting: _Meeting | None = None
@@ -222,9 +229,40 @@ def told(value: T) -> T:
     """The first process's value, of JSON's types, in all of them; all call it alike."""
     if _meeting is None:
         return value
-    (text,) = _exchange({0: json.dumps(value)})
-    answer: T = json.loads(text)
+    name = _meeting.next_name()
+    if is_first():
+        _meeting.client.key_value_set(name, json.dumps(value))
+        _meeting.heard.append(name)
+    answer: T = json.loads(_meeting.client.blocking_key_value_get(name, 1000 * _PATIENCE))
     return answer
+
+
+def gathered(value: T) -> list[T]:
+    """In the first process what each of them has, of JSON's types; in the others nothing."""
+    if _meeting is None:
+        return [value]
+    name = _meeting.next_name()
+    if not is_first():
+        _meeting.client.key_value_set(f"{name}/{index()}", json.dumps(value))
+        return []
+    values = [value]
+    for other in range(1, _meeting.count):
+        text = _meeting.client.blocking_key_value_get(f"{name}/{other}", 1000 * _PATIENCE)
+        values.append(json.loads(text))
+    for old in (*_meeting.heard, name):  # Who has come here has heard what was told before.
+        _meeting.client.key_value_delete(old)
+    _meeting.heard.clear()
+    return values
+
+
+def wait_for_all() -> None:
+    """Waits until all processes are here.
+
+    Collectives on CPUs fail where one process comes to them half a minute before another, such
+    as one that found in a cache what the other compiles.
+    """
+    if _meeting is not None:
+        _meeting.client.wait_at_barrier(_meeting.next_name(), 1000 * _PATIENCE)
 
 
 def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) -> None:
@@ -237,32 +275,13 @@ def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) 
     Raises:
       UsageError: in the first process, another one has others.
     """
-    if _meeting is None:
-        return
-    texts = _exchange({index(): json.dumps(facts)}, everyone=True)
-    first = json.loads(texts[0])
-    for place, other in enumerate(map(json.loads, texts)):
-        if other != first:
-            if is_first():
-                raise UsageError(
-                    f"Process {place} has {difference(other, first)}, not"
-                    f" {difference(first, other)}; start all processes with the same command,"
-                    " versions and code."
-                )
-            _stay()  # The first one says so.
-
-
-def _exchange(mine: Mapping[int, str], everyone: bool = False) -> list[str]:
-    """What the first process says, or each one."""
-    assert _meeting is not None
-    _meeting.told += 1
-    names = [f"mnist_jax/told/{_meeting.told}/{i}" for i in range(_meeting.count)]
-    if index() in mine:
-        _meeting.client.key_value_set(names[index()], mine[index()])
-    return [
-        _meeting.client.blocking_key_value_get(name, 1000 * _PATIENCE)
-        for name in (names if everyone else names[:1])
-    ]
+    for place, other in enumerate(gathered(facts)):
+        if other != facts:
+            raise UsageError(
+                f"Process {place} has {difference(other, facts)}, not"
+                f" {difference(facts, other)}; start all processes with the same command,"
+                " versions and code."
+            )
 
 
 def _watch(meeting: _Meeting) -> None:
@@ -314,11 +333,6 @@ def _leave(meeting: _Meeting, code: int) -> None:
     os._exit(code)  # JAX would wait for all others to end as well.
 
 
-def _stay() -> None:
-    """Waits for the end that another process is about to announce."""
-    time.sleep(_FAREWELL + _SILENCE)
-
-
 def why_lost(text: str) -> str | None:
     """The sentence for what JAX says where another process is not there any more, or not yet.
 
@@ -341,8 +355,10 @@ def why_lost(text: str) -> str | None:
     who = (
         f"Process {silent[1]}" if silent else "Process 0" if "leader" in text else "Another process"
     )
+    reason = text.partition("\n")[0].rpartition("] ")[2].rstrip(".") if "Gloo" in text else ""
     return (
-        f"{who} of this run's {_meeting.count} has ended or can't be reached;"
+        f"{who} of this run's {_meeting.count} has ended or can't be reached"
+        f"{f' ({reason})' if reason else ''};"
         " start all of them again with the same command to go on from the last checkpoint."
     )
 

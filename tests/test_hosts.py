@@ -52,7 +52,7 @@ class Together:
 
 def test_two_processes_give_what_one_with_two_devices_gives(tmp_path: Path) -> None:
     """Bit by bit, though one of them is stopped, and then killed, on the way."""
-    flags = ("--epochs=20", "--eval_every=10", "--save_every=0")
+    flags = ("--epochs=6", "--eval_every=10", "--save_every=0.5")
     alone = run(tmp_path, TRAIN, *RUN, *flags, f"--workdir={tmp_path / 'alone'}")
     assert alone.returncode == 0, alone.stderr
     path = tmp_path / "together"

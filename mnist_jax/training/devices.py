@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mnist_jax import hosts
 from mnist_jax.errors import UsageError
 from mnist_jax.training import compiled
 
@@ -203,7 +204,11 @@ def place(tree: Any, mesh: Mesh, spec: P) -> Any:
 def fetch(tree: Any, mesh: Mesh) -> Any:
     """Whole NumPy arrays in every process, of arrays on a mesh."""
     everywhere = NamedSharding(mesh, P())
-    if not everywhere.is_fully_addressable:
+    if not all(
+        leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)
+    ):
+        jax.block_until_ready(tree)
+        hosts.wait_for_all()
         tree = jax.jit(_same, out_shardings=everywhere)(tree)
     return jax.device_get(tree)
 
@@ -212,6 +217,7 @@ def broadcast(tree: Any) -> Any:
     """The first process's NumPy arrays in all of them; all have some of the same shapes."""
     if jax.process_count() == 1:
         return tree
+    hosts.wait_for_all()
     leaves, structure = jax.tree.flatten(tree)
     # As bytes, because it is done by adding zeros, which would change -0.0.
     content = np.concatenate([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
@@ -223,12 +229,6 @@ def broadcast(tree: Any) -> Any:
         for part, leaf in zip(parts, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, whole)
-
-
-def agree(numbers: Sequence[float]) -> np.ndarray:
-    """Every process's numbers, in all of them: [processes, numbers]; all come to it alike."""
-    everyone: np.ndarray = multihost_utils.process_allgather(np.asarray(numbers))
-    return everyone.reshape(jax.process_count(), -1)
 
 
 def _same(tree: Any) -> Any:

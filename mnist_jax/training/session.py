@@ -189,6 +189,7 @@ def fit(
                 run.note(init_from_sha256=weights.sha256)
         if trainer.step < schedule.total_steps:
             trainer.compile()
+            hosts.wait_for_all()
         stopping = 0
         saved = time.perf_counter()
         stretch = 1
@@ -210,13 +211,9 @@ def fit(
                 rows, selected = files.evaluate()
                 listener(Evaluated(rows))
             due = time.perf_counter() - saved >= save_every
-            if hosts.count() > 1:
-                # All take the same steps, save at the same ones, and stop at the same one.
-                agreed = devices.agree([stop(), stretch, selected, due])
-                stopping = int(agreed[:, 0].max())
-                stretch, selected, due = int(agreed[0, 1]), *agreed[0, 2:].astype(bool)
-            else:
-                stopping = stop()
+            # All processes take the same steps, save after the same, and stop after the same.
+            stopping = max(hosts.gathered(int(stop())), default=0)
+            stopping, stretch, selected, due = hosts.told([stopping, stretch, selected, due])
             last = stopping > 0 or trainer.step == schedule.total_steps
             to_keep = trainer.recipe.selection == "best_validation" and selected
             if last or to_keep or due:
