@@ -18,6 +18,7 @@ from mnist_jax.runs.directory import RunDirectory
 TRAIN = "mnist_jax.train"
 # Every process has two devices, of which a run of two takes one each.
 RUN = ("--model=lenet", "--dataset=digits", "--batch_size=50", "--num_devices=2")
+LONG = ("--epochs=6", "--eval_every=10", "--save_every=0.5")
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="There is but one core.")
 
@@ -50,15 +51,19 @@ class Together:
         return [end.returncode for end in ends], "".join(end.stdout for end in ends), errors
 
 
-def test_two_processes_give_what_one_with_two_devices_gives(tmp_path: Path) -> None:
-    """Bit by bit, though one of them is stopped, and then killed, on the way."""
-    flags = ("--epochs=6", "--eval_every=10", "--save_every=0.5")
-    alone = run(tmp_path, TRAIN, *RUN, *flags, f"--workdir={tmp_path / 'alone'}")
-    assert alone.returncode == 0, alone.stderr
-    path = tmp_path / "together"
-    flags = (*flags, f"--workdir={path}")
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process with two devices."""
+    home = tmp_path_factory.mktemp("alone")
+    done = run(home, TRAIN, *RUN, *LONG, f"--workdir={home / 'run'}")
+    assert done.returncode == 0, done.stderr
+    return home / "run"
 
-    stopped = Together(tmp_path, *flags)
+
+def test_two_processes_give_what_one_with_two_devices_gives(alone: Path, tmp_path: Path) -> None:
+    """Bit by bit, though the second is asked to stop on the way."""
+    path = tmp_path / "run"
+    stopped = Together(tmp_path, *LONG, f"--workdir={path}")
     stopped.wait_for_more(path / "metrics.jsonl")
     stopped.both[1].send_signal(signal.SIGTERM)
     codes, output, errors = stopped.end()
@@ -66,20 +71,31 @@ def test_two_processes_give_what_one_with_two_devices_gives(tmp_path: Path) -> N
     assert errors.count("\n") == errors.count("Stopped by SIGTERM after step") == 1
     assert output.count("compiling") == 1  # The first one shows how far they are.
 
-    killed = Together(tmp_path, *flags)
+    codes, output, errors = Together(tmp_path, *LONG, f"--workdir={path}").end()
+    assert codes == [0, 0], errors
+    assert output.count("Continuing at step") == 1
+    assert_same_run(alone, path)
+    assert RunDirectory(path).environment()["device"]["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_death_of_one_is_told_by_the_other_and_loses_nothing(
+    victim: int, alone: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    killed = Together(tmp_path, *LONG, f"--workdir={path}")
     killed.wait_for_more(path / "metrics.jsonl")
-    killed.both[1].send_signal(signal.SIGKILL)
+    killed.both[victim].send_signal(signal.SIGKILL)
     since = time.monotonic()
     codes, _, errors = killed.end()
     assert time.monotonic() - since < 60
-    assert codes == [1, -signal.SIGKILL]
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 1)
     assert errors.count("\n") == errors.count("start all of them again with the same command") == 1
 
-    codes, output, errors = Together(tmp_path, *flags).end()
+    codes, _, errors = Together(tmp_path, *LONG, f"--workdir={path}").end()
     assert codes == [0, 0], errors
-    assert output.count("Continuing at step") == 1
-    assert_same_run(tmp_path / "alone", path)
-    assert RunDirectory(path).environment()["device"]["processes"] == 2
+    assert_same_run(alone, path)
 
 
 @pytest.mark.slow
@@ -100,17 +116,6 @@ def test_each_process_takes_a_seed_and_waits_for_one_that_has_to_be_started_agai
     assert codes == [0, 0], errors
     for seed in ("seed-0", "seed-1"):
         assert_same_run(tmp_path / "alone" / seed, tmp_path / "together" / seed)
-
-
-@pytest.mark.slow
-def test_the_end_of_the_first_process_is_told_by_the_second(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    together = Together(tmp_path, "--epochs=1000", "--eval_every=10", f"--workdir={path}")
-    together.wait_for_more(path / "metrics.jsonl")
-    together.both[0].send_signal(signal.SIGKILL)
-    codes, _, errors = together.end()
-    assert codes == [-signal.SIGKILL, 1]
-    assert errors.count("\n") == errors.count("start all of them again with the same command") == 1
 
 
 def test_processes_of_different_recipes_are_refused(tmp_path: Path) -> None:
