@@ -22,17 +22,16 @@ Evaluate = Callable[[TrainState, np.ndarray], tuple[TrainState, np.ndarray]]
 
 
 def exact(
-    recipe: Recipe, num_seeds: int, num_devices: int | None, *, multiply_adds_per_parameter: float
+    recipe: Recipe, num_seeds: int, mesh: Mesh, *, multiply_adds_per_parameter: float
 ) -> Evaluate:
     """Evaluates as it should be: dropout off, running statistics; the states stay as they are.
 
     Args:
       recipe: what was trained.
       num_seeds: how many seeds the states have.
-      num_devices: how many devices to use; by default all, since they exchange nothing.
+      mesh: of the devices to use, which exchange nothing.
       multiply_adds_per_parameter: of the network's forward pass over one image.
     """
-    mesh = devices.make_mesh(num_seeds, (), num_devices)
     chunk = devices.evaluation_chunk(multiply_adds_per_parameter=multiply_adds_per_parameter)
 
     def of_seed(state: TrainState, chunks: jax.Array) -> jax.Array:
@@ -57,9 +56,9 @@ def exact(
         logits = by_rank[rank](
             # Moments stay where they are.
             jax.device_put(states.replace(opt_state=None), NamedSharding(mesh, P("seed"))),
-            jax.device_put(chunks, NamedSharding(mesh, specs[rank])),
+            devices.place(chunks, mesh, specs[rank]),
         )
-        logits = np.asarray(logits).reshape(num_seeds, count + missing, -1)[:, :count]
+        logits = devices.fetch(logits, mesh).reshape(num_seeds, count + missing, -1)[:, :count]
         return states, logits
 
     return evaluate
@@ -91,10 +90,10 @@ def in_training_mode(recipe: Recipe, mesh: Mesh) -> Evaluate:
         parts = []
         for some in (images[:split].reshape(-1, size, *images.shape[1:]), images[None, split:]):
             if some.size:
-                batches = jax.device_put(some, NamedSharding(mesh, P(None, "data")))
+                batches = devices.place(some, mesh, P(None, "data"))
                 states, logits = compiled(states, batches)
                 seeds, count, batch, classes = logits.shape
-                parts.append(np.asarray(logits).reshape(seeds, count * batch, classes))
+                parts.append(devices.fetch(logits, mesh).reshape(seeds, count * batch, classes))
         return states, np.concatenate(parts, axis=1)
 
     return evaluate

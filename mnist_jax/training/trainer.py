@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mnist_jax.data import Dataset, Split, draw_held_out, hold_out
@@ -77,19 +77,22 @@ class Trainer:
         network = abstract_model(recipe.model, **recipe.model_args)
         work = multiply_adds_per_parameter(network)
         self.mesh = self._make_mesh(num_devices, parts, work)
-        self.states = jax.device_put(self._initial_states(), NamedSharding(self.mesh, P("seed")))
+        self.states = devices.place(self._initial_states(), self.mesh, P("seed"))
         images = jnp.asarray(self.train.images)
         if recipe.one_pixel_shifts:
             images = augmentation.pad_for_shifts(images)
         data = (images, jnp.asarray(self.train.labels))
-        self._data = jax.device_put(data, NamedSharding(self.mesh, P()))
+        self._data = devices.place(data, self.mesh, P())
         self._epoch, self._orders = -1, list[jax.Array]()
         self._run = _compile_run(self.mesh, recipe, multiply_adds(network), work)
         if recipe.evaluation == "training_mode":
             self._evaluate = evaluation.in_training_mode(recipe, self.mesh)
         else:
+            # By default on all devices; what several processes share can't go to others.
+            alone = jax.process_count() == 1
+            mesh = devices.make_mesh(len(seeds), (), num_devices) if alone else self.mesh
             self._evaluate = evaluation.exact(
-                recipe, len(self.seeds), num_devices, multiply_adds_per_parameter=work
+                recipe, len(self.seeds), mesh, multiply_adds_per_parameter=work
             )
 
     def state(self, index: int) -> TrainState:
@@ -102,13 +105,14 @@ class Trainer:
 
         Order, dropout masks and changes of images follow from the seed and the step.
         """
-        states = jax.device_get({name: getattr(self.states, name) for name in SAVED})
+        states = {name: getattr(self.states, name) for name in SAVED}
+        states = devices.fetch(states, self.mesh)
         return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
 
     def start_from(self, weights: Mapping[str, Any]) -> None:
         """Gives every seed these `params` and `batch_stats` in place of its own."""
         of_seeds = jax.tree.map(lambda a: np.stack([a] * len(self.seeds)), dict(weights))
-        placed = jax.device_put(of_seeds, NamedSharding(self.mesh, P("seed")))
+        placed = devices.place(of_seeds, self.mesh, P("seed"))
         self.states = self.states.replace(**placed).restart_averages()
 
     def restore(self, step: int, saved: Sequence[Mapping[str, Any]]) -> None:
@@ -118,7 +122,7 @@ class Trainer:
             for name in SAVED
         }
         steps = np.full(len(self.seeds), step, np.int32)
-        placed = jax.device_put(states | {"step": steps}, NamedSharding(self.mesh, P("seed")))
+        placed = devices.place(states | {"step": steps}, self.mesh, P("seed"))
         self.states = self.states.replace(**placed)
         self.step = step
 
@@ -135,7 +139,8 @@ class Trainer:
         stop = min(first + count, order.shape[1])
         self.states, log = self._run(self.states, order, *self._data, first, stop)
         self.step += stop - first
-        return np.asarray(log)[:, first:stop]
+        taken: np.ndarray = devices.fetch(log, self.mesh)[:, first:stop]
+        return taken
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """An epoch's images in the order that a seed takes them: indices [examples].
@@ -186,8 +191,9 @@ class Trainer:
         sizes = self.schedule.batch_sizes
         if self.recipe.evaluation == "training_mode":
             sizes |= {len(self.test) % size or size}
-        # Who names a number of devices gets them.
-        split = bool(num_devices) or devices.worth_splitting(size, multiply_adds_per_parameter=work)
+        # Who names a number of devices gets them, and so does who starts several processes.
+        split = bool(num_devices) or jax.process_count() > 1
+        split = split or devices.worth_splitting(size, multiply_adds_per_parameter=work)
         return devices.make_mesh(
             len(self.seeds), sizes, num_devices, split_batches=split, parts=parts
         )
@@ -206,8 +212,7 @@ class Trainer:
         parts = [orders[:, :split].reshape(count, full, -1)]
         if split < self.schedule.examples:
             parts.append(orders[:, None, split:])
-        sharding = NamedSharding(self.mesh, P("seed", None, "data"))
-        return [jax.device_put(part, sharding) for part in parts]
+        return [devices.place(part, self.mesh, P("seed", None, "data")) for part in parts]
 
 
 def check_memory(recipe: Recipe, num_seeds: int) -> None:
