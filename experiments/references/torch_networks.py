@@ -299,8 +299,13 @@ class TorchStridedCnn(nn.Module):
         self.conv5 = nn.Conv2d(64, 64, 3)
         self.conv6 = nn.Conv2d(64, 64, 5, stride=2)
         self.conv7 = nn.Conv2d(64, 128, 4)
-        for i, channels in enumerate([32, 32, 32, 64, 64, 64, 128], start=1):
-            setattr(self, f"bn{i}", nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01))
+        self.bn1 = nn.BatchNorm2d(32, eps=1e-3, momentum=0.01)
+        self.bn2 = nn.BatchNorm2d(32, eps=1e-3, momentum=0.01)
+        self.bn3 = nn.BatchNorm2d(32, eps=1e-3, momentum=0.01)
+        self.bn4 = nn.BatchNorm2d(64, eps=1e-3, momentum=0.01)
+        self.bn5 = nn.BatchNorm2d(64, eps=1e-3, momentum=0.01)
+        self.bn6 = nn.BatchNorm2d(64, eps=1e-3, momentum=0.01)
+        self.bn7 = nn.BatchNorm2d(128, eps=1e-3, momentum=0.01)
         self.dropout3 = nn.Dropout(dropout)
         self.dropout6 = nn.Dropout(dropout)
         self.dropout7 = nn.Dropout(dropout)
@@ -308,6 +313,7 @@ class TorchStridedCnn(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -207,8 +207,8 @@ def _optimizer(
         groups = [{"params": weights, "weight_decay": decay}, {"params": biases}]
     if recipe.optimizer == "sgd":
         return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
-    kinds: dict[str, type[optim.Optimizer]] = {"adam": optim.Adam, "adamw": optim.AdamW}
-    kind = KerasAdam if recipe.eps_sense == "keras" else kinds[recipe.optimizer]
+    kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "keras": KerasAdam}
+    kind = kinds["keras" if recipe.eps_sense == "keras" else recipe.optimizer]
     betas = (recipe.b1, recipe.b2)
     return kind(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
 
