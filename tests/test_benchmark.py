@@ -28,6 +28,7 @@ from mnist_jax.models.layers import (
     Linear,
     MaxPool,
     Network,
+    Residual,
     avg_pool,
     flatten,
     relu,
@@ -125,18 +126,25 @@ def test_stock_flax_is_the_same_network() -> None:
             pool1=avg_pool,
             conv2=Conv(2, 3, 3, rngs=rngs),
             pool2=MaxPool(padding=1),
-            bn2=BatchNorm(3, rngs=rngs),
+            bn2=BatchNorm(3, epsilon=0.1, rngs=rngs),
+            conv3=Conv(3, 3, 5, strides=2, padding="SAME", rngs=rngs),
+            res3=Residual(conv=Conv(3, 3, 3, padding=1, rngs=rngs), act=relu),
+            pool3=MaxPool(padding="SAME"),
             flatten=flatten,
             dropout=Dropout(0.5),
-            out=Linear(6 * 6 * 3, 10, rngs=rngs),
+            out=Linear(2 * 2 * 3, 10, rngs=rngs),
         )
 
     model = make(jax.random.key(0))
     other = stock(model)
-    for name, layer in zip(model.layer_names, other.layers, strict=True):
-        if isinstance(layer, nnx.Conv | nnx.Linear | nnx.BatchNorm):
-            assert type(layer).__module__.startswith("flax.")
-            nnx.update(layer, nnx.state(getattr(model, name)))
+    pairs = list(
+        zip([getattr(model, name) for name in model.layer_names], other.layers, strict=True)
+    )
+    pairs.append((model.res3.conv, other.layers[model.layer_names.index("res3")].layers[0]))
+    for ours, theirs in pairs:
+        if isinstance(theirs, nnx.Conv | nnx.Linear | nnx.BatchNorm):
+            assert type(theirs).__module__.startswith("flax.")
+            nnx.update(theirs, nnx.state(ours))
     images = np.random.default_rng(1).normal(size=(2, 28, 28, 1)).astype(np.float32)
     evaluated = [nnx.view(m, deterministic=True, use_running_average=True) for m in (model, other)]
     ours, theirs = (nnx.jit(lambda m, x: m(x))(network, images) for network in evaluated)

@@ -3,10 +3,10 @@
 Images are [N, H, W, C]. Every function is the same on every backend; only the route differs. GPUs
 and TPUs get XLA's own convolution and pooling, in its default precision. On a CPU, inside a
 compiled loop, XLA runs the gradients of a convolution by a naive path, so there each contraction
-(forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or `im2col`.
-Activations then travel as [C, H, W, N]; the transpositions that this takes cancel between
-neighbouring operations. First derivatives in reverse mode are all that there is of these routes;
-within `differentiable`, XLA's own operations are taken on a CPU, too.
+(forward, kernel gradient, input gradient) is made of matrix products, by `winograd_2d`, `winograd`
+or `im2col`. Activations then travel as [C, H, W, N]; the transpositions that this takes cancel
+between neighbouring operations. First derivatives in reverse mode are all that there is of these
+routes; within `differentiable`, XLA's own operations are taken on a CPU, too.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import sequential_vmap
 
-from mnist_jax.kernels import im2col, winograd
+from mnist_jax.kernels import im2col, winograd, winograd_2d
 from mnist_jax.kernels.xla_cpu import channel_sums, lower_for_cpu, materialize, unfused
 
 # Rows and columns added on every side; or as many as give 1/stride of the size, rounded up, the odd
@@ -220,11 +220,15 @@ _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
 def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if winograd_2d.supports(kernel):
+        return winograd_2d.correlate(x, kernel)
     correlate = winograd.correlate if winograd.supports(kernel) else im2col.correlate
     return correlate(x, kernel)
 
 
 def _correlate_gradients(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> _Pair:
+    if winograd_2d.supports(kernel):
+        return winograd_2d.correlate_gradients(x, kernel, grad)
     algorithm = winograd if winograd.supports(kernel) else im2col
     gradients: _Pair = algorithm.correlate_gradients(x, kernel, grad)
     return gradients

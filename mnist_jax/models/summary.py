@@ -56,11 +56,14 @@ def summarize(model: Network) -> list[LayerSummary]:
     ]
 
 
+def multiply_adds(model: Network) -> int:
+    """How many multiplications of weights a network's forward pass takes for one image."""
+    return sum(layer.multiply_adds for layer in summarize(model))
+
+
 def multiply_adds_per_parameter(model: Network) -> float:
     """How often a network uses each of its parameters for one image, on average."""
-    layers = summarize(model)
-    work = sum(layer.multiply_adds for layer in layers)
-    return work / sum(layer.parameters for layer in layers)
+    return multiply_adds(model) / sum(layer.parameters for layer in summarize(model))
 
 
 def _kind(layer: object) -> str:

@@ -45,6 +45,10 @@ _CPU_EVALUATION_CHUNK = 40
 # The same on an accelerator, and where a CPU's time goes into one large matrix product.
 _EVALUATION_CHUNK = 1000
 
+# Multiplications for one image from which on a CPU core gets its whole batch at once: the weights
+# then fill the cache too, and every convolution divides the images as it needs.
+_LARGE_WORK = 100_000_000
+
 
 def configure_process(cache_dir: Path, like: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Sets up JAX for a command line, before any device is touched; a library never calls this.
@@ -170,9 +174,14 @@ def worth_splitting(batch_size: int, *, multiply_adds_per_parameter: float) -> b
     return jax.default_backend() != "cpu" or work >= _WORTH_SPLITTING
 
 
-def chunk_size(batch_size: int) -> int:
-    """How many of a device's images make a chunk of `train_step`; divides `batch_size`."""
-    if jax.default_backend() != "cpu":
+def chunk_size(batch_size: int, *, multiply_adds: int) -> int:
+    """How many of a device's images make a chunk of `train_step`; divides `batch_size`.
+
+    Args:
+      batch_size: the images of a device.
+      multiply_adds: of the network's forward pass over one image.
+    """
+    if jax.default_backend() != "cpu" or multiply_adds >= _LARGE_WORK:
         return batch_size
     divisors = (size for size in range(_CPU_CHUNK, 0, -1) if batch_size % size == 0)
     largest = next(divisors)

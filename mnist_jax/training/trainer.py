@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from mnist_jax.data import Dataset, Split, draw_held_out, hold_out
 from mnist_jax.inputs import training_inputs
 from mnist_jax.models import abstract_model, create_model
-from mnist_jax.models.summary import multiply_adds_per_parameter
+from mnist_jax.models.summary import multiply_adds, multiply_adds_per_parameter
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import augmentation, devices, evaluation
 from mnist_jax.training.optimizers import make_optimizer
@@ -74,7 +74,8 @@ class Trainer:
             self.validation = Split(self.train.images[drawn], self.train.labels[drawn])
         self.schedule = Schedule.of_images(recipe, len(dataset.train))
         self.step = 0
-        work = multiply_adds_per_parameter(abstract_model(recipe.model, **recipe.model_args))
+        network = abstract_model(recipe.model, **recipe.model_args)
+        work = multiply_adds_per_parameter(network)
         self.mesh = self._make_mesh(num_devices, parts, work)
         self.states = jax.device_put(self._initial_states(), NamedSharding(self.mesh, P("seed")))
         images = jnp.asarray(self.train.images)
@@ -83,7 +84,7 @@ class Trainer:
         data = (images, jnp.asarray(self.train.labels))
         self._data = jax.device_put(data, NamedSharding(self.mesh, P()))
         self._epoch, self._orders = -1, list[jax.Array]()
-        self._run = _compile_run(self.mesh, recipe, work)
+        self._run = _compile_run(self.mesh, recipe, multiply_adds(network), work)
         if recipe.evaluation == "training_mode":
             self._evaluate = evaluation.in_training_mode(recipe, self.mesh)
         else:
@@ -251,7 +252,7 @@ def _initial_state(recipe: Recipe, steps_per_epoch: int) -> Callable[[jax.Array]
     return create
 
 
-def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
+def _compile_run(mesh: Mesh, recipe: Recipe, multiply_adds: int, per_parameter: float) -> Any:
     """Compiles (states, order, images, labels, start, stop) -> (states, log [seeds, steps, 2])."""
     take = augmentation.take_shifted if recipe.one_pixel_shifts else lambda a, i: a[i]
 
@@ -263,12 +264,13 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
         start: int,
         stop: int,
     ) -> tuple[TrainState, jax.Array]:
-        chunk, axis_name = devices.chunk_size(order.shape[1]), devices.data_axis(mesh)
+        chunk = devices.chunk_size(order.shape[1], multiply_adds=multiply_adds)
+        axis_name = devices.data_axis(mesh)
         step = partial(
             train_step,
             axis_name=axis_name,
             chunk_size=chunk,
-            side_by_side=devices.side_by_side(chunk, multiply_adds_per_parameter=work),
+            side_by_side=devices.side_by_side(chunk, multiply_adds_per_parameter=per_parameter),
         )
 
         def body(i: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
