@@ -265,7 +265,9 @@ def test_files_follow_from_the_records_alone(tmp_path):
     # The summary has its place in our page alone, and the cards beside the weights.
     here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
     summary = here.pop(records.RESULTS.parent / "README.md")
+    times = here.pop(records.RESULTS.parents[1] / "docs" / "sweeps.md")
     assert list(there.values()) == list(here.values())
+    assert "| seeds of every row | runs |" in times.split("<!-- times -->")[1]
     headline = here[records.RESULTS.parent / "RESULTS.md"].split("## Results\n\n")[1].split("\n")[0]
     lines = summary.split("<!-- results -->\n")[1].split("<!-- end -->")[0].strip().splitlines()
     rows = [f"{article.letter} `{row.id}`" for article in all_articles() for row in article.entries]

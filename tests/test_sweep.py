@@ -80,6 +80,14 @@ def test_workers_of_several_sweeps_double_nothing(tmp_path: Path) -> None:
     assert device["mesh"] == {"seed": 1, "data": 1}
 
 
+def test_a_run_that_fails_is_tried_once_by_all_workers_of_a_sweep(tmp_path: Path) -> None:
+    workers = [start(tmp_path, "toy/bad", "--num_seeds=4", "--worker=one") for _ in range(2)]
+    said = "".join(worker.end().stdout for worker in workers)
+    for seed in range(4):
+        assert said.count(f"toy/bad seed {seed}: 28 steps\n") == 1
+        assert said.count(f"toy/bad seed {seed} failed: Training diverged") == 1
+
+
 def test_a_run_whose_worker_was_killed_goes_on(tmp_path: Path, alone: Path) -> None:
     flags = ("other/long", "--num_seeds=1")
     first = start(tmp_path, *flags, "--worker=first")

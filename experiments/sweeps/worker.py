@@ -38,16 +38,16 @@ def work(out: Console, sweep: Sweep, name: str, stop: Stop) -> int:
     failed = set[str]()
     while not stop() and (run := next(_free(sweep, name, failed), None)):
         try:
-            _train(out, sweep, run, stop)
+            _train(out, sweep, run, name, stop)
         except Busy:
             continue  # Another process was faster.
         except Stopped:
             raise
         except Failure as failure:
-            why = str(failure)
+            why = _why(failure)
         except Exception as error:  # Of one run: the others do not suffer from it.
             logging.exception("%s", run.name)
-            why = f"{type(error).__name__}: {error}"
+            why = _why(error)
         else:
             plan.forget_failure(run)
             continue
@@ -64,8 +64,8 @@ def _free(sweep: Sweep, name: str, failed: set[str]) -> Iterator[Run]:
             yield run
 
 
-def _train(out: Console, sweep: Sweep, run: Run, stop: Stop) -> None:
-    watch = partial(_told, out, run.name)
+def _train(out: Console, sweep: Sweep, run: Run, name: str, stop: Stop) -> None:
+    watch = partial(_claimed, out, run, name)
     # One device, since there are others who work: also where a machine shows all of its own.
     made = training.train(
         sweep.places,
@@ -81,15 +81,28 @@ def _train(out: Console, sweep: Sweep, run: Run, stop: Stop) -> None:
             out.print(f"{run.name}: {record.accuracy:.2f}%")
 
 
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+
+
 @contextlib.contextmanager
-def _told(
-    out: Console, name: str, trainer: Trainer, runs: Sequence[RunDirectory]
+def _claimed(
+    out: Console, run: Run, name: str, trainer: Trainer, runs: Sequence[RunDirectory]
 ) -> Iterator[Listener]:
+    """Tells of a run, and that it failed as long as no other worker can take it."""
     del runs
-    out.print(f"{name}: {trainer.schedule.total_steps} steps")
+    if plan.failure_of(run).get("sweep") == name:
+        raise Busy(f"{run.name} failed while this worker looked for something to do.")
+    out.print(f"{run.name}: {trainer.schedule.total_steps} steps")
 
     def listener(event: Progress | Evaluated | Resumed) -> None:
         if isinstance(event, Resumed):
-            out.print(f"{name}: continues at step {event.step}")
+            out.print(f"{run.name}: continues at step {event.step}")
 
-    yield listener
+    try:
+        yield listener
+    except Stopped:
+        raise
+    except Exception as error:
+        plan.note_failure(run, name, _why(error))
+        raise
