@@ -24,12 +24,15 @@ from mnist_jax.errors import Failure, UsageError
 
 T = TypeVar("T")
 
-# How launchers tell a process how many there are, and which of them it is.
+# How launchers tell a process how many there are, and which of them it is. Slurm's comes last: it
+# is about mpirun's own processes where that starts them by srun.
 _LAUNCHERS = {
-    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-    "Open MPI's mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    "mpiexec": ("PMI_SIZE", "PMI_RANK"),
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    "MPI": ("PMI_SIZE", "PMI_RANK"),
+    "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 }
+# Of Slurm's variables some are there in a job's script, too: this one in a step alone.
+_STEP = "SLURM_STEP_NODELIST"
 
 # Seconds: for all to come; for what one has to tell, if it lives; without a sign of life from one;
 # for all to read that the run ends; for the first process to say why itself.
@@ -134,20 +137,20 @@ def meet(
         raise UsageError("Give --coordinator, --num_processes and --process_id together.")
     elif not 0 <= mine < total:
         raise UsageError(f"--process_id is {mine}; give 0 to {total - 1}, as many as there are.")
-    if coordinator is None and launcher == "srun":
+    in_step = _STEP in os.environ and launcher != "Open MPI"
+    if coordinator is None and total is not None and in_step:
         coordinator = _slurm_coordinator()
     if coordinator is not None:
         _check_address(coordinator, is_here=mine == 0)
     before()
-    _initialize(coordinator, total, mine, detect=launcher in ("srun", "Open MPI's mpirun"))
+    _initialize(coordinator, total, mine, detect=in_step or launcher == "Open MPI")
 
 
 def _launched() -> Any:
     """(launcher, number of processes, place of this one), where there are several."""
     for launcher, names in _LAUNCHERS.items():
         values = [os.environ.get(name, "") for name in names]
-        # Of Slurm's, some are there in a job's script, too: the list of nodes is the step's.
-        if launcher == "srun" and "SLURM_STEP_NODELIST" not in os.environ:
+        if launcher == "Slurm" and _STEP not in os.environ:
             continue
         if all(value.isdecimal() for value in values) and int(values[0]) > 1:
             yield launcher, int(values[0]), int(values[1])
@@ -161,7 +164,7 @@ def _on_tpu() -> bool:
 
 def _slurm_coordinator() -> str:
     """As JAX would choose it; here, so that it can be looked at before it ends the process."""
-    nodes = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", os.environ["SLURM_STEP_NODELIST"])
+    nodes = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", os.environ[_STEP])
     assert nodes is not None
     chosen = os.environ.get("JAX_COORDINATOR_PORT")
     port = int(chosen or 61440 + int(os.environ["SLURM_JOB_ID"]) % 4096)

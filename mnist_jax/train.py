@@ -93,8 +93,8 @@ def main(argv: Sequence[str]) -> None:
             _print_result(out, recipe, run, result)
         else:
             todo.append((one, run))
-    unfinished = hosts.told([one.seed for one, _ in todo])
-    todo = [(one, run) for one, run in pairs if one.seed in unfinished]
+    seeds = hosts.told([one.seed for one, _ in todo])
+    todo = [(one, run) for one, run in pairs if one.seed in seeds]
     runs = [run for _, run in todo]
     if todo:
         display.layer_table(out, network)

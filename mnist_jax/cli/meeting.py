@@ -20,7 +20,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 # What C calls has to stay.
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
-_KEPT = []
+_KEPT = list[object]()
 
 
 def meet() -> None:

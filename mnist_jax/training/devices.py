@@ -198,7 +198,8 @@ def place(tree: Any, mesh: Mesh, spec: P) -> Any:
 
     def of(array: Any) -> jax.Array:
         if not isinstance(array, np.ndarray) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(of(jax.random.key_data(array)))
+            keys: jax.Array = jax.random.wrap_key_data(of(jax.random.key_data(array)))
+            return keys
         local = np.asarray(array)
         return jax.make_array_from_callback(local.shape, sharding, lambda index: local[index])
 

@@ -217,7 +217,9 @@ def fit(
             due = time.perf_counter() - saved >= save_every
             # All processes take the same steps, save after the same, and stop after the same.
             stopping = max(hosts.gathered(int(stop())), default=0)
-            stopping, stretch, selected, due = hosts.told([stopping, stretch, selected, due])
+            agreed = hosts.told([stopping, stretch, int(selected), int(due)])
+            stopping, stretch = agreed[:2]
+            selected, due = bool(agreed[2]), bool(agreed[3])
             last = stopping > 0 or files.ended
             to_keep = trainer.recipe.selection == "best_validation" and selected
             if last or to_keep or due:
