@@ -94,7 +94,8 @@ def trained(name: str, **arguments: Any) -> Network:
     rng = np.random.default_rng(0)
     for _, module in nnx.iter_modules(network):
         if isinstance(module, nnx.BatchNorm):
-            for variable in (module.mean, module.var, module.scale, module.bias):
+            variables: Any = (module.mean, module.var, module.scale, module.bias)
+            for variable in variables:
                 size = variable[...].shape
                 variable[...] = jnp.asarray(rng.uniform(0.5, 2, size), jnp.float32)
     return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -331,7 +332,9 @@ def test_everything_fits_is_named_and_can_be_read(opened: Any) -> None:
 
 def test_a_stroke_is_read_in_less_than_fifty_milliseconds(browser: Any, tmp_path: Path) -> None:
     recipe = model_entry("dbl_conv_relu").recipe
-    drawing.write(LoadedRun(recipe, 0, trained("dbl_conv_relu")), None, tmp_path / "demo.html")
+    drawing.write(
+        LoadedRun(recipe, 0, trained("dbl_conv_relu"), "here"), None, tmp_path / "demo.html"
+    )
     page = browser.new_page(viewport=SCREEN["viewport"])
     page.goto((tmp_path / "demo.html").as_uri())
     drag(page, *FOUR)

@@ -161,7 +161,7 @@ def test_accelerators_compute_the_same_network(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     # A function of its own, because JAX remembers what it has traced.
     for a, e in zip(jax.jit(lambda x: outputs(x))(images), expected, strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=3e-5)
 
 
 @pytest.mark.parametrize("padding", [0, 1, "SAME"])
