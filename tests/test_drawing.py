@@ -52,7 +52,8 @@ def test_the_page_holds_weights_and_test_images(
     run = load_run(runs_folder / "seed-0")
     kernel = data["layers"][0]["kernel"]
     values = np.frombuffer(base64.b64decode(kernel["values"]), "<f4").reshape(kernel["shape"])
-    np.testing.assert_array_equal(values, getattr(run.network, "conv1").kernel[...])
+    network: Any = run.network
+    np.testing.assert_array_equal(values, network.conv1.kernel[...])
     shown = data["examples"]["shown"]
     numbers = [one["number"] for one in shown]
     images = np.frombuffer(base64.b64decode(data["examples"]["images"]), np.uint8)
@@ -141,9 +142,7 @@ def test_the_command_writes_the_page(runs_folder: Path, tmp_path: Path, html: st
 
 
 def test_a_recipe_s_transforms_come_along() -> None:
-    names: Any = [
-        {"name": name} for name in ("crop_resize", "affine", "standardize")
-    ]
+    names: Any = [{"name": name} for name in ("crop_resize", "affine", "standardize")]
     recipe = dataclasses.replace(RECIPE, augmentation=names)
     found = network_json(Network(flatten=flatten), recipe)["transforms"]
     assert [one["op"] for one in found] == ["resize", "standardize"]

@@ -1,7 +1,7 @@
 """A network as the page computes it: its layers in order, with their weights as text."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
