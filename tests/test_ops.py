@@ -59,7 +59,7 @@ def relative_error(actual: Array, expected: Array) -> float:
 
 
 def assert_same_values_and_gradients(
-    ours: Callable[..., Array], plain: Callable[..., Array], *args: Array
+    ours: Callable[..., Array], plain: Callable[..., Array], *args: Array, limit: float = 2e-6
 ) -> None:
     def value_and_gradients(function: Callable[..., Array]) -> list[Array]:
         out, pullback = jax.vjp(function, *args)
@@ -69,8 +69,12 @@ def assert_same_values_and_gradients(
     expected = jax.jit(value_and_gradients, static_argnums=0)(plain)
     for a, e in zip(actual, expected, strict=True):
         assert a.shape == e.shape
-        # Up to 4,608 products are added for a number.
-        assert relative_error(a, e) < 4e-6
+        assert relative_error(a, e) < limit
+
+
+def rounding(kernel: tuple[int, int, int, int], strides: int = 1) -> float:
+    """How far a convolution may be off; more where `winograd_2d` computes it."""
+    return 5e-6 if kernel[2] * strides**2 >= 128 else 2e-6
 
 
 @pytest.mark.parametrize(("kernel", "padding", "strides", "side"), conv_layers())
@@ -85,6 +89,7 @@ def test_convolution_agrees_with_xla(
         lambda x, w: plain_conv(x, w, padding, strides),
         x,
         w,
+        limit=rounding(kernel, strides),
     )
 
 
@@ -107,8 +112,8 @@ def test_strides_of_any_kernel_agree_with_xla(
 def test_convolution_with_max_pool_agrees_with_xla(
     kernel: tuple[int, int, int, int], padding: Padding, strides: int, side: int
 ) -> None:
-    if strides > 1 or side <= kernel[0]:
-        pytest.skip("a pool after a stride is not fused, and of one row there is nothing to pool")
+    if strides > 1:
+        pytest.skip("a pool after a stride is not fused")
     x = normal(0, (5 if side * kernel[2] < 1000 else 2, side, side, kernel[2]))
     w = normal(1, kernel)
     assert_same_values_and_gradients(
@@ -116,6 +121,7 @@ def test_convolution_with_max_pool_agrees_with_xla(
         lambda x, w: plain_max_pool(plain_conv(x, w, padding)),
         x,
         w,
+        limit=rounding(kernel),
     )
 
 
