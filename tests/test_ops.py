@@ -112,8 +112,8 @@ def test_strides_of_any_kernel_agree_with_xla(
 def test_convolution_with_max_pool_agrees_with_xla(
     kernel: tuple[int, int, int, int], padding: Padding, strides: int, side: int
 ) -> None:
-    if strides > 1:
-        pytest.skip("a pool after a stride is not fused")
+    if strides > 1 or (side == kernel[0] > 1 and not padding):
+        pytest.skip("a pool after a stride is not fused, and one pixel is not pooled")
     x = normal(0, (5 if side * kernel[2] < 1000 else 2, side, side, kernel[2]))
     w = normal(1, kernel)
     assert_same_values_and_gradients(
@@ -167,7 +167,7 @@ def test_accelerators_compute_the_same_network(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     # A function of its own, because JAX remembers what it has traced.
     for a, e in zip(jax.jit(lambda x: outputs(x))(images), expected, strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-4, atol=3e-5)
+        assert relative_error(a, e) < 1e-5
 
 
 @pytest.mark.parametrize("padding", [0, 1, "SAME"])
