@@ -7,7 +7,7 @@ from toy_article import figure, recipe, row, vote
 from experiments.evidence.rows import Article, Row
 
 long = Row(
-    id="long", recipe=dataclasses.replace(recipe, epochs=60, eval_every=0), figures=(figure,)
+    id="long", recipe=dataclasses.replace(recipe, epochs=100, eval_every=0), figures=(figure,)
 )
 bad = Row(id="bad", recipe=dataclasses.replace(recipe, weight_decay=1e30), figures=(figure,))
 ARTICLES = [

@@ -72,18 +72,20 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
 
     # Two nodes: two of the three tasks run, each with a seed.
     wait_for("two runs begin", lambda: rows(0) > 2 and rows(1) > 2)
+    # SIGTERM, and later SIGKILL, as a preempted job gets them.
+    cluster.call(env, "scontrol", "requeue", f"{job}_0")
     killed = worker(1)
     assert killed
     os.kill(killed, signal.SIGKILL)
-    # SIGTERM, and later SIGKILL, as a preempted job gets them.
-    cluster.call(env, "scontrol", "requeue", f"{job}_0")
-    wait_for("a third run begins", lambda: rows(2) > 2)
+    third = tmp_path / f"sweep-{job}_2.log"
+    wait_for("the third task begins", lambda: third.exists() and " steps\n" in third.read_text())
     # As before the end of its time.
     cluster.call(env, "scancel", "--signal=USR1", "--batch", f"{job}_2")
-    wait_for("the array ends", lambda: not cluster.call(env, "squeue", "--noheader"))
+    show = ("scontrol", "show", "job", job)
+    wait_for("the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 3)
 
     # Every task once, though the number of one is also that of the array.
-    restarts = re.findall(r"Restarts=(\d+)", cluster.call(env, "scontrol", "show", "job", job))
+    restarts = re.findall(r"Restarts=(\d+)", cluster.call(env, *show))
     assert restarts == ["1", "1", "1"]
     log = "".join(path.read_text() for path in tmp_path.glob("sweep-*.log"))
     found = records.load("other", tmp_path / "results")
@@ -91,9 +93,8 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
     said = Counter(line for line in log.splitlines() if line.startswith("other/long"))
     for record in found:
         assert said[f"other/long seed {record.seed}: {record.accuracy:.2f}%"] == 1, log
-        assert any(
-            line.startswith(f"other/long seed {record.seed}: continues at step") for line in said
-        ), log
+    # One of each disturbance; two may have been of the same seed.
+    assert sum("continues at step" in line for line in log.splitlines()) >= 3, log
     alone = [f"--workdir={tmp_path}/alone", f"--results={tmp_path}/alone"]
     done = commands.run(tmp_path, "toy_sweep", *FLAGS, *alone, "--worker=alone")
     assert done.returncode == 0, done.stderr
