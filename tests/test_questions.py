@@ -44,6 +44,7 @@ def test_variants_are_compared_by_what_is_asked():
         runs["toy", name, "jax"] = [
             dataclasses.replace(
                 record(seed, 10, name, recipe),
+                ended_after=None,
                 curve={"step": [18, 36, 54, 72], "test_accuracy": [a / 100 for a in course]},
             )
             for seed, course in enumerate(courses[name])

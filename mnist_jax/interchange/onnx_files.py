@@ -134,20 +134,25 @@ def _layers(graph: _Graph, network: Network, x: str, prefix: str = "") -> str:
     return x
 
 
+def _pads(padding: int | str) -> dict[str, Any]:
+    # Where SAME adds an odd row, ours stands after the image, as with SAME_UPPER.
+    return {"auto_pad": "SAME_UPPER"} if padding == "SAME" else {"pads": [padding] * 4}
+
+
 def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
     kind = type(layer)
     # By the very class: one derived from it may compute something else.
     if kind is Conv:
-        pads = [layer.padding] * 4
         kernel = np.transpose(layer.kernel[...], (3, 2, 0, 1))
-        return graph.add(name, "Conv", x, kernel, layer.bias[...], pads=pads)
+        strides, pads = [layer.strides] * 2, _pads(layer.padding)
+        return graph.add(name, "Conv", x, kernel, layer.bias[...], strides=strides, **pads)
     if kind is Linear:
         return graph.add(name, "Gemm", x, layer.kernel[...], layer.bias[...])
     if kind is BatchNorm:
         arrays = (a[...] for a in (layer.scale, layer.bias, layer.mean, layer.var))
         return graph.add(name, "BatchNormalization", x, *arrays, epsilon=layer.epsilon)
     if kind is MaxPool:
-        return graph.add(name, "MaxPool", x, pads=[layer.padding] * 4, **_WINDOWS)
+        return graph.add(name, "MaxPool", x, **_pads(layer.padding), **_WINDOWS)
     if kind is Dropout:
         return x
     if kind is ClassicDropout:
