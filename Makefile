@@ -17,7 +17,11 @@ $(VENV)/requirements-torch.stamp: requirements-torch.txt $(VENV)/requirements-de
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	touch $@
 
-.PHONY: train test test-all faults check torch
+$(VENV)/requirements-onnx.stamp: requirements-onnx.txt $(VENV)/requirements-dev.stamp
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
+	touch $@
+
+.PHONY: train test test-all faults slurm slurm-packages check torch onnx
 
 # A process for every core; what one has left over at the end, another takes.
 PYTEST := $(RUN) -m pytest -n logical --dist=worksteal
@@ -34,9 +38,19 @@ test-all: $(VENV)/requirements-dev.stamp  ## Run all tests; ARGS= passes options
 faults: $(VENV)/requirements-dev.stamp  ## Run the long version of the fault and fuzz tests.
 	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_caches.py tests/test_checkpoint.py tests/test_faults.py tests/test_file_operations.py tests/test_fuzz.py $(ARGS)
 
+slurm-packages:  ## Install Debian's Slurm, where that can be had; tests that need it are skipped elsewhere.
+	test -x /usr/sbin/slurmctld || { apt-get update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } || \
+	  echo "Slurm can't be installed here; its tests will be skipped."
+
+slurm: $(VENV)/requirements-dev.stamp slurm-packages  ## Test on a Slurm of two virtual nodes.
+	$(RUN) -m pytest tests/slurm $(ARGS)
+
 check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 torch: $(VENV)/requirements-torch.stamp  ## Install PyTorch for the cross-framework tests and the benchmark.
+
+onnx: $(VENV)/requirements-onnx.stamp  ## Install ONNX and its runtime, for export and its tests.

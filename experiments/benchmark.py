@@ -26,11 +26,12 @@ from experiments.contenders.saving import saves
 from experiments.contenders.startup import seconds_to_first_step
 from experiments.contenders.worker import Contender, Reading
 from experiments.references import require_torch
+from experiments.references.ours import bare_recipe
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.models import abstract_model, model_entry, model_names
+from mnist_jax.models import abstract_model, model_names
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
 
@@ -98,10 +99,8 @@ def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
 def _recipes() -> Iterator[Recipe]:
     """Every network at every batch size, on its article's dataset if that is here."""
     for name in _MODELS.value or model_names():
-        recipe = model_entry(name).recipe
-        dataset = resolve_dataset(recipe.dataset).name
-        # Held-out images are no part of a step, and the small dataset has too few of them.
-        recipe = replace(recipe, dataset=dataset, validation=0, selection="last")
+        recipe = bare_recipe(name)
+        recipe = replace(recipe, dataset=resolve_dataset(recipe.dataset).name)
         texts = _BATCH_SIZES.value or ["10", "100", "256", str(recipe.batch_size)]
         for size in _integers("batch_sizes", texts):
             yield replace(recipe, batch_size=size)
@@ -194,9 +193,9 @@ def _startup(out: Console) -> Iterator[list[dict[str, Any]]]:
 def _save(out: Console) -> Iterator[list[dict[str, Any]]]:
     """Times checkpoints of every network."""
     for name in _MODELS.value or model_names():
-        recipe = model_entry(name).recipe
+        recipe = bare_recipe(name)
         dataset = resolve_dataset(recipe.dataset)
-        recipe = replace(recipe, dataset=dataset.name, validation=0, selection="last")
+        recipe = replace(recipe, dataset=dataset.name)
         size, found = saves(recipe, dataset, _ROUNDS.value)
         waited, background = (Spread.of(times) for times in zip(*found, strict=True))
         out.print(

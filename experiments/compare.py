@@ -5,13 +5,15 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments.evidence import exports, records, rendering, sections
+from experiments.evidence import cards, exports, records, rendering, sections
 from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
+from experiments.sweeps import times
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import Failure
 from mnist_jax.files import unwritable
+from mnist_jax.interchange import pretrained
 
 _REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if the files are out of date.")
@@ -20,6 +22,7 @@ _RESULTS = cli.define_path(
     records.RESULTS,
     "Where the records live; of other records than ours, all is written there.",
 )
+_SWEEPS = Path(__file__).parents[1] / "docs" / "sweeps.md"
 flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
 
@@ -27,8 +30,8 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     """The files that follow from the records of a directory, with their contents.
 
     Raises:
-      Failure: a record is damaged or does not belong to a row, or our page has no place for the
-        summary.
+      Failure: a record is damaged or does not belong to a row, or a page of ours has no place for
+        what belongs there.
     """
     results = Results.load(all_articles(), directory)
     made = {
@@ -39,6 +42,10 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     if _ours(directory):
         page = _pages(directory) / "README.md"
         made[page] = sections.filled(page, {"results": rendering.summary(results)})
+        made[_SWEEPS] = sections.filled(_SWEEPS, {"times": times.page_part(results)})
+        for name in pretrained.pretrained_names():
+            folder = pretrained.FOLDER / name
+            made[folder / "README.md"] = cards.card(pretrained.Origin.load(folder), results)
     return made
 
 

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 from mnist_jax.version import __version__
 
 if TYPE_CHECKING:
+    from mnist_jax.interchange.pretrained import load_pretrained
     from mnist_jax.kernels.differentiation import differentiable
     from mnist_jax.runs.network import load_run
 
-__all__ = ["__version__", "differentiable", "load_run"]
+__all__ = ["__version__", "differentiable", "load_pretrained", "load_run"]
 
-_HOMES = {"differentiable": "kernels.differentiation", "load_run": "runs.network"}
+_HOMES = {
+    "differentiable": "kernels.differentiation",
+    "load_pretrained": "interchange.pretrained",
+    "load_run": "runs.network",
+}
 
 
 def __getattr__(name: str) -> Any:

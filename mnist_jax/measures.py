@@ -61,6 +61,11 @@ class Calibration:
     error: float
 
 
+def since_best(values: Sequence[float]) -> int:
+    """How many of the values come after the first of the largest ones; 0 of none."""
+    return len(values) - 1 - int(np.argmax(values)) if values else 0
+
+
 def by_epoch(
     steps: Sequence[float], values: Sequence[float], steps_per_epoch: int, *, mean: bool
 ) -> Course:

@@ -1,4 +1,6 @@
-"""Classifies image files with a run: `python -m mnist_jax.predict --workdir=DIR IMAGE...`.
+"""Classifies image files: `python -m mnist_jax.predict --workdir=DIR IMAGE...`.
+
+With a run, or with `--model=NAME` in its place by a network that is trained already.
 
 PNG, JPEG, GIF, WebP or BMP of any size, folders of them, or `-` for standard input; dark on light
 or light on dark. Every image is brought into the frame of the run's dataset first: one digit, or
@@ -16,19 +18,15 @@ import numpy as np
 from absl import flags, logging
 
 from mnist_jax import cli
-from mnist_jax.cli import streams
+from mnist_jax.cli import networks, streams
 from mnist_jax.data import CLASS_NAMES
 from mnist_jax.data.images import FORMATS, frames_of, image_files, read_image
 from mnist_jax.data.typical import unusual
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import cache_folder
-from mnist_jax.runs.network import load_run
 from mnist_jax.training import devices
 
-_WORKDIR = cli.define_path("workdir", None, "The run directory.")
-_STEP = flags.DEFINE_integer(
-    "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
-)
+_LOAD = networks.define()
 _DIGITS = flags.DEFINE_enum(
     "digits", "one", ["one", "many"], "How many an image has; many are read from left to right."
 )
@@ -44,16 +42,14 @@ _STDIN = Path("-")
 
 def main(argv: Sequence[str]) -> None:
     """Classifies what the arguments name; what can't be read is told of at the end."""
-    if _WORKDIR.value is None:
-        raise UsageError("No run given; add --workdir=DIR.")
     if len(argv) < 2:
         raise UsageError(f"No image given; add {FORMATS} files, folders of them, or - for stdin.")
     devices.configure_process(cache_folder() / "compiled")
-    run = load_run(_WORKDIR.value, _STEP.value)
+    run = _LOAD()
     dataset = run.recipe.dataset
     many = _DIGITS.value == "many"
     if many and dataset == "fashion_mnist":
-        raise UsageError(f"--digits=many is for digits, and {_WORKDIR.value} knows garments.")
+        raise UsageError(f"--digits=many is for digits, and {run.source} knows garments.")
     files: list[Path] = []
     failures = []
     for operand in map(Path, argv[1:]):

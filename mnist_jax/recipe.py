@@ -97,6 +97,24 @@ class Recipe:
         Literal["torch", "keras"],
         "torch: added after the moment's correction for its first steps; keras: before it.",
     ] = _younger("torch")
+    average_decay: Annotated[
+        float,
+        "Evaluate a moving average of parameters and BatchNorm statistics that begins at their"
+        " first values and keeps this much of itself at a step; 0: evaluate what is trained.",
+    ] = _younger(0.0)
+    held_out: Annotated[
+        Literal["last", "random"],
+        "Which images are held out: the last of the files, or a draw of each seed's own.",
+    ] = _younger("last")
+    last_batch: Annotated[
+        Literal["kept", "dropped"],
+        "What becomes of the images of an epoch that do not fill a batch.",
+    ] = _younger("kept")
+    patience: Annotated[
+        int,
+        "End after so many epochs in a row without a better validation accuracy; 0: after the last"
+        " epoch alone.",
+    ] = _younger(0)
 
     def __post_init__(self) -> None:
         changes = named.read(self.augmentation, TRANSFORMS, "augmentation")
@@ -113,6 +131,7 @@ class Recipe:
             ("epochs", 1),
             ("validation", 0),
             ("eval_every", 0),
+            ("patience", 0),
         ):
             if getattr(self, name) < lowest:
                 raise UsageError(f"{name} is {getattr(self, name)}; give {lowest} or more.")
@@ -129,7 +148,7 @@ class Recipe:
             raise UsageError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}.")
         if self.momentum and self.optimizer != "sgd":
             raise UsageError(f"momentum is for sgd; the optimizer is {self.optimizer}.")
-        for name in ("b1", "b2"):
+        for name in ("b1", "b2", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(
                     f"{name} is {getattr(self, name)}; give a number from 0 to below 1."
@@ -140,8 +159,24 @@ class Recipe:
             raise UsageError(f"eps_sense keras is for adam; the optimizer is {self.optimizer}.")
         if self.optimizer == "sgd" and (self.b1, self.b2, self.eps) != (0.9, 0.999, 1e-8):
             raise UsageError("b1, b2 and eps are for adam and adamw; the optimizer is sgd.")
-        if self.selection == "best_validation" and not self.validation:
-            raise UsageError("selection is best_validation, but no validation images are held out.")
+        for name, needs in (
+            ("selection", self.selection == "best_validation"),
+            ("patience", self.patience > 0),
+        ):
+            if needs and not self.validation:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)}, but no validation images are held out."
+                )
+        if self.held_out == "random" and self.evaluation == "training_mode":
+            raise UsageError(
+                "held_out random is for evaluation exact; in training_mode one seed's images would"
+                " move another's statistics."
+            )
+        if self.average_decay and self.evaluation == "training_mode":
+            raise UsageError(
+                "average_decay is for evaluation exact; in training_mode statistics move that are"
+                " no average."
+            )
         if Standardize() in self.augmentation and (
             self.augmentation.index(Standardize()) + 1 < len(self.augmentation)
             or (self.mean, self.std) != (0, 1)

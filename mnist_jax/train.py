@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 from absl import flags, logging
 from rich.console import Console
 
-from mnist_jax import cli
-from mnist_jax.cli import display, recipe_flags, streams
+from mnist_jax import cli, hosts
+from mnist_jax.cli import display, meeting, recipe_flags, streams
 from mnist_jax.cli.signals import in_thread, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
@@ -22,6 +23,7 @@ from mnist_jax.interchange.weights import read_weights
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.environment import describe_environment, difference
 from mnist_jax.training import devices
 from mnist_jax.training.session import Watch, groups, train
 from mnist_jax.training.trainer import check_memory
@@ -57,11 +59,12 @@ _LIST = flags.DEFINE_bool("list", False, "List the networks and end.")
 def main(argv: Sequence[str]) -> None:
     """Trains what the flags say."""
     del argv
-    out = display.console()
     if _LIST.value:
-        display.list_models(out)
+        display.list_models(display.console())
         streams.delivered()
         return
+    meeting.meet()
+    out = display.console()
     recipe = _override(_given_recipe())
     # Refuses wrong arguments of the network before a dataset is looked for.
     network = abstract_model(recipe.model, **recipe.model_args)
@@ -70,10 +73,13 @@ def main(argv: Sequence[str]) -> None:
     else:
         dataset = load_dataset(_DATASET.value, _DATA_DIR.value)
     recipe = _fitted(recipe, dataset)
+    _check_same(recipe, dataset)
     parent = _parent_directory(recipe)
-    there = [] if _OVERWRITE.value else _runs_there(recipe, parent)
+    # Of several processes the first one has the files.
+    look = hosts.is_first() and not _OVERWRITE.value
+    there = _runs_there(recipe, parent) if look else []
     unfinished = [run for run in there if (run.result() or {}).get("epochs") != recipe.epochs]
-    begun = next((run.device() for run in unfinished if run.parts()), {})
+    begun = hosts.told(next((run.device() for run in unfinished if run.parts()), {}))
     if begun.get("threads", devices.cores()) != devices.cores():
         out.print(f"Going on with {begun['threads']} CPU devices and threads, as it began.")
     devices.configure_process(cache_folder() / "compiled", like=begun)
@@ -82,11 +88,13 @@ def main(argv: Sequence[str]) -> None:
     pairs = [(one, _run_directory(one, parent)) for one in recipes]
     todo = []
     for one, run in pairs:
-        if not _OVERWRITE.value and (result := run.finished(one)):
+        if look and (result := run.finished(one)):
             out.print(f"The run in {run.path} has ended; --overwrite starts it again.")
-            _print_result(out, run, result)
+            _print_result(out, recipe, run, result)
         else:
             todo.append((one, run))
+    seeds = hosts.told([one.seed for one, _ in todo])
+    todo = [(one, run) for one, run in pairs if one.seed in seeds]
     runs = [run for _, run in todo]
     if todo:
         display.layer_table(out, network)
@@ -96,31 +104,57 @@ def main(argv: Sequence[str]) -> None:
 
         watches.append(tensorboard.writers)
     with stopping() as stop:
-        for group in [range(len(runs))] if _OVERWRITE.value else groups(runs):
+        for group in hosts.told(_groups(recipe, runs, look=look)):
             together = [todo[place] for place in group]
             results = in_thread(
                 train,
                 together,
                 dataset,
-                watches=watches,
+                watches=watches if hosts.is_first() else (),
                 num_devices=_NUM_DEVICES.value,
                 overwrite=_OVERWRITE.value,
                 save_every=_SAVE_EVERY.value,
                 stop=stop,
                 read_weights=functools.partial(read_weights, recipe) if recipe.init_from else None,
             )
-            for (_, run), result in zip(together, results, strict=True):
-                _print_result(out, run, result)
+            for (_, run), result in zip(together, results, strict=False):
+                _print_result(out, recipe, run, result)
+    if not hosts.is_first():
+        return
     if len(everything := [result for _, run in pairs if (result := run.result())]) > 1:
         accuracies = [100 * result["test_accuracy"] for result in everything]
         mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
         out.print(f"mean test accuracy {mean:.2f} ± {sd:.2f}% (n = {len(accuracies)})")
 
 
-def _print_result(out: Console, run: RunDirectory, result: Mapping[str, Any]) -> None:
+def _groups(recipe: Recipe, runs: Sequence[RunDirectory], *, look: bool) -> list[list[int]]:
+    """The runs, given by place, that are trained together: by their files, if it may look."""
+    if recipe.patience:
+        return [[place] for place in range(len(runs))]
+    return groups(runs) if look else [[*range(len(runs))]]
+
+
+def _print_result(
+    out: Console, recipe: Recipe, run: RunDirectory, result: Mapping[str, Any]
+) -> None:
+    if recipe.patience and (ended := run.metrics()[-1].epoch) < recipe.epochs:
+        out.print(
+            f"Ended after epoch {ended:.0f} of {recipe.epochs}: none of the last {recipe.patience}"
+            " had a better validation accuracy."
+        )
     selected = f" (best validation accuracy, after step {result['selected_step']})"
     why = selected if result.get("selection") == "best_validation" else ""
     out.print(f"test accuracy {result['test_accuracy']:.2%}{why}  in {run.path}")
+
+
+def _check_same(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuses processes that would not compute the same."""
+    if hosts.count() == 1:
+        return
+    environment = describe_environment(dataset, {"threads": devices.cores()})
+    facts = {name: environment[name] for name in ("packages", "git", "device", "dataset_sha256")}
+    asked = {"num_seeds": _NUM_SEEDS.value, "num_devices": _NUM_DEVICES.value}
+    hosts.check_same(json.loads(recipe.to_json()) | asked | facts, difference)
 
 
 def _given_recipe() -> Recipe:

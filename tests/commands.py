@@ -75,6 +75,12 @@ class Command:
         )
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        assert self._process.pid
+        return self._process.pid
+
     def poll(self) -> int | None:
         """The exit code, or None while it runs."""
         return self._process.exitcode

@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 from toy_records import ARTICLE
 
-from experiments.evidence import records
+from experiments.evidence import records, rows
 from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model
+from mnist_jax.training.optimizers import learning_rate
+from mnist_jax.training.schedule import Schedule
+from mnist_jax.transforms import (
+    Affine,
+    CropResize,
+    GridDistortion,
+    MagnifyingRotation,
+    Standardize,
+)
 
 ARTICLES = all_articles()
 
@@ -20,7 +29,7 @@ ROWS = [(article, row) for article in ARTICLES for row in article.rows]
 
 
 def test_articles_are_found_by_being_there():
-    assert [article.letter for article in ARTICLES] == list("ABCDEF")
+    assert [article.letter for article in ARTICLES] == list("ABCDEFGH")
     folder = records.RESULTS.parent
     assert all((folder / f"{article.name}.py").exists() for article in ARTICLES)
 
@@ -88,9 +97,19 @@ D mlp_mnist                          nan   256 10  0.5     0
 E batchnorm_cnn                      99    100 10  0.0003  0.001
 E as_published                       99    100 10  0.0003  0.001
 E early_stopping                     nan   100 10  0.0003  0.001
+E augmented                          nan   100 30  0.0003  0.001
 F dropout_cnn                        nan    32 15  0.001   0
 F dropout_cnn_notebook               nan    32 15  0.001   0
 F simple_cnn                         nan   100  5  0.001   0
+G residual_cnn                       99.738 100 11 0.0004  0
+G half_width                         nan   100 11  0.0004  0
+G quarter_width                      nan   100 11  0.0004  0
+G quarter_width_true_centre          nan   100 11  0.0004  0
+G quarter_width_plain                nan   100 11  0.0004  0
+G double_fc_dropout_augmented        nan   10 200  0.005   0
+G fashion_mnist                      nan   100 11  0.0004  0
+G fashion_mnist_flips                nan   100 11  0.0004  0
+H strided_cnn                        99.641 64 30  0.001   0
 """
 
 # Training images held out, order of the images, the epoch that counts, optimiser.
@@ -101,6 +120,8 @@ PROTOCOLS = {
     "D": (0, "every_epoch", "last", "sgd"),
     "E": (0, "every_epoch", "last", "adam"),
     "F": (0, "every_epoch", "last", "adam"),
+    "G": (0, "every_epoch", "last", "adam"),
+    "H": (6000, "every_epoch", "last", "adam"),
 }
 
 
@@ -120,13 +141,15 @@ def test_rows_are_what_the_articles_print(line):
     ]
     np.testing.assert_array_equal(found, [float(number) for number in numbers])
     validation, order, selection, optimizer = PROTOCOLS[letter]
-    expanded = "expanded" in name or "double_fc" in name
+    expanded = ("expanded" in name or "double_fc" in name) and letter != "G"
     assert recipe.one_pixel_shifts == expanded
     # Article A shuffles its expanded images, once.
     assert recipe.shuffle == ("once" if letter == "A" and expanded else order)
     if name == "early_stopping":
         validation, selection = 10_000, "best_validation"
     assert (recipe.validation, recipe.selection) == (validation, selection)
+    if name == "double_fc_dropout_augmented":  # Article B's.
+        optimizer = "sgd"
     assert (recipe.optimizer, recipe.momentum) == (optimizer, 0)
     if recipe.weight_decay:
         assert recipe.weight_decay_sense == ("nielsen" if letter == "A" else "torch")
@@ -134,8 +157,35 @@ def test_rows_are_what_the_articles_print(line):
         assert (recipe.mean, recipe.std) == (0.1305, 0.3081)
     else:
         assert (recipe.mean, recipe.std) == ((0.5, 0.5) if letter == "E" else (0, 1))
-    fashion = letter == "D" and not name.endswith("_mnist")
+    fashion = (letter == "D" and not name.endswith("_mnist")) or name.startswith("fashion")
     assert recipe.dataset == ("fashion_mnist" if fashion else "mnist")
+
+
+def test_the_protocols_of_g_and_h_are_their_programs():
+    source_g, source_h = (
+        rows.find(name).recipe for name in ("ttdoucet/residual_cnn", "cdeotte/strided_cnn")
+    )
+    window = CropResize(window=25, centre="published")
+    others = (GridDistortion(), MagnifyingRotation(), Standardize())
+    assert source_g.augmentation == (window, *others)
+    assert (source_g.b1, source_g.b2, source_g.eps) == (0.9, 0.99, 1e-8)
+    assert (source_h.b2, source_h.eps, source_h.eps_sense) == (0.999, 1e-7, "keras")
+    assert source_h.augmentation == (Affine(rotation=15, shift=2.8, zoom=0.15, fill="nearest"),)
+    assert (source_h.held_out, source_h.last_batch) == ("random", "dropped")
+    schedule = Schedule.of_images(source_h, 60_000)
+    assert (schedule.steps_per_epoch, schedule.total_steps) == (843, 25_290)
+    assert Schedule.of_images(source_g, 60_000).total_steps == 6600
+    # The first and last rates: G's cosine ends a step before a thousandth of where it began.
+    last = 4e-4 * 0.1 ** (5999 / 6000)
+    cosine = last / 1000 + (last - last / 1000) * (1 + np.cos(np.pi * 599 / 600)) / 2
+    for recipe, expected in (
+        (source_g, {0: 4e-4, 5999: last, 6000: last, 6599: cosine}),
+        (source_h, {0: 1e-3, 842: 1e-3, 843: 9.5e-4, 25_289: 1e-3 * 0.95**29}),
+    ):
+        rate = learning_rate(recipe, Schedule.of_images(recipe, 60_000).steps_per_epoch)
+        assert callable(rate)
+        found = [float(rate(step)) for step in expected]
+        np.testing.assert_allclose(found, list(expected.values()), rtol=1e-4)
 
 
 def test_what_the_repository_of_article_b_prints_for_the_same_commands():
@@ -196,8 +246,13 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
 
     listed = run("--num_seeds=2")  # Nobody said which row.
     assert "seeds to run" not in listed
-    assert "vote  majority of 2 `row`" in listed
-    assert "seeds to run [0, 1]" in run("--num_seeds=2", "--experiment=all")
+    assert "vote  mean of 2 `row`" in listed
+    # What it may take is known from networks that have been run.
+    (tmp_path / "results").mkdir()
+    shutil.copy(records.RESULTS / "batchnorm_cnn.jsonl", tmp_path / "results")
+    done = run("--num_seeds=2", "--experiment=all")
+    assert "toy/row: a seed may take ≈ 0.0 min on a CPU" in done
+    assert "seeds to run [0, 1]" in done
     first = records.load("toy", tmp_path / "results")
     assert [r.seed for r in first] == [0, 1]
     # 1,400 images to train on: 14 steps an epoch, evaluated every 10 and at its end.
@@ -205,8 +260,12 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     best = np.max(first[0].curve["validation_accuracy"])
     selected = first[0].curve["step"].index(first[0].selected_step)
     assert first[0].curve["validation_accuracy"][selected] == best
+    for one in first:  # What the vote is made of.
+        assert one.probabilities is not None
+        np.testing.assert_array_equal(one.probabilities.argmax(-1), one.predictions)
+        np.testing.assert_allclose(one.probabilities.sum(-1), 1, atol=1e-4)
     done = run("--num_seeds=2", "--experiment=vote")
-    assert "toy/vote is the majority of 2 `row`, seeds 0 to 1" in done
+    assert "toy/vote is the mean of 2 `row`, seeds 0 to 1" in done
     assert "toy/row: all of these seeds are recorded" in done
     # A record that was lost after its run is made from the run directory.
     lines = (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True)

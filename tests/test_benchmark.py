@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from experiments.contenders.saving import saves
 from experiments.contenders.stock_flax import stock
 from experiments.contenders.worker import Contender, Reading
 from experiments.evidence import sections
+from experiments.references.ours import bare_recipe
 from mnist_jax.data import load_dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.models import abstract_model, model_entry, model_names
@@ -27,6 +29,7 @@ from mnist_jax.models.layers import (
     Linear,
     MaxPool,
     Network,
+    Residual,
     avg_pool,
     flatten,
     relu,
@@ -124,18 +127,25 @@ def test_stock_flax_is_the_same_network() -> None:
             pool1=avg_pool,
             conv2=Conv(2, 3, 3, rngs=rngs),
             pool2=MaxPool(padding=1),
-            bn2=BatchNorm(3, rngs=rngs),
+            bn2=BatchNorm(3, epsilon=0.1, rngs=rngs),
+            conv3=Conv(3, 3, 5, strides=2, padding="SAME", rngs=rngs),
+            res3=Residual(conv=Conv(3, 3, 3, padding=1, rngs=rngs), act=relu),
+            pool3=MaxPool(padding="SAME"),
             flatten=flatten,
             dropout=Dropout(0.5),
-            out=Linear(6 * 6 * 3, 10, rngs=rngs),
+            out=Linear(2 * 2 * 3, 10, rngs=rngs),
         )
 
     model = make(jax.random.key(0))
     other = stock(model)
-    for name, layer in zip(model.layer_names, other.layers, strict=True):
-        if isinstance(layer, nnx.Conv | nnx.Linear | nnx.BatchNorm):
-            assert type(layer).__module__.startswith("flax.")
-            nnx.update(layer, nnx.state(getattr(model, name)))
+    layers = [getattr(model, name) for name in model.layer_names]
+    pairs: list[tuple[Any, Any]] = list(zip(layers, other.layers, strict=True))
+    (residual,) = (pair for pair in pairs if isinstance(pair[0], Residual))
+    pairs.append((residual[0].conv, residual[1].layers[0]))
+    for ours, theirs in pairs:
+        if isinstance(theirs, nnx.Conv | nnx.Linear | nnx.BatchNorm):
+            assert type(theirs).__module__.startswith("flax.")
+            nnx.update(theirs, nnx.state(ours))
     images = np.random.default_rng(1).normal(size=(2, 28, 28, 1)).astype(np.float32)
     evaluated = [nnx.view(m, deterministic=True, use_running_average=True) for m in (model, other)]
     ours, theirs = (nnx.jit(lambda m, x: m(x))(network, images) for network in evaluated)
@@ -147,7 +157,7 @@ def test_pytorch_is_the_same_network(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     from experiments.references.torch_runs import reference
 
-    recipe = model_entry(name).recipe
+    recipe = bare_recipe(name)
     network = reference(recipe, steps_per_epoch=100).network()
     ours = abstract_model(name, **recipe.model_args)
     theirs = sorted(p.numel() for p in network.parameters())

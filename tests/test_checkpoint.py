@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -291,6 +292,33 @@ def test_does_not_take_for_saved_what_reads_back_otherwise(
     with pytest.raises(Failure, match="it does not read back as it was"):
         store.wait()
     assert store.intact() == []
+
+
+def test_is_intact_or_said_not_to_be_whichever_listing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir, said = os.scandir, list[str]()
+    for number in range(100):
+        listings = itertools.count()
+
+        def refuse_one(path: Any = ".", listings: Any = listings, number: int = number) -> Any:
+            if str(path).startswith(str(tmp_path)) and next(listings) == number:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return scandir(path)
+
+        store = Checkpoints(tmp_path / str(number))
+        with monkeypatch.context() as patched:
+            patched.setattr("os.scandir", refuse_one)
+            store.save(1, {"a": np.ones(3)})
+            try:
+                store.wait()
+            except Failure as failure:
+                said.append(str(failure))
+                continue
+        if next(listings) <= number:
+            break  # There are no more of them.
+        assert store.intact() == [1], number
+    assert any("(Permission denied)" in sentence for sentence in said)
 
 
 def test_says_that_orbax_cannot_read_what_is_as_it_was_saved(saved: Path, tmp_path: Path) -> None:

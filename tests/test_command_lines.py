@@ -134,7 +134,7 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
         "weight_decay": 0.1,
         "weight_decay_sense": "nielsen",
         "selection": "best_validation",
-        "evaluation": "training_mode",
+        "evaluation": "exact",
         "eval_every": 60,
         "seed": 7,
         "augmentation": [dataclasses.asdict(Affine(rotation=5, fill="zero"))],
@@ -143,6 +143,10 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
         "b2": 0.9,
         "eps": 1e-6,
         "eps_sense": "keras",
+        "average_decay": 0.5,
+        "held_out": "random",
+        "last_batch": "dropped",
+        "patience": 9,
     }
     plain = {option.name for option in options()} - {"model", "model_args", "dataset", "init_from"}
     assert protocol.keys() == plain

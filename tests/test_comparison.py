@@ -10,9 +10,11 @@ from toy_records import ARTICLE, VARIANT, record, results_of
 
 from experiments import compare
 from experiments.evidence import analysis, exports, records, rendering
+from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
 from mnist_jax.errors import Failure
+from mnist_jax.interchange.pretrained import FOLDER
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,39 @@ def test_points_of_a_curve(tmp_path):
     assert [(p.epoch, p.published) for p in picture] == [(1, None), (2, None)]
 
 
+def test_an_ensemble_may_vote_by_the_mean_of_probabilities():
+    article = dataclasses.replace(
+        ARTICLE, ensembles=(dataclasses.replace(ARTICLE.ensembles[0], vote="mean"),)
+    )
+    # Image 0 is a 0. One voter is sure of it, two are a little more for a 1.
+    runs = []
+    for seed, first in enumerate(([0.98, 0.02], [0.4, 0.6], [0.45, 0.55])):
+        run = record(seed, wrong=0)
+        shares = np.eye(10)[run.predictions]
+        shares[0, :2] = first
+        predictions = shares.argmax(-1).astype(np.uint8)
+        made = dataclasses.replace(
+            run,
+            probabilities=shares,
+            predictions=predictions,
+            correct=predictions == run.predictions,
+            curve=run.curve | {"test_accuracy": [0.1, 0.5, 0.7, 0.99 if seed else 1.0]},
+        )
+        assert len(made.to_json()) < len(run.to_json()) + 1000
+        read = Record.from_json(made.to_json())
+        assert read.probabilities is not None
+        np.testing.assert_allclose(read.probabilities, shares, atol=1e-5)
+        runs.append(read)
+    results = Results([article], {("toy", "plain", "jax"): runs})
+    assert analysis.ensemble(results, article, article.ensembles[0]) == 100
+    assert analysis.ensemble(results, ARTICLE, ARTICLE.ensembles[0]) == 99
+    without = [*runs[:2], dataclasses.replace(runs[2], probabilities=None)]
+    with pytest.raises(Failure, match="vote is by probabilities, which a record of toy, row plain"):
+        analysis.ensemble(
+            Results([article], {("toy", "plain", "jax"): without}), article, article.ensembles[0]
+        )
+
+
 def test_an_ensemble_is_right_where_most_are(tmp_path):
     # Errors on images 0-9, 1-10 and 2-11: at least two err on images 1 to 10.
     results = results_of(tmp_path, *(record(seed) for seed in range(3)))
@@ -227,9 +262,12 @@ def test_files_follow_from_the_records_alone(tmp_path):
     copy = shutil.copytree(records.RESULTS, tmp_path / "results", ignore=tables)
     there, here = compare.files(copy), compare.files()
     assert [path.name for path in there] == ["RESULTS.md", "table.csv", "table.tex"]
-    # The summary has its place in our page alone.
+    # The summary has its place in our page alone, and the cards beside the weights.
+    here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
     summary = here.pop(records.RESULTS.parent / "README.md")
+    times = here.pop(records.RESULTS.parents[1] / "docs" / "sweeps.md")
     assert list(there.values()) == list(here.values())
+    assert "| seeds of every row | runs |" in times.split("<!-- times -->")[1]
     headline = here[records.RESULTS.parent / "RESULTS.md"].split("## Results\n\n")[1].split("\n")[0]
     lines = summary.split("<!-- results -->\n")[1].split("<!-- end -->")[0].strip().splitlines()
     rows = [f"{article.letter} `{row.id}`" for article in all_articles() for row in article.entries]

@@ -52,7 +52,8 @@ def test_the_page_holds_weights_and_test_images(
     run = load_run(runs_folder / "seed-0")
     kernel = data["layers"][0]["kernel"]
     values = np.frombuffer(base64.b64decode(kernel["values"]), "<f4").reshape(kernel["shape"])
-    np.testing.assert_array_equal(values, run.network.conv1.kernel[...])
+    network: Any = run.network
+    np.testing.assert_array_equal(values, network.conv1.kernel[...])
     shown = data["examples"]["shown"]
     numbers = [one["number"] for one in shown]
     images = np.frombuffer(base64.b64decode(data["examples"]["images"]), np.uint8)
@@ -75,7 +76,8 @@ def test_without_test_images_there_is_the_rest(runs_folder: Path) -> None:
 
 def test_no_name_can_end_the_data(runs_folder: Path) -> None:
     run = load_run(runs_folder / "seed-0")
-    network = Network(**{"</script>": flatten, "out": Linear(784, 10, rngs=nnx.Rngs(0))})
+    layers: dict[str, Any] = {"</script>": flatten, "out": Linear(784, 10, rngs=nnx.Rngs(0))}
+    network = Network(**layers)
     html = page.html(dataclasses.replace(run, network=network), None)
     assert html.count("</script>") == 2
     assert "\\u003c/script>" in html
@@ -88,7 +90,11 @@ class Residual(Network):
 
 def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
     rngs = nnx.Rngs(0)
-    block = {"conv": Conv(1, 2, 3, padding=1, rngs=rngs), "act": relu, "drop": Dropout(0.5)}
+    block: dict[str, Any] = {
+        "conv": Conv(1, 2, 3, padding=1, rngs=rngs),
+        "act": relu,
+        "drop": Dropout(0.5),
+    }
     found = network_json(Network(block=Network(**block), pool=max_pool), RECIPE)
     assert [(layer["name"], layer["op"]) for layer in found["layers"]] == [
         ("block.conv", "conv"),
@@ -96,11 +102,13 @@ def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
         ("block.drop", "dropout"),
         ("pool", "max_pool"),
     ]
-    for layer, words in [
+    refused: list[tuple[Any, str]] = [
         (Residual(**block), "The layer inner.more is a Residual, which"),
         (nnx.LayerNorm(2, rngs=rngs), "The layer inner.more is a LayerNorm, which"),
         (nnx.silu, "The layer inner.more is a silu, which"),
-    ]:
+        (Conv(1, 2, 3, strides=2, rngs=rngs), "The layer inner.more is a Conv, which"),
+    ]
+    for layer, words in refused:
         with pytest.raises(Failure, match=words):
             network_json(Network(inner=Network(more=layer)), RECIPE)
 
@@ -134,9 +142,7 @@ def test_the_command_writes_the_page(runs_folder: Path, tmp_path: Path, html: st
 
 
 def test_a_recipe_s_transforms_come_along() -> None:
-    names: list[dict[str, Any]] = [
-        {"name": name} for name in ("crop_resize", "affine", "standardize")
-    ]
+    names: Any = [{"name": name} for name in ("crop_resize", "affine", "standardize")]
     recipe = dataclasses.replace(RECIPE, augmentation=names)
     found = network_json(Network(flatten=flatten), recipe)["transforms"]
     assert [one["op"] for one in found] == ["resize", "standardize"]

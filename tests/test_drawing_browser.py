@@ -94,7 +94,8 @@ def trained(name: str, **arguments: Any) -> Network:
     rng = np.random.default_rng(0)
     for _, module in nnx.iter_modules(network):
         if isinstance(module, nnx.BatchNorm):
-            for variable in (module.mean, module.var, module.scale, module.bias):
+            variables: Any = (module.mean, module.var, module.scale, module.bias)
+            for variable in variables:
                 size = variable[...].shape
                 variable[...] = jnp.asarray(rng.uniform(0.5, 2, size), jnp.float32)
     return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
@@ -141,7 +142,13 @@ def check(scripts: Any, network: Network, recipe: Recipe, images: np.ndarray) ->
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_every_network_is_the_same_function(scripts: Any, digits: Dataset, name: str) -> None:
+def test_a_network_is_the_same_function_or_refused(
+    scripts: Any, digits: Dataset, name: str
+) -> None:
+    if name in ("residual_cnn", "strided_cnn"):
+        with pytest.raises(Failure, match="which the page can't compute"):
+            network_json(trained(name), model_entry(name).recipe)
+        return
     recipe = model_entry(name).recipe
     arguments = {key: value for key, value in recipe.model_args.items() if key != "init"}
     check(scripts, trained(name, **arguments), recipe, digits.test.images[:4])
@@ -336,8 +343,8 @@ def test_everything_fits_is_named_and_can_be_read(opened: Any) -> None:
 
 
 def test_a_stroke_is_read_in_less_than_fifty_milliseconds(browser: Any, tmp_path: Path) -> None:
-    recipe = model_entry("dbl_conv_relu").recipe
-    drawing.write(LoadedRun(recipe, 0, trained("dbl_conv_relu")), None, tmp_path / "demo.html")
+    run = LoadedRun(model_entry("dbl_conv_relu").recipe, 0, trained("dbl_conv_relu"), "here")
+    drawing.write(run, None, tmp_path / "demo.html")
     page = browser.new_page(viewport=SCREEN["viewport"])
     page.goto((tmp_path / "demo.html").as_uri())
     drag(page, *FOUR)

@@ -11,6 +11,7 @@ PACKAGES = ("mnist_jax", "experiments")
 # From the top floor to the ground; a module belongs to the floor that names it or its room.
 FLOORS = [
     {"experiments"},
+    {"experiments.sweeps"},
     {"experiments.evidence", "experiments.contenders"},
     {"experiments.references"},
     {"mnist_jax"},
@@ -26,7 +27,7 @@ FLOORS = [
         f"mnist_jax.{name}"
         for name in (
             *("recipe", "rates", "transforms", "named", "inputs", "augment"),
-            *("errors", "files", "measures", "version"),
+            *("errors", "files", "hosts", "measures", "version"),
         )
     },
 ]

@@ -74,6 +74,17 @@ def test_ten_exponential_epochs_and_one_of_a_cosine() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-11)
 
 
+def test_one_cycle_is_two_cosines() -> None:
+    # PyTorch's and Optax's, with its usual numbers: up from 1/25 over 30% of 200 steps, and down.
+    one = recipe(
+        {"name": "cosine", "epochs": 0.6, "start": 1 / 25, "end": 1},
+        {"name": "cosine", "epochs": 1.4, "end": 1 / 25e4},
+    )
+    expected = jax.vmap(optax.cosine_onecycle_schedule(200, 0.5))(jnp.arange(200))
+    found = rates(one, 100, np.arange(200))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("steps_per_epoch", [843, 844, 600, 7])
 def test_a_staircase_changes_with_the_epoch(steps_per_epoch: int) -> None:
     # cdeotte's: constant within an epoch.

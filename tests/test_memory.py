@@ -51,7 +51,7 @@ def test_states_are_on_accelerators_and_what_is_saved_of_them_on_the_host(
     limits: list[int | None], host: int, place: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accelerators: list[Any] = [Accelerator(limit) for limit in limits]
-    monkeypatch.setattr(jax, "devices", lambda: accelerators)
+    monkeypatch.setattr(jax, "local_devices", lambda: accelerators)
     monkeypatch.setattr(devices, "_host_memory", lambda: host)
     if place is None:
         check_memory(ADAM, 4)

@@ -15,7 +15,7 @@ from flax import nnx
 from experiments.references.ours import make_network
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model, create_model, model_entry, model_names
-from mnist_jax.models.layers import Dropout, Network, check_trainable
+from mnist_jax.models.layers import Dropout, Network, Residual, check_trainable
 from mnist_jax.models.registry import register
 from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
@@ -37,6 +37,10 @@ PARAMETERS = {
     + 1961 * 200 + 201 * 500 + 501 * 10,
     "dropout_cnn": 10 * 32 + 289 * 64 + 577 * 128 + 2049 * 625 + 626 * 10,
     "simple_cnn": 10 * 32 + 289 * 64 + 3137 * 10,
+    "residual_cnn": 26 * 128 + 2 * 1153 * 128 + 1153 * 256 + 2305 * 256 + 2305 * 512
+    + 4609 * 512 + 2 * (3 * 128 + 2 * 256 + 2 * 512) + 513 * 10,
+    "strided_cnn": 10 * 32 + 289 * 32 + 801 * 32 + 289 * 64 + 577 * 64 + 1601 * 64 + 1025 * 128
+    + 2 * (3 * 32 + 3 * 64 + 128) + 129 * 10,
 }  # fmt: skip
 
 
@@ -72,6 +76,7 @@ def test_parameter_count_and_output_shape(name: str) -> None:
             {"channels": [8], "kernel_size": 3, "hidden": [32]},
             10 * 8 + (14 * 14 * 8 + 1) * 32 + 33 * 10,
         ),
+        ("residual_cnn", {"width": 32}, 298_442),
         # Without convolutions it is a multilayer perceptron.
         ("lenet", {"channels": [], "hidden": [256]}, 785 * 256 + 257 * 10),
     ],
@@ -91,6 +96,18 @@ def test_layers_are_listed_with_what_article_f_prints_of_them() -> None:
     assert settings["fc1"] == settings["act1"] == ""
     lenet = {layer.name: layer.settings for layer in summarize(abstract_model("lenet"))}
     assert lenet["pool1"] == "2×2, stride 2, padding 0"
+
+
+def test_layers_of_sources_g_and_h_are_listed_with_their_sizes() -> None:
+    layers = {layer.name: layer for layer in summarize(abstract_model("residual_cnn"))}
+    shapes = [layers[name].output_shape[1:] for name in ("res1", "res2", "res3", "res4", "mean")]
+    assert shapes == [(28, 28, 128), (14, 14, 128), (7, 7, 256), (4, 4, 512), (512,)]
+    assert layers["res1"].multiply_adds == 28 * 28 * 9 * 128 * 128
+    strided = summarize(abstract_model("strided_cnn"))
+    sides = [layer.output_shape[1] for layer in strided if layer.kind == "Conv"]
+    assert sides == [26, 24, 12, 10, 8, 4, 1]
+    (conv6,) = (layer for layer in strided if layer.name == "conv6")
+    assert conv6.settings == "5×5, stride 2, padding SAME"
 
 
 def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
@@ -152,14 +169,9 @@ def test_dropout_in_training_needs_keys() -> None:
         jax.eval_shape(model, jnp.zeros((2, 28, 28, 1)))
 
 
-class _Residual(Network):
-    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
-        return images + super().__call__(images, keys=keys)
-
-
 def test_a_network_in_a_network_gets_keys_of_its_own() -> None:
     drop = Dropout(0.5)
-    block = _Residual(drop=drop, inner=_Residual(drop=drop))
+    block = Residual(drop=drop, inner=Residual(drop=drop))
     keys = jax.random.split(jax.random.key(0), 4)
     check_trainable(Network(block=block))
     outputs = np.asarray(jax.jit(lambda x: block(x, keys=keys))(jnp.ones((4, 28, 28, 1))))

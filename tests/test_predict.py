@@ -305,7 +305,7 @@ def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
     image = saved(255 - shape_of(), tmp_path / "image.png")
     workdir = f"--workdir={run.path}"
     for arguments, code, sentence in (
-        ([image], 2, "No run given; add --workdir=DIR."),
+        ([image], 2, "Give either --workdir=DIR, of a run, or --model=NAME"),
         (
             [workdir],
             2,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,17 +115,40 @@ def test_a_curve_by_epoch_takes_the_last_test_and_the_mean_of_training():
     assert record().accuracy_at(1) == 50.0
 
 
-def test_a_record_is_refused_twice(tmp_path):
-    records.append(record(), tmp_path)
+def test_a_record_is_added_once(tmp_path):
+    assert records.append(record(), tmp_path)
+    before = (tmp_path / "toy.jsonl").read_bytes()
+    assert not records.append(record(wrong=5), tmp_path)
+    assert (tmp_path / "toy.jsonl").read_bytes() == before
+
+
+def test_two_records_of_a_seed_are_refused(tmp_path):
+    lines = [record(wrong=wrong).to_json() + "\n" for wrong in (10, 5)]
+    (tmp_path / "toy.jsonl").write_text("".join(lines))
     with pytest.raises(Failure, match=r"Lines 1 and 2 .* both of row plain, seed 0, jax"):
-        records.append(record(wrong=5), tmp_path)
-    assert len(records.load("toy", tmp_path)) == 1
+        records.load("toy", tmp_path)
+
+
+def test_a_process_killed_while_it_adds_a_record_leaves_the_file_whole(tmp_path, monkeypatch):
+    records.append(record(), tmp_path)
+    before = (tmp_path / "toy.jsonl").read_bytes()
+
+    def killed(path, text):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        records.append(record(1), tmp_path)
+    assert (tmp_path / "toy.jsonl").read_bytes() == before
 
 
 def test_processes_append_at_the_same_time(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda seed: records.append(record(seed), tmp_path), range(40)))
-    assert {r.seed for r in records.load("toy", tmp_path)} == set(range(40))
+        seeds = [seed for seed in range(20) for _ in range(2)]
+        added = list(pool.map(lambda seed: records.append(record(seed), tmp_path), seeds))
+    assert sum(added) == 20
+    assert {r.seed for r in records.load("toy", tmp_path)} == set(range(20))
 
 
 @pytest.mark.parametrize(

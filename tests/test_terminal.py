@@ -228,7 +228,7 @@ def test_version_and_the_list_of_commands() -> None:
         assert done.stdout == f"mnist_jax {mnist_jax.__version__}\n"
     command = [sys.executable, "-m", "mnist_jax"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for door in ("train", "evaluate", "predict", "report", "convert"):
+    for door in ("train", "evaluate", "predict", "report", "convert", "export"):
         assert f"python -m mnist_jax.{door} " in listed
     assert "__main__" not in listed
     with Path("/dev/full").open("w") as full:

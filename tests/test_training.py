@@ -17,7 +17,7 @@ from mnist_jax.errors import UsageError
 from mnist_jax.inputs import normalize
 from mnist_jax.models import create_model, layers
 from mnist_jax.recipe import Recipe
-from mnist_jax.training import augmentation
+from mnist_jax.training import augmentation, devices
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.step import TrainState, cross_entropy, mean_squared_error, train_step
 from mnist_jax.training.trainer import Trainer
@@ -144,6 +144,11 @@ def test_the_accelerators_route_trains_the_same(name: str, monkeypatch: pytest.M
     expected = losses()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     np.testing.assert_allclose(losses(), expected, rtol=1e-3)
+
+
+def test_a_core_gets_few_images_at_a_time_unless_one_is_much_work() -> None:
+    assert devices.chunk_size(50, multiply_adds=10_000_000) == 10
+    assert devices.chunk_size(50, multiply_adds=300_000_000) == 50
 
 
 @pytest.mark.parametrize("chunk_size", [24, 128])

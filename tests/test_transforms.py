@@ -20,6 +20,7 @@ from mnist_jax.transforms import (
     CropResize,
     Elastic,
     GridDistortion,
+    HorizontalFlip,
     MagnifyingRotation,
     Standardize,
     Transform,
@@ -197,6 +198,14 @@ def test_angles_are_drawn_as_augmentor_draws_them() -> None:
     expected = np.where(np.arange(21) == 10, 2000 / 11, 2000 / 22)
     assert len(counts) == 21
     assert np.abs(counts - expected).max() < 5 * (2000 / 11) ** 0.5
+
+
+def test_every_other_image_is_flipped_left_to_right() -> None:
+    flip, images = HorizontalFlip(), noise(2)
+    drawn = drawn_by(flip)
+    assert abs(drawn.sum() - 1000) < 5 * 500**0.5
+    found = as_bytes(applied(flip, images, np.asarray([True, False])))
+    np.testing.assert_array_equal(found, [np.fliplr(images[0]), images[1]])
 
 
 def test_an_image_is_standardised_by_itself() -> None:

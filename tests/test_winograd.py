@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mnist_jax.kernels import ops, winograd
+from mnist_jax.kernels import ops, winograd, winograd_2d
 
 
 def correlate_float64(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
@@ -19,7 +19,7 @@ def correlate_float64(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("taps", [2, 3, 4, 5])
 def test_the_matrices_filter(taps: int) -> None:
-    a, b, g = winograd._transforms(taps)
+    a, b, g = winograd.transforms(taps)
     rng = np.random.default_rng(taps)
     inputs, weights = rng.normal(size=taps + 3), rng.normal(size=taps)
 
@@ -39,6 +39,33 @@ def test_rounding_stays_below_a_millionth(kernel: tuple[int, int, int, int]) -> 
     error = np.linalg.norm(winograd.correlate(jnp.asarray(x), jnp.asarray(w)) - expected)
 
     assert error < 1e-6 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("tiles", [1000, 12])
+def test_many_channels_are_transformed_along_columns_too(
+    tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 2×3 tiles of each of four images: all at once, and two images at a time.
+    monkeypatch.setattr(winograd_2d, "_TILES", tiles)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(128, 9, 12, 4)).astype(np.float32)
+    w = rng.normal(size=(3, 3, 128, 6)).astype(np.float32)
+    assert winograd_2d.supports(jnp.asarray(w))
+    assert not winograd_2d.supports(jnp.asarray(w[:, :, :127]))
+    expected = correlate_float64(x, w)
+    grad = expected.astype(np.float32)
+    # A convolution's gradients are convolutions.
+    padded = np.pad(grad, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    x_grad = correlate_float64(padded, w[::-1, ::-1].swapaxes(2, 3))
+    w_grad = correlate_float64(x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 3, 0))
+
+    actual = jax.jit(winograd_2d.correlate)(x, w)
+    gradients = jax.jit(winograd_2d.correlate_gradients)(x, w, grad)
+
+    for a, e in zip(
+        (actual, *gradients), (expected, x_grad, w_grad.transpose(1, 2, 3, 0)), strict=True
+    ):
+        assert np.linalg.norm(np.asarray(a) - e) < 2e-6 * np.linalg.norm(e)
 
 
 def test_nan_reaches_every_window_that_has_it() -> None:

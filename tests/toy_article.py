@@ -1,6 +1,5 @@
 """The script of an article that takes seconds."""
 
-from experiments.evidence import runner
 from experiments.evidence.rows import Article, Ensemble, Figure, Row
 from mnist_jax.recipe import Recipe
 
@@ -16,6 +15,8 @@ recipe = Recipe(
 )
 figure = Figure(printed="", value=99.0, source="")
 row = Row(id="row", recipe=recipe, figures=(figure,))
-vote = Ensemble(id="vote", members="row", size=2, figures=(figure,))
+vote = Ensemble(id="vote", members="row", size=2, figures=(figure,), vote="mean")
 if __name__ == "__main__":
+    from experiments.evidence import runner
+
     runner.run(Article(name="toy", letter="T", title="", rows=(row,), ensembles=(vote,)))

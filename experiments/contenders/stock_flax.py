@@ -15,7 +15,17 @@ from experiments.contenders.job import Job, Work, share_gpu
 from mnist_jax.data import Dataset
 from mnist_jax.inputs import normalize
 from mnist_jax.models import create_model
-from mnist_jax.models.layers import BatchNorm, Conv, Layer, Linear, MaxPool, Network, avg_pool
+from mnist_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Layer,
+    Linear,
+    MaxPool,
+    Network,
+    Residual,
+    avg_pool,
+    global_avg_pool,
+)
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.step import LOSSES
 
@@ -91,17 +101,35 @@ def stock(model: Network) -> nnx.Sequential:
     return nnx.Sequential(*(_stock(getattr(model, name), rngs) for name in model.layer_names))
 
 
+class _Residual(nnx.Sequential):
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
+        return x + super().__call__(x)
+
+
 def _stock(layer: Layer, rngs: nnx.Rngs) -> Layer:
     halve: dict[str, Any] = {"window_shape": (2, 2), "strides": (2, 2)}
     match layer:
-        case Conv(in_features=inputs, out_features=features, kernel_size=size, padding=padding):
-            return nnx.Conv(inputs, features, size, padding=padding, rngs=rngs)
+        case Conv():
+            return nnx.Conv(
+                layer.in_features,
+                layer.out_features,
+                layer.kernel_size,
+                strides=layer.strides,
+                padding=layer.padding,
+                rngs=rngs,
+            )
         case Linear(in_features=inputs, out_features=features):
             return nnx.Linear(inputs, features, rngs=rngs)
-        case MaxPool(padding=padding):
+        case MaxPool(padding=int(padding)):
             return partial(nnx.max_pool, padding=((padding, padding),) * 2, **halve)
-        case BatchNorm(num_features=features):
-            return nnx.BatchNorm(features, momentum=0.9, rngs=rngs)
+        case MaxPool(padding=padding):
+            return partial(nnx.max_pool, padding=padding, **halve)
+        case BatchNorm(num_features=features, momentum=momentum, epsilon=epsilon):
+            return nnx.BatchNorm(features, momentum=momentum, epsilon=epsilon, rngs=rngs)
+        case Residual():
+            return _Residual(*(_stock(getattr(layer, name), rngs) for name in layer.layer_names))
         case nnx.Dropout(rate=rate):
             return nnx.Dropout(rate, rngs=rngs)
+    if layer is global_avg_pool:
+        return partial(jnp.mean, axis=(1, 2))
     return partial(nnx.avg_pool, **halve) if layer is avg_pool else layer

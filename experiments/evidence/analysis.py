@@ -12,6 +12,7 @@ from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Curve, Ensemble, Figure, Row
 from experiments.evidence.statistics import Spread, Summary
+from mnist_jax.errors import Failure
 
 _PERCENT = (0.0, 100.0)
 # Fewer runs than this say too little about a spread.
@@ -127,7 +128,7 @@ def outcome(
         return Outcome(vote, compared, None, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
-        estimate = durations.estimate(results, row) if framework == "jax" else None
+        estimate = durations.on_a_core(results, row) if framework == "jax" else None
         return Outcome(None, nothing, estimate, "")
     summary = percentages([accuracy(run, row) for run in runs])
     compared = [_compare(results, article, row, framework, summary, f) for f in row.figures]
@@ -192,9 +193,10 @@ def points(results: Results, article: Article, row: Row, curve: Curve) -> list[P
     runs = results.runs[article.name, row.id, "jax"]
     if not runs:
         return []
-    ours = curve.scale * np.asarray([run.by_epoch(curve.column) for run in runs])
-    published: dict[int, float] = dict(enumerate(curve.values, start=1))
-    epochs = list(published) or _round_epochs(row.recipe.epochs)
+    ran = min(run.epochs for run in runs)
+    ours = curve.scale * np.asarray([run.by_epoch(curve.column)[:ran] for run in runs])
+    published: dict[int, float] = dict(enumerate(curve.values[:ran], start=1))
+    epochs = list(published) or _round_epochs(ran)
     bounds = (0.0, 1.0 if curve.column.endswith("accuracy") else math.inf)
     found = []
     for epoch in epochs:
@@ -216,7 +218,7 @@ def batches(
         return None
     runs = results.runs[article.name, row.id, framework]
     later = [
-        run.steps.accuracy[len(run.steps.right) // row.recipe.epochs :]
+        run.steps.accuracy[len(run.steps.right) // run.epochs :]
         for run in runs
         if run.steps is not None
     ]
@@ -234,14 +236,32 @@ def ensemble_voters(
     return [runs[seed] for seed in range(members.size)]
 
 
+def votes(members: Ensemble, voters: Sequence[Record]) -> np.ndarray:
+    """The labels that they vote for: [N].
+
+    Raises:
+      Failure: it is by their probabilities, which a record lacks.
+    """
+    if members.vote == "majority":
+        return statistics.vote(np.stack([run.predictions for run in voters]))
+    known = [run.probabilities for run in voters if run.probabilities is not None]
+    if len(known) < len(voters):
+        raise Failure(
+            f"The vote {members.id} is by probabilities, which a record of {voters[0].article}, row"
+            f" {members.members}, lacks; remove its line and run it again."
+        )
+    return np.sum(known, axis=0).argmax(-1)
+
+
 def ensemble(results: Results, article: Article, members: Ensemble) -> float | None:
     """The test accuracy of the vote in percent; None while a member is missing."""
     if (voters := ensemble_voters(results, article, members)) is None:
         return None
     predictions = np.stack([run.predictions for run in voters])
     correct = np.stack([run.correct for run in voters])
-    # A vote is right if it is for what a voter has that is right.
-    agreed = predictions == statistics.vote(predictions)
+    # A vote is right if it is for what a voter has that is right; that a mean of probabilities is
+    # for what none has, and right, is not told by records, and counts as wrong.
+    agreed = predictions == votes(members, voters)
     return 100 * float((agreed & correct).any(0).mean())
 
 

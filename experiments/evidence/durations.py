@@ -24,20 +24,36 @@ def device(run: Record) -> str:
     return f"{count} {kind}{'s' if count > 1 else ''}"
 
 
-def estimate(results: Results, row: Row) -> float | None:
-    """Seconds for a seed's training images, at the highest speed that its network had."""
-    speeds = [
-        run.images_per_second * run.seeds_together
-        for (_, _, framework), runs in results.runs.items()
-        for run in runs
-        if framework == "jax"
-        and _network(run.recipe) == _network(row.recipe)
-        and run.environment["device"]["platform"] == "cpu"
-    ]
-    if not speeds:
+def on_a_core(results: Results, row: Row) -> float | None:
+    """Seconds that one seed takes on one CPU core; None where nothing was trained on CPUs.
+
+    As long for an image as in the network's quickest run, evaluations included; where there is
+    none, as in that of the network whose work for an image is most like its own, and by its work.
+    """
+    # Core-seconds for an image to train on.
+    costs: dict[tuple[str, int], float] = {}
+    for (_, _, framework), runs in results.runs.items():
+        for run in runs:
+            on = run.environment["device"]
+            if framework == "jax" and on["platform"] == "cpu":
+                cores = math.prod(on["mesh"].values())
+                cost = run.seconds * cores / run.seeds_together / _images(run.recipe)
+                network = _network(run.recipe)
+                costs[network] = min(cost, costs.get(network, math.inf))
+    if not costs:
         return None
-    images = Schedule.of_images(row.recipe, _TRAINING_IMAGES).examples * row.recipe.epochs
-    return images / max(speeds)
+    own = _network(row.recipe)
+    nearest = min(costs, key=lambda one: (one != own, abs(math.log(one[1] / own[1]))))
+    return costs[nearest] * _images(row.recipe) * own[1] / nearest[1]
+
+
+def steps(recipe: Recipe) -> int:
+    """How many steps a run takes."""
+    return Schedule.of_images(recipe, _TRAINING_IMAGES).total_steps
+
+
+def _images(recipe: Recipe) -> int:
+    return Schedule.of_images(recipe, _TRAINING_IMAGES).examples * recipe.epochs
 
 
 def _network(recipe: Recipe) -> tuple[str, int]:

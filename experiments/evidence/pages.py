@@ -10,7 +10,6 @@ from experiments.evidence import (
     article_sections,
     charts,
     rendering,
-    statistics,
 )
 from experiments.evidence.charts import ForestRow
 from experiments.evidence.records import Record
@@ -115,7 +114,7 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
 def _course(run: Record) -> Course:
     """A run's test accuracy in percent against the epoch, at every evaluation."""
     steps = np.asarray(run.curve["step"])
-    epochs = steps * (run.recipe.epochs / steps[-1])
+    epochs = steps * (run.epochs / steps[-1])
     return Course(epochs, 100 * np.asarray(run.curve["test_accuracy"]))
 
 
@@ -125,7 +124,8 @@ def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Pic
     for curve in row.curves:
         epochs = np.arange(1, row.recipe.epochs + 1)
         ours = [
-            Course(epochs, curve.scale * np.asarray(run.by_epoch(curve.column))) for run in runs
+            Course(epochs[: run.epochs], curve.scale * np.asarray(run.by_epoch(curve.column)))
+            for run in runs
         ]
         printed = Course(epochs[: len(curve.values)], np.asarray(curve.values))
         published = printed if curve.values else None
@@ -181,7 +181,7 @@ def _ensemble_errors(
         yield Text("The images that the vote has wrong can't be shown without the dataset.")
         return
     predictions = np.stack([run.predictions for run in voters])
-    votes = statistics.vote(predictions)
+    votes = analysis.votes(members, voters)
     agreeing = (predictions == votes).sum(axis=0)
     labels = dataset.test.labels
     wrong = np.flatnonzero(votes != labels)

@@ -5,7 +5,6 @@ import dataclasses
 import fcntl
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from experiments.evidence.steps import Steps
 from mnist_jax import measures
 from mnist_jax.errors import Failure
-from mnist_jax.files import parse_json
+from mnist_jax.files import parse_json, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -26,6 +25,10 @@ _SCHEMA = 1
 # What an evaluation is recorded with; the validation accuracy only where there is validation.
 _COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _OPTIONAL = "validation_accuracy"
+# Fields that most records lack.
+_RARE = {"steps", "ended_after", "probabilities"}
+# In how many parts a probability is kept.
+_PARTS = 65_535
 # Of run environments: what does not matter for a number, and belongs to one machine.
 LOCAL = ("command", "dataset_source")
 
@@ -50,6 +53,8 @@ class Record:
         process at the same time.
       steps: every step's loss and right answers; None of a long run, and of one whose steps were
         not kept.
+      probabilities: [N, 10], of the selected evaluation; None where nothing is made of them.
+      ended_after: so many epochs, by the recipe's patience; None where it took all.
     """
 
     article: str
@@ -64,6 +69,8 @@ class Record:
     images_per_second: float
     environment: Mapping[str, Any]
     steps: Steps | None = None
+    probabilities: np.ndarray | None = None
+    ended_after: int | None = None
 
     @classmethod
     def of_run(
@@ -87,6 +94,7 @@ class Record:
           environment: as of `describe_environment`, and `seeds_together`.
           **values: the other attributes.
         """
+        ran = round(rows[-1].epoch)
         columns = [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]
         return cls(
             recipe=recipe,
@@ -95,6 +103,7 @@ class Record:
             selected_step=selected_step,
             predictions=predictions.astype(np.uint8),
             correct=predictions == labels,
+            ended_after=ran if ran < recipe.epochs else None,
             images_per_second=float(np.median([row.images_per_second for row in rows])),
             environment={k: v for k, v in environment.items() if k not in LOCAL},
             **values,
@@ -104,6 +113,11 @@ class Record:
     def seed(self) -> int:
         """The run's seed."""
         return self.recipe.seed
+
+    @property
+    def epochs(self) -> int:
+        """How many were run."""
+        return self.ended_after or self.recipe.epochs
 
     @property
     def seeds_together(self) -> int:
@@ -128,18 +142,24 @@ class Record:
     def by_epoch(self, column: str) -> list[float]:
         """A column's values per epoch: means for training, the last evaluation's for tests."""
         steps, mean = self.curve["step"], column.startswith("train_")
-        steps_per_epoch = int(steps[-1]) // self.recipe.epochs
+        steps_per_epoch = int(steps[-1]) // self.epochs
         course = measures.by_epoch(steps, self.curve[column], steps_per_epoch, mean=mean)
         return course.y.tolist()
 
     def second_half(self) -> list[float]:
         """The test accuracies after every epoch of the second half."""
-        return self.by_epoch("test_accuracy")[self.recipe.epochs // 2 :]
+        return self.by_epoch("test_accuracy")[self.epochs // 2 :]
 
     def to_json(self) -> str:
         """One line."""
         recipe = json.loads(self.recipe.to_json())
         steps = {} if self.steps is None else {"steps": self.steps.to_json()}
+        shares = (
+            {}
+            if self.probabilities is None
+            else {"probabilities": _pack(_bytes(self.probabilities))}
+        )
+        early = {} if self.ended_after is None else {"ended_after": self.ended_after}
         return json.dumps(
             {
                 "schema": _SCHEMA,
@@ -160,6 +180,8 @@ class Record:
                 "correct": _pack(np.packbits(self.correct)),
             }
             | steps
+            | shares
+            | early
         )
 
     @classmethod
@@ -175,8 +197,7 @@ class Record:
         expected = {field.name for field in dataclasses.fields(cls)} | {
             *("seed", "test_accuracy", "last_test_accuracy", "recipe_sha256")
         }
-        # Records from before steps were kept have none.
-        if differing := sorted((expected ^ set(values)) - {"steps"}):
+        if differing := sorted((expected ^ set(values)) - _RARE):
             raise ValueError(f"the field {differing[0]} is missing or unknown")
         if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
@@ -187,6 +208,9 @@ class Record:
         correct = np.unpackbits(_unpack(values["correct"]), count=len(predictions)).astype(bool)
         if "steps" in values:
             values["steps"] = Steps.from_json(values["steps"], values["recipe"])
+        if "probabilities" in values:
+            shares = _unpack(values["probabilities"]).view("<u2") / _PARTS
+            values["probabilities"] = shares.reshape(len(predictions), -1)
         record = cls(**values | {"predictions": predictions, "correct": correct})
         at_selected = record.curve["step"].index(record.selected_step)
         lengths = {len(column) for column in record.curve.values()}
@@ -213,25 +237,32 @@ def load(article: str, directory: Path = RESULTS) -> list[Record]:
     return _parse(path, path.read_text() if path.exists() else "")
 
 
-def append(record: Record, directory: Path = RESULTS) -> None:
-    """Adds a record to its article's file; several processes may do so at a time.
+def append(record: Record, directory: Path = RESULTS) -> bool:
+    """Adds a record to its article's file, unless it has one of that row, framework and seed.
+
+    Several processes may do so at a time, and any of them may be killed.
+
+    Returns:
+      Whether it was added.
 
     Raises:
-      Failure: it is there already, or the file is damaged or can't be written.
+      Failure: the file is damaged or can't be written.
     """
     path = _path(record.article, directory)
-    line = record.to_json() + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            _parse(path, file.read() + line)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        directory.mkdir(parents=True, exist_ok=True)
+        # A lock of its own, since the file is replaced: readers find all of a line or nothing.
+        with (directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            text = path.read_text() if path.exists() else ""
+            if _key(record) in map(_key, _parse(path, text)):
+                return False
+            text += record.to_json() + "\n"
+            _parse(path, text)
+            write_text(path, text)
     except OSError as error:
         raise Failure(f"{path} can't be written ({error.strerror}).") from error
+    return True
 
 
 def of_row(records: Iterable[Record], row: str, recipe: Recipe, framework: str) -> list[Record]:
@@ -264,7 +295,7 @@ def _parse(path: Path, text: str) -> list[Record]:
                 raise ValueError(f"it is a record of {record.article}")
         except (ValueError, KeyError, AttributeError, TypeError, zlib.error, Failure) as error:
             raise Failure(f"Line {number} of {path} is damaged: {error}.") from error
-        key = (record.row, record.framework, record.seed)
+        key = _key(record)
         if key in seen:
             raise Failure(
                 f"Lines {seen[key]} and {number} of {path} are both of row {record.row}, seed"
@@ -275,6 +306,10 @@ def _parse(path: Path, text: str) -> list[Record]:
     return records
 
 
+def _key(record: Record) -> tuple[str, str, int]:
+    return record.row, record.framework, record.seed
+
+
 def _rounded(value: float) -> float:
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
@@ -282,6 +317,10 @@ def _rounded(value: float) -> float:
 def digest(recipe: Mapping[str, Any]) -> str:
     """The SHA-256 of a recipe as it stands in a record."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _bytes(probabilities: np.ndarray) -> np.ndarray:
+    return np.rint(probabilities * _PARTS).astype("<u2").view(np.uint8)
 
 
 def _pack(array: np.ndarray) -> str:

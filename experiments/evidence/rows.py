@@ -100,17 +100,19 @@ class Ensemble:
       members: the row whose networks vote.
       size: how many vote: the seeds from 0 on.
       figures: as of `Row`.
+      vote: by their labels' majority, or by the mean of their probabilities.
     """
 
     id: str
     members: str
     size: int
     figures: Sequence[Figure]
+    vote: Literal["majority", "mean"] = "majority"
 
     @property
     def description(self) -> str:
         """Who votes."""
-        return f"majority of {self.size} `{self.members}`"
+        return f"{self.vote} of {self.size} `{self.members}`"
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,10 @@ class Article:
         """Rows and ensembles."""
         return [*self.rows, *self.ensembles]
 
+    def averaged(self, row: Row) -> bool:
+        """Whether an ensemble takes the mean of this row's probabilities."""
+        return any(one.members == row.id and one.vote == "mean" for one in self.ensembles)
+
     def row(self, identifier: str) -> Row:
         """The row of that name.
 
@@ -193,6 +199,15 @@ class Article:
                 return row
         names = ", ".join(entry.id for entry in self.entries)
         raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
+
+    def trained(self, identifier: str) -> Row:
+        """The row to train for a row or an ensemble of that name: of an ensemble, its members'.
+
+        Raises:
+          UsageError: there is none.
+        """
+        members = {ensemble.id: ensemble.members for ensemble in self.ensembles}
+        return self.row(members.get(identifier, identifier))
 
 
 def no_figure(what: str, source: str) -> Sequence[Figure]:

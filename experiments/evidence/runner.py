@@ -3,30 +3,29 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.evidence import records
+from experiments.evidence import durations, records, text, training
 from experiments.evidence.records import Record
-from experiments.evidence.rows import Article, Ensemble, Row
-from experiments.evidence.steps import Steps
+from experiments.evidence.results import Results
+from experiments.evidence.rows import Article, Ensemble, Row, all_articles
+from experiments.evidence.training import Places
 from experiments.references import require_torch
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
-from mnist_jax.cli.signals import Stop, in_thread, stopping
-from mnist_jax.data import Dataset, load_dataset
+from mnist_jax.cli.signals import Stop, stopping
+from mnist_jax.errors import Failure
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
 from mnist_jax.training import devices
-from mnist_jax.training.schedule import Schedule
-from mnist_jax.training.session import groups, train
+from mnist_jax.training.session import groups
 
 _EXPERIMENT = flags.DEFINE_list(
     "experiment", None, "Which rows, or all. Without it they are listed."
@@ -40,7 +39,7 @@ _FRAMEWORK = flags.DEFINE_enum(
     "framework", "jax", ("jax", "torch"), "What trains: this project, or the author's PyTorch."
 )
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
-_WORKDIR = cli.define_path("workdir", Path("runs/experiments"), "Where the run directories live.")
+_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Where the run directories live.")
 _RESULTS = cli.define_path("results", records.RESULTS, "Where the records live.")
 # Missing seeds that are looked at, however many there are, for those that train together.
 _CONSIDERED = 100
@@ -77,12 +76,12 @@ def _main(article: Article, argv: Sequence[str]) -> None:
 
 def _row(out: Console, article: Article, name: str) -> Row:
     """The row of that name; of an ensemble, which is nothing to train, that of its members."""
+    row = article.trained(name)
     for ensemble in article.ensembles:
         if ensemble.id == name:
             seeds = f"seeds 0 to {ensemble.size - 1}"
             out.print(f"{article.name}/{name} is the {ensemble.description}, {seeds}.")
-            return article.row(ensemble.members)
-    return article.row(name)
+    return row
 
 
 def _run_rows(
@@ -92,65 +91,46 @@ def _run_rows(
     for row in rows:
         if not _missing(article, row, 1):
             out.print(f"{article.name}/{row.id}: all of these seeds are recorded.")
+        elif _FRAMEWORK.value == "jax" and (seconds := _estimate(row)):
+            out.print(
+                f"{article.name}/{row.id}: a seed may take {text.duration(seconds)} on a CPU core"
+            )
         # Read again every time: other processes append too.
         while missing := _missing(article, row, max(together, _CONSIDERED)):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
-            (first, *_) = groups([_run_directory(article, row, r.seed) for r in missing])
-            for record in train_seeds(out, article, row, [missing[i] for i in first[:together]]):
-                if record.seed in {one.seed for one in _records(article, row, record.framework)}:
-                    continue  # Another process was faster.
-                records.append(record, _RESULTS.value)
-                out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
+            places = _places()
+            (first, *_) = groups([places.run_directory(article, row, r.seed) for r in missing])
+            most = 1 if row.recipe.patience else together  # It ends each at another epoch.
+            for record in train_seeds(out, article, row, [missing[i] for i in first[:most]]):
+                if records.append(record, _RESULTS.value):  # Or another process was faster.
+                    out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
+
+
+def _estimate(row: Row) -> float | None:
+    try:
+        return durations.on_a_core(Results.load(all_articles(), _RESULTS.value), row)
+    except Failure:  # Another article's records need not be in order for this one.
+        return None
 
 
 def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
     """The row's recipe with the first `most` of the seeds asked for that have no record."""
-    done = {record.seed for record in _records(article, row, _FRAMEWORK.value)}
+    done = {record.seed for record in _places().records(article, row, _FRAMEWORK.value)}
     seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _NUM_SEEDS.value)
     missing = itertools.islice((seed for seed in seeds if seed not in done), most)
     return [dataclasses.replace(row.recipe, seed=seed) for seed in missing]
 
 
 def _missing_runs(article: Article, row: Row) -> list[RunDirectory]:
-    return [_run_directory(article, row, r.seed) for r in _missing(article, row, _CONSIDERED)]
-
-
-def _records(article: Article, row: Row, framework: str) -> list[Record]:
-    found = records.load(article.name, _RESULTS.value)
-    return records.of_row(found, row.id, row.recipe, framework)
+    missing = _missing(article, row, _CONSIDERED)
+    return [_places().run_directory(article, row, recipe.seed) for recipe in missing]
 
 
 def _train(
     stop: Stop, out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
 ) -> Iterator[Record]:
-    """Trains a recipe's seeds together, or goes on with them; yields their records."""
-    dataset = _dataset(row.recipe.dataset)
-    pairs = [(recipe, _run_directory(article, row, recipe.seed)) for recipe in recipes]
-    # An ended run without a record was stopped between the two.
-    if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
-        watch = partial(display.training, out)
-        in_thread(train, unfinished, dataset, watches=[watch], stop=stop)
-    schedule = Schedule.of_images(row.recipe, len(dataset.train))
-    for recipe, run in pairs:
-        result, environment = run.result(), run.environment()
-        assert result is not None
-        yield Record.of_run(
-            recipe,
-            run.metrics(),
-            result["selected_step"],
-            run.predictions(),
-            dataset.test.labels,
-            environment,
-            article=article.name,
-            row=row.id,
-            framework="jax",
-            seconds=result["seconds"],
-            steps=Steps.of_log(run.steps(), schedule),
-        )
-
-
-def _run_directory(article: Article, row: Row, seed: int) -> RunDirectory:
-    return RunDirectory(_WORKDIR.value / article.name / row.id / f"seed-{seed}")
+    watch = partial(display.training, out)
+    return training.train(_places(), article, row, recipes, watches=[watch], stop=stop)
 
 
 def _train_torch(
@@ -161,7 +141,7 @@ def _train_torch(
     from experiments.references import torch_runs
 
     for recipe in recipes:
-        dataset = _dataset(recipe.dataset)
+        dataset = _places().dataset(recipe.dataset)
         made = torch_runs.train(out, recipe, dataset)
         yield Record.of_run(
             recipe,
@@ -177,16 +157,15 @@ def _train_torch(
         )
 
 
-@cache
-def _dataset(name: str) -> Dataset:
-    return load_dataset(name, _DATA_DIR.value)
+def _places() -> Places:
+    return Places(_WORKDIR.value, _RESULTS.value, _DATA_DIR.value)
 
 
 def _list_rows(out: Console, article: Article) -> None:
     table = Table("row", "network", "published", "seeds: jax", "torch", box=None)
     for row in article.rows:
         seeds = [
-            " ".join(str(record.seed) for record in _records(article, row, framework))
+            " ".join(str(record.seed) for record in _places().records(article, row, framework))
             for framework in ("jax", "torch")
         ]
         table.add_row(row.id, row.recipe.model, _published(row), *seeds)

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flax.training.early_stopping import EarlyStopping
-
 from experiments.evidence import statistics
 from experiments.evidence.analysis import percentages
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Row
 from experiments.evidence.statistics import Summary
+from mnist_jax import measures
 
 # So many epochs in a row without a better validation accuracy end the training.
 PATIENCES = (1, 3, 10)
@@ -38,9 +37,12 @@ class Stopping:
 
 
 def early_stopping(results: Results, article: Article, row: Row) -> list[Stopping]:
-    """For every patience below the epochs of a row that selects by validation; else nothing."""
+    """For every patience below the epochs of a row that selects by validation; else nothing.
+
+    Nothing either of a row that has a patience itself.
+    """
     runs = results.runs[article.name, row.id, "jax"]
-    if not runs or row.recipe.selection != "best_validation":
+    if not runs or row.recipe.selection != "best_validation" or row.recipe.patience:
         return []
     epochs = row.recipe.epochs
     return [_stopping(runs, epochs, patience) for patience in PATIENCES if patience < epochs]
@@ -51,13 +53,9 @@ def last_epoch(validation: Sequence[float], patience: int) -> int:
 
     It is the last one where there are never so many epochs without a better one.
     """
-    # Flax's goes on while no more than its patience are without one, and wants small numbers.
-    stopping = EarlyStopping(patience=patience - 1)
-    for epoch, accuracy in enumerate(validation, start=1):
-        stopping = stopping.update(-accuracy)
-        if stopping.should_stop:
-            return epoch
-    return len(validation)
+    epochs = range(1, len(validation) + 1)
+    ended = (epoch for epoch in epochs if measures.since_best(validation[:epoch]) >= patience)
+    return next(ended, len(validation))
 
 
 def _stopping(runs: Sequence[Record], epochs: int, patience: int) -> Stopping:

@@ -18,6 +18,7 @@ from torch import nn
 from experiments.references.distributions import pooled
 from experiments.references.ours import (
     ARRAYS,
+    bare_recipe,
     dataset_at_hand,
     dropout_masks,
     evaluation_keys,
@@ -88,7 +89,7 @@ class Pair:
 
     def __init__(self, reference: Original, dtype: type = np.float64):
         self.reference = reference
-        self.recipe = model_entry(reference.model).recipe
+        self.recipe = bare_recipe(reference.model)
         self.ours = make_network(reference.model, dtype, **reference.model_args)
         torch_names = model_entry(reference.model).torch_names
         self.prefixes = pytorch.torch_layers(self.ours, torch_names)
@@ -115,20 +116,22 @@ class Pair:
 
 
 def logits(reference: Original, images: np.ndarray, dtype: type = np.float64) -> float:
-    """Compares the outputs for images [N, 28, 28, 1] in evaluation mode."""
+    """Compares the outputs for images [N, 28, 28, 1] in evaluation mode, as `gradients` does."""
     with jax.enable_x64(dtype is np.float64):
         pair = Pair(reference, dtype)
         images = images.astype(dtype)
         ours = predict(pair.state(optax.identity()), images)
         with torch.no_grad():
             theirs = pair.theirs.eval()(to_torch(images))
-        return absolute(np.asarray(ours), _numpy(theirs))
+        return _relative(np.asarray(ours), _numpy(theirs))
 
 
 def gradients(
     reference: Original, images: np.ndarray, labels: np.ndarray, *, dropout: bool
 ) -> float:
     """Compares the gradients of the article's loss for one batch of normalised images.
+
+    A difference is relative to the tensor's largest value.
 
     With `dropout` units are dropped, the same ones on both sides.
     """

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.references.ours import make_network, predict, without_dropout
+from experiments.references.ours import bare_recipe, make_network, predict, without_dropout
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
 from mnist_jax.training.optimizers import make_optimizer
@@ -50,7 +50,7 @@ def our_record(name: str) -> dict[str, np.ndarray]:
         network = without_dropout(make_network(name, **entry.recipe.model_args))
         prefixes = pytorch.torch_layers(network, entry.torch_names)
         # Its moment is the last gradient, which it passes on.
-        optimizer = optax.chain(optax.trace(0.0), make_optimizer(entry.recipe, 1))
+        optimizer = optax.chain(optax.trace(0.0), make_optimizer(bare_recipe(name), 1))
         loss = LOSSES[entry.recipe.loss]
         state = TrainState.create(network, optimizer, loss, key=jax.random.key(0))
         record = {"logits": np.asarray(predict(state, images))}

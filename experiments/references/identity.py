@@ -29,7 +29,7 @@ those that there are.
 
 ## Against PyTorch
 
-- *logits*: outputs of 8 images in evaluation mode.
+- *logits*: outputs of 8 images in evaluation mode, relative to the largest.
 - *gradients*: of the article's loss, for every parameter, relative to the tensor's largest value.
 - *same masks*: the gradients when both sides drop the same units.
 - *50 steps*: two short epochs with the article's optimiser, weight decay and batch size, the last

@@ -1,5 +1,6 @@
 """This project's side of a comparison: networks and images in float64, arrays by layer."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +11,26 @@ import numpy as np
 from flax import nnx
 
 from mnist_jax.data import Dataset, load_dataset
-from mnist_jax.models import abstract_model, create_model
+from mnist_jax.models import abstract_model, create_model, model_entry
 from mnist_jax.models.layers import Layer, Network
 from mnist_jax.recipe import Recipe
 from mnist_jax.training.step import TrainState
 
 ARRAYS = (nnx.Param, nnx.BatchStat)
+
+
+def bare_recipe(name: str) -> Recipe:
+    """What networks are compared by: a network's recipe, but for what it does to images and rate.
+
+    Held-out images, which are no part of a step, it has none of either.
+    """
+    return dataclasses.replace(
+        model_entry(name).recipe,
+        augmentation=(),
+        learning_rate_schedule=(),
+        validation=0,
+        selection="last",
+    )
 
 
 def make_network(name: str, dtype: type = np.float64, **model_args: Any) -> Network:

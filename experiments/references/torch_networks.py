@@ -245,6 +245,111 @@ class TorchSimpleCnn(nn.Module):
         return self.fc(self.layer2(self.layer1(x)).flatten(1))
 
 
+class TorchResidual(nn.Module):
+    """Source G's residual block: what is added to is the normalised input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+        self.conv3x3 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(x)
+        return x + torch.relu(self.conv3x3(x))
+
+
+def residual_cnn(width: int = 128) -> nn.Sequential:
+    """Source G's network; the ladder of widths is ours."""
+    return nn.Sequential(
+        nn.Conv2d(1, width, 5, padding=2),
+        nn.ReLU(),
+        TorchResidual(width),
+        nn.MaxPool2d(2),
+        TorchResidual(width),
+        nn.BatchNorm2d(width),
+        nn.Conv2d(width, 2 * width, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        TorchResidual(2 * width),
+        nn.BatchNorm2d(2 * width),
+        nn.Conv2d(2 * width, 4 * width, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2, ceil_mode=True),
+        TorchResidual(4 * width),
+        nn.BatchNorm2d(4 * width),
+        nn.AvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(4 * width, 10),
+    )
+
+
+class TorchStridedCnn(nn.Module):
+    """Source H's Keras network with Keras' initial values, and this project's names.
+
+    "Same" padding at stride 2 is one row and column of zeros before the image and two after it.
+    Keras' momentum is what a running value keeps, PyTorch's what is new.
+    """
+
+    def __init__(self, dropout: float = 0.4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3)
+        self.conv2 = nn.Conv2d(32, 32, 3)
+        self.conv3 = nn.Conv2d(32, 32, 5, stride=2)
+        self.conv4 = nn.Conv2d(32, 64, 3)
+        self.conv5 = nn.Conv2d(64, 64, 3)
+        self.conv6 = nn.Conv2d(64, 64, 5, stride=2)
+        self.conv7 = nn.Conv2d(64, 128, 4)
+        self.bn1 = nn.BatchNorm2d(32, eps=1e-3, momentum=0.01)
+        self.bn2 = nn.BatchNorm2d(32, eps=1e-3, momentum=0.01)
+        self.bn3 = nn.BatchNorm2d(32, eps=1e-3, momentum=0.01)
+        self.bn4 = nn.BatchNorm2d(64, eps=1e-3, momentum=0.01)
+        self.bn5 = nn.BatchNorm2d(64, eps=1e-3, momentum=0.01)
+        self.bn6 = nn.BatchNorm2d(64, eps=1e-3, momentum=0.01)
+        self.bn7 = nn.BatchNorm2d(128, eps=1e-3, momentum=0.01)
+        self.dropout3 = nn.Dropout(dropout)
+        self.dropout6 = nn.Dropout(dropout)
+        self.dropout7 = nn.Dropout(dropout)
+        self.out = nn.Linear(128, 10)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(torch.relu(self.conv1(x)))
+        x = self.bn2(torch.relu(self.conv2(x)))
+        x = self.bn3(torch.relu(self.conv3(F.pad(x, (1, 2, 1, 2)))))
+        x = self.dropout3(x)
+        x = self.bn4(torch.relu(self.conv4(x)))
+        x = self.bn5(torch.relu(self.conv5(x)))
+        x = self.bn6(torch.relu(self.conv6(F.pad(x, (1, 2, 1, 2)))))
+        x = self.dropout6(x)
+        x = self.bn7(torch.relu(self.conv7(x)))
+        return self.out(self.dropout7(x.flatten(1)))
+
+
+class KerasAdam(optim.Adam):
+    """Adam that adds ε to the root of the second moment before the correction of its bias."""
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Takes a step: lr · √(1 - β₂ᵗ)/(1 - β₁ᵗ) · m/(√v + ε)."""
+        for group in self.param_groups:
+            b1, b2 = group["betas"]
+            for p in (p for p in group["params"] if p.grad is not None):
+                state = self.state[p]
+                if not state:
+                    state |= {"step": 0, "exp_avg": torch.zeros_like(p)}
+                    state["exp_avg_sq"] = torch.zeros_like(p)
+                state["step"] += 1
+                grad = p.grad + group["weight_decay"] * p
+                m = state["exp_avg"].mul_(b1).add_(grad, alpha=1 - b1)
+                v = state["exp_avg_sq"].mul_(b2).addcmul_(grad, grad, value=1 - b2)
+                rate = group["lr"] * (1 - b2 ** state["step"]) ** 0.5 / (1 - b1 ** state["step"])
+                p.addcdiv_(m, v.sqrt() + group["eps"], value=-rate)
+
+
 def one_hot_mse(outputs: Tensor, labels: Tensor) -> Tensor:
     """Article B's loss for its dense network: the mean over all N·10 squared differences."""
     return F.mse_loss(outputs, F.one_hot(labels, 10).to(outputs.dtype))
@@ -322,6 +427,18 @@ _ARTICLES = [
     ),
     Original(model="dropout_cnn", network=TorchDropoutCnn, optimizer=_adam(1e-3), batch_size=32),
     Original(model="simple_cnn", network=TorchSimpleCnn, optimizer=_adam(1e-3), batch_size=100),
+    Original(
+        model="residual_cnn",
+        network=residual_cnn,
+        optimizer=partial(optim.Adam, lr=4e-4, betas=(0.9, 0.99)),
+        batch_size=100,
+    ),
+    Original(
+        model="strided_cnn",
+        network=TorchStridedCnn,
+        optimizer=partial(KerasAdam, lr=1e-3, eps=1e-7),
+        batch_size=64,
+    ),
 ]
 REFERENCES = {reference.model: reference for reference in _ARTICLES}
 
@@ -347,6 +464,16 @@ VARIANTS = {
         REFERENCES["dropout_cnn"],
         model_args={"forward": "notebook"},
         network=partial(TorchDropoutCnn, dropout=0.0, notebook=True),
+    ),
+    "residual_cnn of half the width": dataclasses.replace(
+        REFERENCES["residual_cnn"],
+        model_args={"width": 64},
+        network=partial(residual_cnn, 64),
+    ),
+    "residual_cnn of a quarter of the width": dataclasses.replace(
+        REFERENCES["residual_cnn"],
+        model_args={"width": 32},
+        network=partial(residual_cnn, 32),
     ),
 }
 

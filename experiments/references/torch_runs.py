@@ -4,8 +4,9 @@ Initial values, order and dropout masks are PyTorch's own, so its runs share no 
 ours. An interrupted run starts again.
 """
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from experiments.references.torch_networks import (
     REFERENCES,
     THEANO_NETWORKS,
     VARIANTS,
+    KerasAdam,
     Original,
     one_hot_mse,
 )
@@ -33,6 +35,9 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": F.cross_entropy,
     "mean_squared_error": one_hot_mse,
 }
+# Fields of a recipe that are known here at their defaults alone, and of `train` besides.
+_LACKING = ("augmentation", "learning_rate_schedule", "average_decay", "patience")
+_LACKING_IN_TRAINING = ("one_pixel_shifts", "held_out", "last_batch")
 # Images at a time when evaluating in evaluation mode, where it changes nothing.
 _EVALUATION_BATCH = 1000
 
@@ -67,11 +72,7 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
       UsageError: the recipe asks for what the PyTorch side does not have; or, when the network is
         made, there is no such network.
     """
-    if recipe.augmentation or recipe.learning_rate_schedule or recipe.eps_sense != "torch":
-        raise UsageError(
-            "The PyTorch side has no augmentation, schedule of the learning rate or Keras' ε;"
-            " choose a row without them."
-        )
+    _refuse(recipe, _LACKING)
     return Original(
         model=recipe.model,
         network=partial(_network, recipe),
@@ -79,6 +80,12 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
         batch_size=recipe.batch_size,
         loss=_LOSSES[recipe.loss],
     )
+
+
+def _refuse(recipe: Recipe, names: Sequence[str]) -> None:
+    defaults = {one.name: one.default for one in dataclasses.fields(recipe)}
+    if lacking := [name for name in names if getattr(recipe, name) != defaults[name]]:
+        raise UsageError(f"The PyTorch side has no {lacking[0]}; choose a row without it.")
 
 
 def tensors(recipe: Recipe, split: Split) -> tuple[Tensor, Tensor]:
@@ -92,11 +99,10 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     """Trains the reference network of a recipe with its seed, on the CPU; prints every epoch.
 
     Raises:
-      UsageError: as from `reference`, or the recipe shifts its images.
+      UsageError: as from `reference`.
       Failure: the loss is no longer a finite number.
     """
-    if recipe.one_pixel_shifts:
-        raise UsageError("The PyTorch side has no one-pixel shifts; choose a row without them.")
+    _refuse(recipe, _LACKING_IN_TRAINING)
     torch.manual_seed(recipe.seed)
     split, validation = dataset.train, None
     if recipe.validation:
@@ -201,9 +207,10 @@ def _optimizer(
         groups = [{"params": weights, "weight_decay": decay}, {"params": biases}]
     if recipe.optimizer == "sgd":
         return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
-    kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
+    kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "keras": KerasAdam}
+    kind = kinds["keras" if recipe.eps_sense == "keras" else recipe.optimizer]
     betas = (recipe.b1, recipe.b2)
-    return kinds[recipe.optimizer](groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
+    return kind(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:

@@ -10,8 +10,9 @@ from typing import Any, NoReturn, TypeVar
 from absl import app, flags
 from absl import logging as absl_logging
 
+from mnist_jax import hosts
 from mnist_jax.cli import starting, streams
-from mnist_jax.errors import Failure, UsageError
+from mnist_jax.errors import Failure, Interrupted, UsageError
 from mnist_jax.files import parse_json
 from mnist_jax.version import __version__
 
@@ -53,16 +54,22 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
             streams.delivered()
             return
         app.run(main, flags_parser=_parse_with_operands if operands else _parse)
+    except Interrupted as error:
+        # All processes end so, and the first one last.
+        sys.stderr.write(f"{error}\n" if hosts.is_first() else "")
+        sys.exit(error.exit_code)
     except Failure as error:
-        _exit(str(error), error.exit_code)
+        end(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _exit("Interrupted.", 130)
+        end("Interrupted.", 130)
     except (MemoryError, RuntimeError) as error:
         text = str(error)
+        if lost := hosts.why_lost(text):
+            end(lost, 1)
         if isinstance(error, RuntimeError) and not any(words in text for words in _EXHAUSTED):
             raise
         reason = text.partition("\n")[0].rpartition(": ")[2] or "Out of memory"
-        _exit(
+        end(
             f"{reason.rstrip('.')}; use a smaller network or batch, or a device with more memory.",
             1,
         )
@@ -115,7 +122,7 @@ def _help(main: Callable[[Sequence[str]], None]) -> str:
 def _parse(arguments: Sequence[str]) -> Sequence[str]:
     rest = _parse_with_operands(arguments)
     if len(rest) > 1:
-        _exit(f"{rest[1]!r} is not a flag; flags begin with --.", UsageError.exit_code)
+        end(f"{rest[1]!r} is not a flag; flags begin with --.", UsageError.exit_code)
     return rest
 
 
@@ -124,9 +131,14 @@ def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
-        _exit(f"{error} See --help.", UsageError.exit_code)
+        if hosts.launched_as():
+            sys.exit(UsageError.exit_code)  # All have the same command; the first says it.
+        end(f"{error} See --help.", UsageError.exit_code)
 
 
-def _exit(sentence: str, code: int) -> NoReturn:
-    sys.stderr.write(sentence.strip() + "\n")
+def end(sentence: str, code: int) -> NoReturn:
+    """Ends the command, and the other processes of its run, with one sentence of them all."""
+    if hosts.is_to_say_why(code):
+        sys.stderr.write(sentence.strip() + "\n")
+    hosts.leave(code)
     sys.exit(code)

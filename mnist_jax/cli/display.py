@@ -11,6 +11,7 @@ from rich import progress
 from rich.console import Console
 from rich.table import Table
 
+from mnist_jax import hosts
 from mnist_jax.models import abstract_model, model_entry, model_names
 from mnist_jax.models.layers import Network
 from mnist_jax.models.summary import summarize
@@ -25,8 +26,12 @@ _SILENCE = 30
 
 
 def console() -> Console:
-    """Standard output, which leaves the wrapping of long lines to the terminal."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+    """Standard output, which leaves the wrapping of long lines to the terminal.
+
+    Of several processes only the first has one.
+    """
+    width = None if sys.stdout.isatty() else 120
+    return Console(highlight=False, soft_wrap=True, width=width, quiet=not hosts.is_first())
 
 
 def list_models(out: Console) -> None:

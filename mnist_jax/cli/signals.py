@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
+from mnist_jax import hosts
 from mnist_jax.errors import Interrupted
 from mnist_jax.training.session import Stopped
 
@@ -29,9 +30,9 @@ class Stop:
 
     received: signal.Signals | None = None
 
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.received is not None
+    def __call__(self) -> int:
+        """The signal's number; 0 if there was none."""
+        return self.received or 0
 
 
 @contextlib.contextmanager
@@ -60,6 +61,8 @@ def stopping() -> Iterator[Stop]:
         cursor = _ERASE_LINE_AND_SHOW_CURSOR if sys.stderr.isatty() else ""
         name = signal.Signals(number).name
         sentence = f"{cursor}{name}: stopping once the present steps are saved{second}.\n"
+        if not (hosts.is_first() or sys.stderr.isatty()):
+            return  # The launcher gives the signal to all processes.
         with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
             os.write(sys.stderr.fileno(), sentence.encode())
 
@@ -70,11 +73,12 @@ def stopping() -> Iterator[Stop]:
     try:
         yield stop
     except Stopped as stopped:
-        assert stop.received is not None
+        # Of several processes another one may have received it.
+        received = signal.Signals(stopped.asked)
         raise Interrupted(
-            f"Stopped by {stop.received.name} after step {stopped.step} of"
-            f" {stopped.total_steps}, which is saved; continue with {_same_command()}",
-            stop.received,
+            f"Stopped by {received.name} after step {stopped.step} of"
+            f" {stopped.total_steps}, which is saved; continue with {same_command()}",
+            received,
         ) from None
     finally:
         if stop.received is not None:
@@ -92,10 +96,14 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return thread.submit(function, *args, **kwargs).result()
 
 
-def _same_command() -> str:
+def same_command() -> str:
     """The command line that goes on with what this one began."""
-    program = sys.modules["__main__"].__spec__
     again = re.compile("--?overwrite(=|$)")
     arguments = [argument for argument in sys.argv[1:] if not again.match(argument)]
-    name = ["-m", program.name] if program else [sys.argv[0]]
-    return shlex.join(["python", *name, *arguments])
+    return shlex.join(["python", *program(), *arguments])
+
+
+def program() -> list[str]:
+    """What comes between `python` and the arguments."""
+    spec = sys.modules["__main__"].__spec__
+    return ["-m", spec.name] if spec else [sys.argv[0]]

@@ -8,7 +8,8 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from typing import IO, TYPE_CHECKING
 
 from mnist_jax.files import unwritable
 
@@ -50,13 +51,27 @@ def guard() -> None:
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):
             continue  # A notebook's, or whoever's else.
-        output = io.TextIOWrapper(
-            io.BufferedWriter(_Descriptor(number, "w", closefd=False)),
-            encoding=stream and stream.encoding,
-            errors="backslashreplace",
-            line_buffering=True,
-        )
-        setattr(sys, name, output)
+        _put(name, number)
+
+
+def _put(name: str, number: int) -> None:
+    output = io.TextIOWrapper(
+        io.BufferedWriter(_Descriptor(number, "w", closefd=False)),
+        encoding=(stream := getattr(sys, name)) and stream.encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+    setattr(sys, name, output)
+
+
+def divert() -> IO[bytes]:
+    """Leaves the streams to this program; gives the file into which libraries write from now on."""
+    libraries = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        getattr(sys, name).flush()
+        _put(name, os.dup(number))
+        os.dup2(libraries.fileno(), number)
+    return libraries
 
 
 def delivered() -> None:

@@ -43,6 +43,18 @@ class Dataset:
     source: str
 
 
+def draw_held_out(examples: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A seed's own indices of `examples` images to train on, and of `count` to hold out, in order.
+
+    Raises:
+        UsageError: If either part would be empty.
+    """
+    _check_held_out(examples, count)
+    # The order of an epoch is drawn from [seed, epoch].
+    drawn = np.random.default_rng([seed, 0, 1]).permutation(examples)
+    return np.sort(drawn[count:]), np.sort(drawn[:count])
+
+
 def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     """Splits off the last `count` examples for validation; both parts are views.
 
@@ -52,12 +64,16 @@ def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     Raises:
         UsageError: If either part would be empty.
     """
-    if not 0 < count < len(train):
-        raise UsageError(
-            f"validation is {count}, of {len(train)} training images;"
-            f" give a number from 1 to {len(train) - 1}."
-        )
+    _check_held_out(len(train), count)
     return (
         Split(train.images[:-count], train.labels[:-count]),
         Split(train.images[-count:], train.labels[-count:]),
     )
+
+
+def _check_held_out(examples: int, count: int) -> None:
+    if not 0 < count < examples:
+        raise UsageError(
+            f"validation is {count}, of {examples} training images;"
+            f" give a number from 1 to {examples - 1}."
+        )

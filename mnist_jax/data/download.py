@@ -28,7 +28,7 @@ class DownloadError(Exception):
     """No mirror delivered a file; the message says what each of them did."""
 
 
-class _MirrorError(Exception):
+class MirrorError(Exception):
     """One mirror did not deliver a file."""
 
     def __init__(self, problem: str):
@@ -53,9 +53,9 @@ def fetch(files: FileSet, names: Iterable[str]) -> Iterator[tuple[str, Content]]
         while missing:
             url = f"{mirror}/{missing[0]}.gz"
             try:
-                content = Content(idx.gunzip(_download(url), url), url)
+                content = Content(idx.gunzip(get(url), url), url)
                 files.verify(missing[0], content)
-            except (_MirrorError, idx.DamagedFile) as error:
+            except (MirrorError, idx.DamagedFile) as error:
                 reasons.append(f"{urlsplit(mirror).netloc}: {missing[0]}.gz {error.problem}")
                 break
             yield missing.pop(0), content
@@ -63,11 +63,14 @@ def fetch(files: FileSet, names: Iterable[str]) -> Iterator[tuple[str, Content]]
         raise DownloadError("; ".join(reasons) or "no mirror is known")
 
 
-def _download(url: str) -> bytes:
+def get(url: str) -> bytes:
     """Downloads one file of at most `idx.MAX_BYTES`.
 
     The transfer runs in a thread of its own because name resolution and TLS have no usable
     timeout; a thread that gets stuck is left behind, and the program may end without it.
+
+    Raises:
+        MirrorError: If it could not be had.
     """
     news: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
     stop = threading.Event()
@@ -80,18 +83,18 @@ def _download(url: str) -> bytes:
             try:
                 item = news.get(timeout=PATIENCE_SECONDS)
             except queue.Empty:
-                raise _MirrorError(f"got no answer within {PATIENCE_SECONDS:g} s") from None
+                raise MirrorError(f"got no answer within {PATIENCE_SECONDS:g} s") from None
             if isinstance(item, str):
                 # It may quote what the mirror sent, which belongs on no terminal.
-                raise _MirrorError("".join(filter(str.isprintable, item[:_LONGEST_QUOTE])))
+                raise MirrorError("".join(filter(str.isprintable, item[:_LONGEST_QUOTE])))
             if not item:
                 return bytes(received)
             received += item
             if len(received) > idx.MAX_BYTES:
-                raise _MirrorError(f"went on after {idx.MAX_BYTES // 2**20} MiB")
+                raise MirrorError(f"went on after {idx.MAX_BYTES // 2**20} MiB")
             now = time.monotonic()
             if len(received) < MIN_BYTES_PER_SECOND * (now - started - GRACE_SECONDS):
-                raise _MirrorError(
+                raise MirrorError(
                     f"came too slowly ({len(received)} bytes in {now - started:.0f} s)"
                 )
             if now - reported >= 2:

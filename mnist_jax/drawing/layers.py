@@ -1,11 +1,10 @@
 """A network as the page computes it: its layers in order, with their weights as text."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from mnist_jax.errors import Failure
 from mnist_jax.models.layers import (
@@ -60,13 +59,13 @@ def _layers(network: Network, prefix: str) -> Iterator[dict[str, Any]]:
             yield {"name": prefix + name} | _layer(layer, prefix + name)
 
 
-def _layer(layer: object, name: str) -> Mapping[str, Any]:
+def _layer(layer: object, name: str) -> dict[str, Any]:
     match layer:
-        case Conv():
+        case Conv(padding=int(), strides=1):
             return {"op": "conv", "padding": layer.padding} | _weights(layer)
         case Linear():
             return {"op": "dense"} | _weights(layer)
-        case MaxPool():
+        case MaxPool(padding=int()):
             return {"op": "max_pool", "padding": layer.padding}
         case BatchNorm():
             mean, var, scale, bias = (
@@ -86,7 +85,7 @@ def _layer(layer: object, name: str) -> Mapping[str, Any]:
     raise Failure(f"The layer {name} is a {kind}, which the page can't compute; give another run.")
 
 
-def _weights(layer: nnx.Conv | nnx.Linear) -> dict[str, Any]:
+def _weights(layer: Conv | Linear) -> dict[str, Any]:
     return {"kernel": _array(layer.kernel[...]), "bias": _array(layer.bias[...])}
 
 

@@ -21,10 +21,10 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
-from mnist_jax.runs.network import blank_network, load_network
+from mnist_jax.runs.network import arrays_of, blank_network, load_network
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.session import Weights
-from mnist_jax.training.step import TrainState
+from mnist_jax.training.step import SAVED, TrainState
 
 
 def read_weights(recipe: Recipe) -> Weights:
@@ -44,9 +44,8 @@ def read_weights(recipe: Recipe) -> Weights:
                 f"{source} is a run of {_description(theirs)}, not of {_description(recipe)}."
             )
     else:
-        network = _network_of_file(source, recipe)[0]
-    kinds = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
-    arrays = {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in kinds.items()}
+        network = network_of_file(source, recipe)[0]
+    arrays = arrays_of(network)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(arrays):
         digest.update(np.asarray(leaf).tobytes())
@@ -80,7 +79,7 @@ def import_weights(
     recipe = dataclasses.replace(recipe, model_args={**recipe.model_args, **(model_args or {})})
     if (run.path / "config.json").exists():
         raise UsageError(f"{run.path} has a run already; give another --workdir.")
-    network, batches = _network_of_file(source, recipe)
+    network, batches = network_of_file(source, recipe)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     origin = f"none, the weights are those of {source} (SHA-256 {digest})"
@@ -89,9 +88,13 @@ def import_weights(
         run.create(recipe, describe_environment(unseen, {}))
         with Checkpoints(run.checkpoints) as checkpoints:
             # What a checkpoint has of a network whose training is about to begin.
-            state = TrainState.create(network, make_optimizer(recipe, 1), key=jax.random.key(0))
-            saved = {name: getattr(state, name) for name in ("params", "batch_stats", "opt_state")}
-            checkpoints.save(batches, saved)
+            state = TrainState.create(
+                network,
+                make_optimizer(recipe, 1),
+                key=jax.random.key(0),
+                average_decay=recipe.average_decay,
+            )
+            checkpoints.save(batches, {name: getattr(state, name) for name in SAVED})
 
 
 def export_weights(run: RunDirectory, target: Path | str, step: int | None = None) -> None:
@@ -110,8 +113,13 @@ def export_weights(run: RunDirectory, target: Path | str, step: int | None = Non
     tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)
 
 
-def _network_of_file(source: Path, recipe: Recipe) -> tuple[Network, int]:
-    """The recipe's network with a file's weights, and what its BatchNorm has counted."""
+def network_of_file(source: Path, recipe: Recipe) -> tuple[Network, int]:
+    """Makes the recipe's network with a file's weights, and says what its BatchNorm has counted.
+
+    Raises:
+      UsageError: the file's ending is unknown.
+      Failure: it is not a `state_dict` of this network.
+    """
     tensors = tensor_files.read_tensors(source)
     network = blank_network(recipe)
     names = _torch_layers(network, recipe.model)

@@ -3,22 +3,26 @@
 Images are [N, H, W, C]. Every function is the same on every backend; only the route differs. GPUs
 and TPUs get XLA's own convolution and pooling, in its default precision. On a CPU, inside a
 compiled loop, XLA runs the gradients of a convolution by a naive path, so there each contraction
-(forward, kernel gradient, input gradient) is made of matrix products, by `winograd` or `im2col`.
-Activations then travel as [C, H, W, N]; the transpositions that this takes cancel between
-neighbouring operations. First derivatives in reverse mode are all that there is of these routes;
-within `differentiable`, XLA's own operations are taken on a CPU, too.
+(forward, kernel gradient, input gradient) is made of matrix products, by `winograd_2d`, `winograd`
+or `im2col`. Activations then travel as [C, H, W, N]; the transpositions that this takes cancel
+between neighbouring operations. First derivatives in reverse mode are all that there is of these
+routes; within `differentiable`, XLA's own operations are taken on a CPU, too.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import sequential_vmap
 
-from mnist_jax.kernels import im2col, winograd
+from mnist_jax.kernels import im2col, winograd, winograd_2d
 from mnist_jax.kernels.xla_cpu import channel_sums, lower_for_cpu, materialize, unfused
+
+# Rows and columns added on every side; or as many as give 1/stride of the size, rounded up, the odd
+# one after the image.
+Padding: TypeAlias = int | Literal["SAME"]
 
 _Pair: TypeAlias = tuple[jax.Array, jax.Array]
 _Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
@@ -27,34 +31,40 @@ _Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 _LARGE_KERNEL = 500_000
 
 
-def conv(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
-    """Cross-correlates with stride 1.
+def conv(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, strides: int = 1) -> jax.Array:
+    """Cross-correlates.
 
     Args:
       x: images [N, H, W, C].
       kernel: [kh, kw, C, O].
-      padding: rows and columns of zeros added on every side.
+      padding: zeros around the images.
+      strides: rows and columns from one window to the next.
 
     Returns:
-      [N, H + 2 padding - kh + 1, W + 2 padding - kw + 1, O].
+      [N, (H + 2 padding - kh) // strides + 1, (W + 2 padding - kw) // strides + 1, O].
     """
-    if lower_for_cpu():
-        return _from_chwn(_conv_cpu(_pad_images(_to_chwn(x), padding), kernel))
-    return _conv_xla(x, kernel, padding)
-
-
-def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: int = 0) -> jax.Array:
-    """`max_pool` of `conv`, whose arguments it takes, in one operation."""
+    pads = _pads(x, kernel.shape[:2], padding, strides)
     if not lower_for_cpu():
-        return max_pool(_conv_xla(x, kernel, padding))
-    x = _pad_images(_to_chwn(x), padding)
+        return _conv_xla(x, kernel, pads, strides)
+    x = _pad_images(_to_chwn(x), pads)
+    if strides > 1:
+        x, kernel = _by_phases(x, kernel, strides)
+    return _from_chwn(_conv_cpu(x, kernel))
+
+
+def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0) -> jax.Array:
+    """`max_pool` of `conv` with stride 1, whose arguments it takes, in one operation."""
+    pads = _pads(x, kernel.shape[:2], padding, 1)
+    if not lower_for_cpu():
+        return max_pool(_conv_xla(x, kernel, pads, 1))
+    x = _pad_images(_to_chwn(x), pads)
     height, width = (x.shape[i + 1] - kernel.shape[i] + 1 for i in (0, 1))
     if x.shape[0] == 1 and not any(side % 2 for side in (height, width, *x.shape[1:3])):
         return _from_chwn(_phase_conv_max_pool(x, kernel))
     return _from_chwn(_conv_max_pool_cpu(x, kernel))
 
 
-def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
+def max_pool(x: jax.Array, *, padding: Padding = 0) -> jax.Array:
     """Takes the maximum of every 2×2 window of [N, H, W, C].
 
     The gradient goes to the first of equal elements in row order, and an odd last row or column is
@@ -62,14 +72,15 @@ def max_pool(x: jax.Array, *, padding: int = 0) -> jax.Array:
 
     Args:
       x: images [N, H, W, C].
-      padding: rows and columns of -inf added on every side.
+      padding: -inf around the images.
 
     Returns:
       [N, (H + 2 padding) // 2, (W + 2 padding) // 2, C].
     """
+    pads = _pads(x, (2, 2), padding, 2)
     if lower_for_cpu():
-        return _from_chwn(_max_pool_cpu(_pad_images(_to_chwn(x), padding, -jnp.inf)))
-    pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+        return _from_chwn(_max_pool_cpu(_pad_images(_to_chwn(x), pads, -jnp.inf)))
+    pads = [(0, 0), *pads, (0, 0)]
     y: jax.Array = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), pads)
     return y
 
@@ -85,6 +96,11 @@ def avg_pool(x: jax.Array) -> jax.Array:
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     windows = x.reshape(channels, height // 2, 2, width // 2, 2, n)
     return _from_chwn(windows.mean((2, 4)))
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """Averages every channel of an image: [N, H, W, C] to [N, C]."""
+    return _to_chwn(x).mean((1, 2)).T if lower_for_cpu() else x.mean((1, 2))
 
 
 def flatten(x: jax.Array) -> jax.Array:
@@ -120,12 +136,24 @@ def transpose(x: jax.Array) -> jax.Array:
     return lax.dot_general(x, jnp.eye(len(x), dtype=x.dtype), (((0,), (0,)), ((), ())))
 
 
-def _conv_xla(x: jax.Array, kernel: jax.Array, padding: int) -> jax.Array:
+def _pads(
+    x: jax.Array, window: tuple[int, ...], padding: Padding, strides: int
+) -> list[tuple[int, int]]:
+    """The rows before and after images [N, H, W, C], and the columns."""
+    if padding != "SAME":
+        return [(padding, padding)] * 2
+    pads: list[tuple[int, int]] = lax.padtype_to_pads(x.shape[1:3], window, (strides,) * 2, padding)
+    return pads
+
+
+def _conv_xla(
+    x: jax.Array, kernel: jax.Array, pads: Sequence[tuple[int, int]], strides: int
+) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(1, 1),
-        padding=[(padding, padding)] * 2,
+        window_strides=(strides, strides),
+        padding=pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -137,9 +165,36 @@ def _to_chwn(x: jax.Array) -> jax.Array:
 _from_chwn = _to_chwn  # Exchanging the outer axes twice changes nothing.
 
 
-def _pad_images(x: jax.Array, padding: int, value: float = 0.0) -> jax.Array:
-    pads = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
-    return jnp.pad(x, pads, constant_values=value)
+def _pad_images(x: jax.Array, pads: Sequence[tuple[int, int]], value: float = 0.0) -> jax.Array:
+    return jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
+
+
+def _by_phases(x: jax.Array, kernel: jax.Array, strides: int) -> _Pair:
+    """The images and kernel whose convolution with stride 1 is one of [C, H, W, N] with strides.
+
+    Pixels whose places leave the same remainders become channels, and so do the kernel's taps,
+    after zeros that make its sides multiples of the stride.
+    """
+    for side in (0, 1):
+        taps = -(-kernel.shape[side] // strides)
+        outputs = (x.shape[1 + side] - kernel.shape[side]) // strides + 1
+        kernel = _resized(kernel, side, taps * strides)
+        x = _resized(x, 1 + side, (outputs + taps - 1) * strides)
+    kh, kw, channels, features = kernel.shape
+    _, height, width, n = x.shape
+    x = x.reshape(channels, height // strides, strides, width // strides, strides, n)
+    x = materialize(x.transpose(2, 4, 0, 1, 3, 5))
+    kernel = kernel.reshape(kh // strides, strides, kw // strides, strides, channels, features)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
+    return x.reshape(-1, *x.shape[3:]), kernel.reshape(*kernel.shape[:2], -1, features)
+
+
+def _resized(x: jax.Array, axis: int, size: int) -> jax.Array:
+    """Cuts an axis off or adds zeros at its end."""
+    x = lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (0, size - x.shape[axis])
+    return jnp.pad(x, pads)
 
 
 @jax.custom_vjp
@@ -165,11 +220,15 @@ _conv_cpu.defvjp(_conv_cpu_forward, _conv_cpu_backward)
 
 
 def _correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    if winograd_2d.supports(kernel):
+        return winograd_2d.correlate(x, kernel)
     correlate = winograd.correlate if winograd.supports(kernel) else im2col.correlate
     return correlate(x, kernel)
 
 
 def _correlate_gradients(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> _Pair:
+    if winograd_2d.supports(kernel):
+        return winograd_2d.correlate_gradients(x, kernel, grad)
     algorithm = winograd if winograd.supports(kernel) else im2col
     gradients: _Pair = algorithm.correlate_gradients(x, kernel, grad)
     return gradients

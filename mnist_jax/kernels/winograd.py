@@ -26,12 +26,12 @@ from mnist_jax.kernels.im2col import shifted_columns
 from mnist_jax.kernels.xla_cpu import materialize
 
 # Rows of output that a tile gives, F's first argument.
-_ROWS = 4
+ROWS = 4
 # The last point is always infinity.
 _POINTS = (0, 1, -1, 1 / 2, -2, 2, -1 / 2)
 
 
-class _Transforms(NamedTuple):
+class Transforms(NamedTuple):
     """The constant matrices of F(4, r), by their names in the literature; t is r + 3.
 
     Attributes:
@@ -47,7 +47,7 @@ class _Transforms(NamedTuple):
 
 def supports(kernel: jax.Array) -> bool:
     """Whether the points suffice for [kh, kw, C, O] and the products are large enough to gain."""
-    return 2 <= kernel.shape[0] <= len(_POINTS) + 2 - _ROWS and kernel.shape[2] > 1
+    return 2 <= kernel.shape[0] <= len(_POINTS) + 2 - ROWS and kernel.shape[2] > 1
 
 
 def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -57,7 +57,7 @@ def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows, columns = height - kh + 1, (width - kw + 1) * n
     products = materialize(_transform_kernel(kernel) @ _transform_images(x, kh, kw))
     products = products.reshape(len(products), features, -1, columns)
-    out = jnp.stack([_combine(row, products) for row in _transforms(kh).a.T], 2)
+    out = jnp.stack([combine(row, products) for row in transforms(kh).a.T], 2)
     return out.reshape(features, -1, width - kw + 1, n)[:, :rows]
 
 
@@ -71,23 +71,23 @@ def correlate_gradients(
     weights = _transform_kernel(kernel)
 
     rows = grad.shape[1]
-    grad = _pad_rows(grad.reshape(features, rows, -1), 0, -rows % _ROWS)
-    grad = jnp.moveaxis(grad.reshape(features, -1, _ROWS, grad.shape[2]), 2, 0)
-    products = materialize(jnp.stack([_combine(row, grad) for row in _transforms(kh).a]))
+    grad = _pad_rows(grad.reshape(features, rows, -1), 0, -rows % ROWS)
+    grad = jnp.moveaxis(grad.reshape(features, -1, ROWS, grad.shape[2]), 2, 0)
+    products = materialize(jnp.stack([combine(row, grad) for row in transforms(kh).a]))
     products = products.reshape(len(products), features, -1)
 
     kernel_grad = materialize(jnp.einsum("tkp,top->tko", cols, products))
     kernel_grad = kernel_grad.reshape(-1, kw, channels, features)
-    kernel_grad = jnp.stack([_combine(row, kernel_grad) for row in _transforms(kh).g.T])
+    kernel_grad = jnp.stack([combine(row, kernel_grad) for row in transforms(kh).g.T])
 
     cols_grad = materialize(jnp.einsum("tok,top->tkp", weights, products))
     return _transform_images_transposed(cols_grad, kh, kw, x.shape), kernel_grad
 
 
 @cache
-def _transforms(taps: int) -> _Transforms:
+def transforms(taps: int) -> Transforms:
     """Toom and Cook's construction, with every row of `b` scaled to a largest element of 1."""
-    points = np.array(_POINTS[: taps + _ROWS - 2])
+    points = np.array(_POINTS[: taps + ROWS - 2])
     others = [np.delete(points, i) for i in range(len(points))]
     b = np.array(
         [
@@ -98,8 +98,8 @@ def _transforms(taps: int) -> _Transforms:
     g = np.vander(points, taps, increasing=True)
     g = np.array([row / np.prod(p - o) for row, p, o in zip(g, points, others, strict=True)])
     scale = abs(b).max(1, keepdims=True)
-    return _Transforms(
-        a=_with_infinity(np.vander(points, _ROWS, increasing=True)),
+    return Transforms(
+        a=_with_infinity(np.vander(points, ROWS, increasing=True)),
         b=b / scale,
         g=_with_infinity(g) * scale,
     )
@@ -110,7 +110,7 @@ def _with_infinity(rows: np.ndarray) -> np.ndarray:
     return np.vstack([rows, np.eye(rows.shape[1])[-1]])
 
 
-def _combine(coefficients: Iterable[float], arrays: Sequence[jax.Array] | jax.Array) -> jax.Array:
+def combine(coefficients: Iterable[float], arrays: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """The sum of coefficient times array, where the coefficient is not 0."""
     pairs = zip(coefficients, arrays, strict=True)
     total: jax.Array = sum(array if c == 1 else float(c) * array for c, array in pairs if c)
@@ -119,7 +119,7 @@ def _combine(coefficients: Iterable[float], arrays: Sequence[jax.Array] | jax.Ar
 
 def _transform_kernel(kernel: jax.Array) -> jax.Array:
     """[kh, kw, C, O] to [t, O, kw·C]."""
-    points = jnp.stack([_combine(row, kernel) for row in _transforms(len(kernel)).g])
+    points = jnp.stack([combine(row, kernel) for row in transforms(len(kernel)).g])
     return materialize(points.reshape(len(points), -1, kernel.shape[3]).mT)
 
 
@@ -127,11 +127,11 @@ def _transform_images(x: jax.Array, kh: int, kw: int) -> jax.Array:
     """[C, H, W, N] to [t, kw·C, tiles·w·N], after rows of zeros that fill the last tile."""
     channels, height, _, n = x.shape
     rows = height - kh + 1
-    x = _pad_rows(x.reshape(channels, height, -1), 0, -rows % _ROWS)
-    b = _transforms(kh).b
+    x = _pad_rows(x.reshape(channels, height, -1), 0, -rows % ROWS)
+    b = transforms(kh).b
     # Every tile's first row, every tile's second row, and so on.
-    tile_rows = [x[:, i : i + rows : _ROWS] for i in range(len(b))]
-    x = materialize(jnp.stack([_combine(row, tile_rows) for row in b]))
+    tile_rows = [x[:, i : i + rows : ROWS] for i in range(len(b))]
+    x = materialize(jnp.stack([combine(row, tile_rows) for row in b]))
     return shifted_columns(x, kw, n).reshape(len(b), kw * channels, -1)
 
 
@@ -144,11 +144,11 @@ def _transform_images_transposed(
     unmoved = [(0, 0)] * 3
     shifted = [jnp.pad(cols[:, j], [*unmoved, (j * n, (kw - 1 - j) * n)]) for j in range(kw)]
     x = materialize(cast(jax.Array, sum(shifted)))
-    x = materialize(jnp.stack([_combine(row, x) for row in _transforms(kh).b.T], 2))
+    x = materialize(jnp.stack([combine(row, x) for row in transforms(kh).b.T], 2))
     # A tile reads rows of its own and then kh - 1 of the next one.
-    own, next_ones = x[:, :, :_ROWS], _pad_rows(x[:, :, _ROWS:], 0, _ROWS + 1 - kh)
+    own, next_ones = x[:, :, :ROWS], _pad_rows(x[:, :, ROWS:], 0, ROWS + 1 - kh)
     own, next_ones = (a.reshape(channels, -1, width * n) for a in (own, next_ones))
-    x = _pad_rows(own, 0, _ROWS) + _pad_rows(next_ones, _ROWS, 0)
+    x = _pad_rows(own, 0, ROWS) + _pad_rows(next_ones, ROWS, 0)
     return materialize(x[:, :height]).reshape(shape)
 
 

@@ -32,6 +32,11 @@ def xavier_uniform(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, j
     return nnx.initializers.xavier_uniform()(jax.random.split(key)[0], shape), bias
 
 
+def keras_default(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Draws the kernel from Xavier's uniform distribution and has zeros as bias, as Keras does."""
+    return nnx.initializers.xavier_uniform()(key, shape), jnp.zeros(shape[-1:])
+
+
 def nielsen(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Draws the kernel from N(0, 1/n_out) and the bias from N(0, 1) (article A, `network3.py`).
 
@@ -53,13 +58,14 @@ def zeros(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
 _INITIALIZERS: dict[str, Initializer] = {
     "torch": torch_default,
     "xavier": xavier_uniform,
+    "keras": keras_default,
     "nielsen": nielsen,
     "zeros": zeros,
 }
 
 
 def get_initializer(name: str) -> Initializer:
-    """Finds a scheme: `torch`, `xavier`, `nielsen` or `zeros`.
+    """Finds a scheme: `torch`, `xavier`, `keras`, `nielsen` or `zeros`.
 
     Raises:
       UsageError: the name is none of them.

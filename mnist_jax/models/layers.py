@@ -27,22 +27,26 @@ sigmoid: Layer = nnx.sigmoid
 tanh: Layer = nnx.tanh
 flatten: Layer = ops.flatten
 avg_pool: Layer = ops.avg_pool
+global_avg_pool: Layer = ops.global_avg_pool
 ACTIVATIONS: dict[str, Layer] = {"relu": relu, "sigmoid": sigmoid, "tanh": tanh}
 
 
 class Conv(nnx.Conv):
-    """A square convolution with stride 1 and bias: [N, H, W, inputs] to [N, h, w, features].
+    """A square convolution with bias: [N, H, W, inputs] to [N, h, w, features].
 
     Args:
       inputs: input channels.
       features: output channels.
       kernel_size: side of the kernel in pixels.
-      padding: zeros added on every side.
+      strides: rows and columns from one window to the next.
+      padding: zeros added on every side; or `SAME`, as many as leave 1/strides of the size,
+        rounded up, the odd one after the image.
       init: a name that `initializers.get_initializer` knows.
       rngs: the stream `params` gives the initial values.
     """
 
-    padding: int
+    padding: ops.Padding
+    strides: int
     bias: nnx.Param[jax.Array]
 
     def __init__(
@@ -51,7 +55,8 @@ class Conv(nnx.Conv):
         features: int,
         kernel_size: int,
         *,
-        padding: int = 0,
+        strides: int = 1,
+        padding: ops.Padding = 0,
         init: str = "torch",
         rngs: nnx.Rngs,
     ):
@@ -61,6 +66,7 @@ class Conv(nnx.Conv):
             inputs,
             features,
             shape,
+            strides=strides,
             padding=padding,
             kernel_init=lambda *_: kernel,
             bias_init=lambda *_: bias,
@@ -69,11 +75,11 @@ class Conv(nnx.Conv):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
         """Cross-correlates; `padding` and the shapes are those of the class."""
-        y = ops.conv(inputs, self.kernel[...], padding=self.padding)
+        y = ops.conv(inputs, self.kernel[...], padding=self.padding, strides=self.strides)
         return ops.add_bias(y, self.bias[...])
 
     def max_pooled(self, inputs: jax.Array) -> jax.Array:
-        """`max_pool` of what a call gives, in one operation."""
+        """`max_pool` of what a call with stride 1 gives, in one operation."""
         y = ops.conv_max_pool(inputs, self.kernel[...], padding=self.padding)
         return ops.add_bias(y, self.bias[...])
 
@@ -100,9 +106,12 @@ class Linear(nnx.Linear):
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The maximum of every 2×2 window, after `padding` rows and columns of -inf on every side."""
+    """The maximum of every 2×2 window, after `padding` rows and columns of -inf on every side.
 
-    padding: int = 0
+    With `SAME` padding an odd last row or column is pooled alone.
+    """
+
+    padding: ops.Padding = 0
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] to [N, (H + 2 padding) // 2, (W + 2 padding) // 2, C]."""
@@ -115,17 +124,27 @@ max_pool = MaxPool()
 class BatchNorm(nnx.BatchNorm):
     """Batch normalisation with PyTorch's conventions.
 
-    Eps is 1e-5, the running value keeps 0.9 of the old one, and the running variance is the
-    unbiased one, where Flax keeps the biased one. `nnx.view(model, axis_name=...)` makes the
-    statistics those of the whole batch when it is split over mapped axes.
+    The running variance is the unbiased one, where Flax keeps the biased one.
+    `nnx.view(model, axis_name=...)` makes the statistics those of the whole batch when it is split
+    over mapped axes.
+
+    Args:
+      features: channels.
+      momentum: how much the running values keep of the old ones.
+      epsilon: added to the variance.
+      rngs: not used, for nothing is drawn.
     """
 
     axis_name: tuple[str, ...] | None  # type: ignore[assignment]
     scale: nnx.Param[jax.Array]
     bias: nnx.Param[jax.Array]
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        super().__init__(features, momentum=0.9, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+    def __init__(
+        self, features: int, *, momentum: float = 0.9, epsilon: float = 1e-5, rngs: nnx.Rngs
+    ):
+        super().__init__(
+            features, momentum=momentum, epsilon=epsilon, use_fast_variance=False, rngs=rngs
+        )
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:  # type: ignore[override]
         """Normalises [N, H, W, C] over N, H and W, and in training moves the statistics."""
@@ -259,6 +278,14 @@ class Network(nnx.Module):
         return [getattr(self, name) for name in self.layer_names]
 
 
+class Residual(Network):
+    """Adds its input to what its layers make of it, which must have the input's shape."""
+
+    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        """Images [N, H, W, C] to the same shape; `keys` as in `Network`."""
+        return images + super().__call__(images, keys=keys)
+
+
 def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:
     if isinstance(layer, Network) and keys is not None:
         return layer(x, keys=_fold_in(keys, position))
@@ -326,9 +353,9 @@ def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
       What computes the first layers at once, and how many they are: none where nothing matches.
     """
     match layers:
-        case [Conv() as convolution, MaxPool(padding=0), *_]:
+        case [Conv(strides=1) as convolution, MaxPool(padding=0), *_]:
             return convolution.max_pooled, 2
-        case [Conv() as convolution, activation, MaxPool(padding=0), *_] if (
+        case [Conv(strides=1) as convolution, activation, MaxPool(padding=0), *_] if (
             activation in ACTIVATIONS.values()
         ):
             return lambda x: activation(convolution.max_pooled(x)), 3

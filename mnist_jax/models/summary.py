@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mnist_jax.models.layers import MaxPool, Network, avg_pool
+from mnist_jax.models.layers import MaxPool, Network, Residual, avg_pool
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,14 @@ def summarize(model: Network) -> list[LayerSummary]:
     ]
 
 
+def multiply_adds(model: Network) -> int:
+    """How many multiplications of weights a network's forward pass takes for one image."""
+    return sum(layer.multiply_adds for layer in summarize(model))
+
+
 def multiply_adds_per_parameter(model: Network) -> float:
     """How often a network uses each of its parameters for one image, on average."""
-    layers = summarize(model)
-    work = sum(layer.multiply_adds for layer in layers)
-    return work / sum(layer.parameters for layer in layers)
+    return multiply_adds(model) / sum(layer.parameters for layer in summarize(model))
 
 
 def _kind(layer: object) -> str:
@@ -87,6 +90,9 @@ def _parameters(layer: object) -> int:
 
 
 def _multiply_adds(layer: object, output_shape: tuple[int, ...]) -> int:
+    if isinstance(layer, Residual):
+        # Its layers keep the shape.
+        return sum(_multiply_adds(getattr(layer, name), output_shape) for name in layer.layer_names)
     if not isinstance(layer, nnx.Conv | nnx.Linear):
         return 0
     # The kernel is applied once at every pixel; a dense layer has one "pixel".

@@ -76,8 +76,10 @@ def _result(runs: Sequence[History], test_images: int) -> Iterator[Text | Table]
 
 def _result_row(run: History) -> list[str]:
     row = run.counted
-    if run.result is not None:
-        state = f"ended after {run.recipe.epochs} epochs"
+    if run.result is not None and run.rows:
+        state = f"ended after {run.rows[-1].epoch:.4g} epochs"
+        if run.rows[-1].epoch < run.recipe.epochs:
+            state += f" of {run.recipe.epochs}, by its patience"
     elif run.rows:
         state = f"not ended: at epoch {run.rows[-1].epoch:.4g} of {run.recipe.epochs}"
     else:

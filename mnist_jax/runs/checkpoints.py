@@ -190,7 +190,7 @@ class Checkpoints:
     def _write_manifest(self, step: int) -> None:
         """Finishes a checkpoint: from here on it is one, also after a loss of power."""
         folder = self._directory / str(step)
-        for path in (*folder.rglob("*"), folder, self._directory):
+        for path in (*_below(folder), folder, self._directory):
             synchronize(path)
         lines = "".join(f"{d}  {name}\n" for name, d in sorted(self._digests(step).items()))
         write_text(folder / _MANIFEST, lines)
@@ -227,7 +227,7 @@ class Checkpoints:
             path.relative_to(self._directory).as_posix(): hashlib.sha256(
                 path.read_bytes()
             ).hexdigest()
-            for path in (self._directory / str(step)).rglob("*")
+            for path in _below(self._directory / str(step))
             if path.is_file() and path.name != _MANIFEST
         }
 
@@ -241,8 +241,27 @@ def _orbax() -> Iterator["Checkpointer"]:
     """
     import orbax.checkpoint as ocp
 
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    # Of several processes only the first comes here, with all arrays: it waits for no other.
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         yield checkpointer
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All folders and files in a folder, at any depth.
+
+    Unlike `Path.rglob`, which passes over what may not be listed: a manifest would lack its files.
+
+    Raises:
+      OSError: a folder can't be listed.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in (*folders, *files))
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

@@ -35,6 +35,10 @@ _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
 _STEP = np.dtype(("<f4", 2))
 
 
+class Busy(Failure):
+    """Another process trains in a run directory."""
+
+
 class RunDirectory:
     """The files of one run, of one seed.
 
@@ -69,7 +73,7 @@ class RunDirectory:
         """Makes the directory and keeps other processes out; a lock dies with its process.
 
         Raises:
-          Failure: another process trains here.
+          Busy: another process trains here.
         """
         with contextlib.ExitStack() as stack:
             with self._writing():
@@ -78,11 +82,22 @@ class RunDirectory:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
-                    raise Failure(
+                    raise Busy(
                         f"Another process is training in {self.path};"
                         " wait for its end or give another --workdir."
                     ) from error
             yield
+
+    def busy(self) -> bool:
+        """Whether a process trains here."""
+        try:
+            with (self.path / ".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # There is none, or nobody could have locked it.
+            return False
+        return False
 
     def create(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
         """Writes what is known before the first step, or makes sure the run here can go on.

@@ -18,6 +18,8 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 
+_KINDS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
+
 
 def blank_network(recipe: Recipe) -> Network:
     """The recipe's network with zeros, which takes no time to make."""
@@ -36,20 +38,31 @@ def load_network(run: RunDirectory, step: int | None = None) -> tuple[int, Netwo
 
     Returns:
       The checkpoint's step, and the network, from normalised images [N, 28, 28, 1] to logits
-      [N, 10], in evaluation mode.
+      [N, 10], in evaluation mode: of the averages where the recipe evaluates these.
 
     Raises:
       Failure: there is no such run or checkpoint, or it is damaged.
     """
-    network = blank_network(run.recipe())
-    states = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
-    blank = {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in states.items()}
-    step, saved = restore(run, blank, step)
-    nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in states))
-    evaluation = nnx.view(
-        network, deterministic=True, use_running_average=True, raise_if_not_found=False
-    )
-    return step, evaluation
+    recipe = run.recipe()
+    network = blank_network(recipe)
+    blank = arrays_of(network)
+    if recipe.average_decay:
+        step, saved = restore(run, {"averages": blank}, step)
+        saved = saved["averages"]
+    else:
+        step, saved = restore(run, blank, step)
+    nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in _KINDS))
+    return step, in_evaluation(network)
+
+
+def arrays_of(network: Network) -> dict[str, Any]:
+    """What a network has learned: `params` and `batch_stats`, as in checkpoints."""
+    return {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in _KINDS.items()}
+
+
+def in_evaluation(network: Network) -> Network:
+    """The network with dropout off and BatchNorm's running statistics."""
+    return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,13 @@ class LoadedRun:
       recipe: what was trained, and how.
       step: of the checkpoint.
       network: from normalised images [N, 28, 28, 1] to logits [N, 10], in evaluation mode.
+      source: where it was loaded from, for messages.
     """
 
     recipe: Recipe
     step: int
     network: Network
+    source: str
 
     @functools.cached_property
     def probabilities(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -83,7 +98,7 @@ def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
       Failure: there is no such run or checkpoint, or it is damaged.
     """
     run = RunDirectory(Path(path).expanduser())
-    return LoadedRun(run.recipe(), *load_network(run, step))
+    return LoadedRun(run.recipe(), *load_network(run, step), str(run.path))
 
 
 def restore(run: RunDirectory, like: Any, step: int | None = None) -> tuple[int, Any]:

@@ -6,16 +6,20 @@
 import contextlib
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from mnist_jax import hosts
 from mnist_jax.errors import UsageError
 from mnist_jax.training import compiled
 
@@ -44,6 +48,10 @@ _CPU_EVALUATION_CHUNK = 40
 
 # The same on an accelerator, and where a CPU's time goes into one large matrix product.
 _EVALUATION_CHUNK = 1000
+
+# Multiplications for one image from which on a CPU core gets its whole batch at once: the weights
+# then fill the cache too, and every convolution divides the images as it needs.
+_LARGE_WORK = 100_000_000
 
 
 def configure_process(cache_dir: Path, like: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -81,8 +89,9 @@ def refuse_lack_of_memory(what: str, on_devices: int, on_host: int) -> None:
     Raises:
       UsageError: there is less.
     """
-    used = jax.devices()
+    used = jax.local_devices()
     platform = used[0].platform
+    on_devices = math.ceil(on_devices / jax.process_count())  # Each process has its share.
     if platform == "cpu":
         places = [(platform, on_devices + on_host, _host_memory())]
     else:
@@ -121,7 +130,7 @@ def make_mesh(
       batch_sizes: the sizes of the batches to come, the short last one included; none where
         batches are padded to whatever divides.
       num_devices: how many devices to use; by default as many as can share the work evenly.
-        Where seeds and batches can take as many, seeds do.
+        Where seeds and batches can take as many, seeds do. Every process has as many of them.
       split_batches: whether devices may share a batch.
       parts: how many devices are to share a batch if there are so many, whatever else is given.
 
@@ -135,6 +144,7 @@ def make_mesh(
             f"num_devices is {num_devices}, but there are {len(devices)} devices"
             f" ({devices[0].platform}); give 1 to {len(devices)}."
         )
+    processes = jax.process_count()
     choices = _divisors(math.gcd(*batch_sizes), count)
     given = parts in choices
     if parts in choices:
@@ -142,9 +152,21 @@ def make_mesh(
     elif not split_batches:
         choices = [1]
     by_seed, by_data = max(
-        ((a, b) for a in _divisors(num_seeds, count) for b in choices if a * b <= count),
+        (
+            (a, b)
+            for a in _divisors(num_seeds, count)
+            for b in choices
+            if a * b <= count and a * b % processes == 0
+        ),
         key=lambda shape: (math.prod(shape), shape),
+        default=(1, 1),
     )
+    if by_seed * by_data % processes:
+        sizes = " and ".join(str(size) for size in sorted(batch_sizes, reverse=True))
+        raise UsageError(
+            f"Batches of {sizes} images of {num_seeds} seeds do not divide over {processes}"
+            " processes; give a batch_size or a num_seeds that does, or fewer processes."
+        )
     if num_devices and not given and by_seed * by_data < num_devices:
         sizes = " and ".join(str(size) for size in sorted(batch_sizes, reverse=True))
         whose = f" of {num_seeds} seeds" if num_seeds > 1 else ""
@@ -156,8 +178,66 @@ def make_mesh(
         (by_seed, by_data),
         ("seed", "data"),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=devices[: by_seed * by_data],
+        devices=_of_every_process(devices, by_seed * by_data // processes),
     )
+
+
+def _of_every_process(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
+    """So many devices of each process, those of one beside each other."""
+    places: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        places.setdefault(device.process_index, []).append(device)
+    return [device for place in sorted(places) for device in places[place][:count]]
+
+
+def place(tree: Any, mesh: Mesh, spec: P) -> Any:
+    """Puts arrays that every process has, in the same way, on a mesh."""
+    sharding = NamedSharding(mesh, spec)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def of(array: Any) -> jax.Array:
+        if not isinstance(array, np.ndarray) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            keys: jax.Array = jax.random.wrap_key_data(of(jax.random.key_data(array)))
+            return keys
+        local = np.asarray(array)
+        return jax.make_array_from_callback(local.shape, sharding, lambda index: local[index])
+
+    return jax.tree.map(of, tree)
+
+
+def fetch(tree: Any, mesh: Mesh) -> Any:
+    """Whole NumPy arrays in every process, of arrays on a mesh."""
+    everywhere = NamedSharding(mesh, P())
+    if not all(
+        leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)
+    ):
+        jax.block_until_ready(tree)
+        hosts.wait_for_all()
+        tree = jax.jit(_same, out_shardings=everywhere)(tree)
+    return jax.device_get(tree)
+
+
+def broadcast(tree: Any) -> Any:
+    """The first process's NumPy arrays in all of them; all have some of the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    hosts.wait_for_all()
+    leaves, structure = jax.tree.flatten(tree)
+    # As bytes, because it is done by adding zeros, which would change -0.0.
+    content = np.concatenate([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
+    content = np.asarray(multihost_utils.broadcast_one_to_all(content))
+    ends = np.cumsum([leaf.nbytes for leaf in leaves])
+    parts = np.split(content, ends[:-1])
+    whole = [
+        np.frombuffer(part.tobytes(), leaf.dtype).reshape(leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(structure, whole)
+
+
+def _same(tree: Any) -> Any:
+    return tree  # At the top level, so that it is compiled once.
 
 
 def _divisors(number: int, most: int) -> list[int]:
@@ -170,9 +250,14 @@ def worth_splitting(batch_size: int, *, multiply_adds_per_parameter: float) -> b
     return jax.default_backend() != "cpu" or work >= _WORTH_SPLITTING
 
 
-def chunk_size(batch_size: int) -> int:
-    """How many of a device's images make a chunk of `train_step`; divides `batch_size`."""
-    if jax.default_backend() != "cpu":
+def chunk_size(batch_size: int, *, multiply_adds: int) -> int:
+    """How many of a device's images make a chunk of `train_step`; divides `batch_size`.
+
+    Args:
+      batch_size: the images of a device.
+      multiply_adds: of the network's forward pass over one image.
+    """
+    if jax.default_backend() != "cpu" or multiply_adds >= _LARGE_WORK:
         return batch_size
     divisors = (size for size in range(_CPU_CHUNK, 0, -1) if batch_size % size == 0)
     largest = next(divisors)
@@ -239,5 +324,7 @@ def describe(mesh: Mesh) -> dict[str, Any]:
     device = mesh.devices.flat[0]
     what = {"platform": device.platform, "kind": device.device_kind, "mesh": dict(mesh.shape)}
     if device.platform == "cpu":
-        what["threads"] = max(int(os.environ.get(_THREADS) or cores()), jax.device_count())
+        what["threads"] = max(int(os.environ.get(_THREADS) or cores()), jax.local_device_count())
+    if jax.process_count() > 1:
+        what["processes"] = jax.process_count()
     return what

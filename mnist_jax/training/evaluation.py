@@ -1,6 +1,7 @@
 """Logits of a whole split of images, and how good they are."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +16,22 @@ from mnist_jax.training import devices
 from mnist_jax.training.step import LOSSES, TrainState, training_mode_logits
 
 # From states with a leading axis of seeds, and every image of a split, uint8 [N, 28, 28], to the
-# states after the evaluation and the logits [seeds, N, 10], every image exactly once.
+# states after the evaluation and the logits [seeds, N, 10], every image exactly once. `exact` also
+# takes every seed's own images, [seeds, N, 28, 28].
 Evaluate = Callable[[TrainState, np.ndarray], tuple[TrainState, np.ndarray]]
 
 
 def exact(
-    recipe: Recipe, num_seeds: int, num_devices: int | None, *, multiply_adds_per_parameter: float
+    recipe: Recipe, num_seeds: int, mesh: Mesh, *, multiply_adds_per_parameter: float
 ) -> Evaluate:
     """Evaluates as it should be: dropout off, running statistics; the states stay as they are.
 
     Args:
       recipe: what was trained.
       num_seeds: how many seeds the states have.
-      num_devices: how many devices to use; by default all, since they exchange nothing.
+      mesh: of the devices to use, which exchange nothing.
       multiply_adds_per_parameter: of the network's forward pass over one image.
     """
-    mesh = devices.make_mesh(num_seeds, (), num_devices)
     chunk = devices.evaluation_chunk(multiply_adds_per_parameter=multiply_adds_per_parameter)
 
     def of_seed(state: TrainState, chunks: jax.Array) -> jax.Array:
@@ -38,20 +39,26 @@ def exact(
         logits: jax.Array = lax.map(lambda images: model(evaluation_inputs(recipe, images)), chunks)
         return logits
 
-    compiled = devices.compile_over_seeds(
-        of_seed, mesh, in_specs=(P("seed"), P("data")), out_specs=P("seed", "data")
-    )
+    def compiled(spec: P) -> Any:
+        return devices.compile_over_seeds(
+            of_seed, mesh, in_specs=(P("seed"), spec), out_specs=P("seed", "data")
+        )
+
+    specs = {3: P("data"), 4: P("seed", "data")}
+    by_rank = {rank: compiled(spec) for rank, spec in specs.items()}
 
     def evaluate(states: TrainState, images: np.ndarray) -> tuple[TrainState, np.ndarray]:
-        missing = -len(images) % (chunk * mesh.shape["data"])
-        padded = np.pad(images, ((0, missing), (0, 0), (0, 0))) if missing else images
-        chunks = padded.reshape(-1, chunk, *images.shape[1:])
-        logits = compiled(
+        (*seeds, count, height, width), rank = images.shape, images.ndim
+        missing = -count % (chunk * mesh.shape["data"])
+        widths = [*[(0, 0)] * len(seeds), (0, missing), (0, 0), (0, 0)]
+        padded = np.pad(images, widths) if missing else images
+        chunks = padded.reshape(*seeds, -1, chunk, height, width)
+        logits = by_rank[rank](
             # Moments stay where they are.
             jax.device_put(states.replace(opt_state=None), NamedSharding(mesh, P("seed"))),
-            jax.device_put(chunks, NamedSharding(mesh, P("data"))),
+            devices.place(chunks, mesh, specs[rank]),
         )
-        logits = np.asarray(logits).reshape(num_seeds, len(padded), -1)[:, : len(images)]
+        logits = devices.fetch(logits, mesh).reshape(num_seeds, count + missing, -1)[:, :count]
         return states, logits
 
     return evaluate
@@ -83,17 +90,23 @@ def in_training_mode(recipe: Recipe, mesh: Mesh) -> Evaluate:
         parts = []
         for some in (images[:split].reshape(-1, size, *images.shape[1:]), images[None, split:]):
             if some.size:
-                batches = jax.device_put(some, NamedSharding(mesh, P(None, "data")))
+                batches = devices.place(some, mesh, P(None, "data"))
                 states, logits = compiled(states, batches)
                 seeds, count, batch, classes = logits.shape
-                parts.append(np.asarray(logits).reshape(seeds, count * batch, classes))
+                parts.append(devices.fetch(logits, mesh).reshape(seeds, count * batch, classes))
         return states, np.concatenate(parts, axis=1)
 
     return evaluate
 
 
 def score(recipe: Recipe, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each seed's mean loss and accuracy [seeds], of logits [seeds, N, 10] and labels [N]."""
-    loss = jax.vmap(LOSSES[recipe.loss], (0, None))
+    """Each seed's mean loss and accuracy [seeds].
+
+    Args:
+      recipe: whose loss it is.
+      logits: [seeds, N, 10].
+      labels: [N], or every seed's own [seeds, N].
+    """
+    loss = jax.vmap(LOSSES[recipe.loss], (0, 0 if labels.ndim > 1 else None))
     losses = np.asarray(loss(jnp.asarray(logits), jnp.asarray(labels)), np.float64)
     return losses.mean(-1), (logits.argmax(-1) == labels).mean(-1)

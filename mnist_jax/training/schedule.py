@@ -16,7 +16,7 @@ class Schedule:
     """The steps of a training run, counted from 0 to `total_steps`.
 
     Attributes:
-      examples: in an epoch.
+      examples: that an epoch takes.
       batch_size: of every step but the last of an epoch, which takes what remains.
       epochs: passes over the examples.
       eval_every: steps between evaluations, beside those at the end of every epoch; 0: no others.
@@ -39,6 +39,8 @@ class Schedule:
                 f"batch_size is {recipe.batch_size}, but {recipe.dataset} has"
                 f" {examples} training images."
             )
+        if recipe.last_batch == "dropped":
+            examples -= examples % recipe.batch_size
         return cls(examples, recipe.batch_size, recipe.epochs, recipe.eval_every)
 
     @classmethod

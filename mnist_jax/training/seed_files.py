@@ -7,18 +7,22 @@ from typing import Any
 import jax
 import numpy as np
 
+from mnist_jax import hosts, measures
 from mnist_jax.errors import Failure
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.metrics import Evaluation
 from mnist_jax.training import evaluation
+from mnist_jax.training.devices import broadcast
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.trainer import Trainer
 
 
 class SeedFiles:
     """The directories of a trainer's seeds, in its order, with the checkpoints in them.
+
+    Of several processes that train together the first has them; the others have none, and follow.
 
     Raises:
       Failure: from every method, a file can't be read or written, or an evaluation is no number.
@@ -33,22 +37,35 @@ class SeedFiles:
         self._started = time.perf_counter()
         # Since the last evaluation: loss and accuracy of every step [seeds, steps, 2], how many
         # images were trained on, and the seconds that took.
-        self._log = np.zeros((len(runs), 0, 2), np.float32)
+        self._log = np.zeros((len(trainer.seeds), 0, 2), np.float32)
         self._images, self._busy = 0.0, 0.0
         # The evaluation that is selected so far, of every seed.
-        self._best: list[Evaluation | None] = [None] * len(runs)
+        self._best: list[Evaluation | None] = [None] * len(trainer.seeds)
+        # The first seed's validation accuracies after every epoch.
+        self._validated = list[float]()
+
+    @property
+    def ended(self) -> bool:
+        """Whether training is at its end, by the recipe's epochs or its patience."""
+        patience = self._trainer.recipe.patience
+        if patience and measures.since_best(self._validated) >= patience:
+            return True
+        return self._trainer.step == self._trainer.schedule.total_steps
 
     def resume(self) -> None:
         """Goes to the latest step that all seeds have a checkpoint and the metrics of."""
         trainer = self._trainer
         pairs = zip(self._runs, self._stores, strict=True)
         usable = [_resumable(trainer.schedule, run, store) for run, store in pairs]
-        if step := max(set.intersection(*usable), default=0):
+        step = hosts.told(max(set.intersection(*usable), default=0) if usable else 0)
+        if step:
             like = {"log": self._padded_log()[0], "times": np.zeros(3)}
+            states = [state | like for state in trainer.saved()]
             saved = [
-                store.restore(state | like, step)[1]
-                for store, state in zip(self._stores, trainer.saved(), strict=True)
+                store.restore(state, step)[1]
+                for store, state in zip(self._stores, states, strict=False)
             ]
+            saved = broadcast(saved or states)
             trainer.restore(step, saved)
             count = step - trainer.schedule.last_evaluation(step)
             self._log = np.stack([seed["log"] for seed in saved])[:, :count]
@@ -58,13 +75,15 @@ class SeedFiles:
             for row in run.rewind(step):
                 if _selected(trainer.recipe, row, self._best[i]):
                     self._best[i] = row
+                if i == 0:
+                    self._note_validation(row)
+        self._validated = hosts.told(self._validated)
 
     def save(self) -> None:
         """Saves every seed, and keeps what is selected so far."""
         times = np.asarray([self._images, self._busy, self._seconds()])
-        seeds = zip(
-            self._stores, self._trainer.saved(), self._padded_log(), self._best, strict=True
-        )
+        states = self._trainer.saved()
+        seeds = zip(self._stores, states, self._padded_log(), self._best, strict=False)
         for store, state, log, best in seeds:
             keep = best.step if best else None
             store.save(self._trainer.step, state | {"log": log, "times": times}, keep=keep)
@@ -77,19 +96,20 @@ class SeedFiles:
     def evaluate(self) -> tuple[list[Evaluation], bool]:
         """Writes a row for each seed; also says whether one of them is selected so far."""
         rows, predictions = self._rows()
-        for i, (run, row) in enumerate(zip(self._runs, rows, strict=True)):
+        for i, (run, row) in enumerate(zip(self._runs, rows, strict=False)):
             run.append_steps(self._log[i])
             run.append_metrics(row)
             if _selected(self._trainer.recipe, row, self._best[i]):
                 self._best[i] = row
                 run.write_predictions(predictions[i])
+        self._note_validation(rows[0])
         self._log, self._images, self._busy = self._log[:, :0], 0.0, 0.0
         return rows, any(row is best for row, best in zip(rows, self._best, strict=True))
 
     def results(self) -> list[dict[str, Any]]:
         """Writes and returns each seed's `result.json`."""
         results = []
-        for i, (run, selected) in enumerate(zip(self._runs, self._best, strict=True)):
+        for i, (run, selected) in enumerate(zip(self._runs, self._best, strict=False)):
             assert selected is not None  # The last step is always evaluated.
             results.append(_result(self._trainer, i, selected, self._seconds()))
             run.write_result(results[-1])
@@ -122,9 +142,14 @@ class SeedFiles:
                 images_per_second=self._images / self._busy,
                 seconds=self._seconds(),
             )
-            for i in range(len(self._runs))
+            for i in range(len(trainer.seeds))
         ]
         return rows, logits.argmax(-1)
+
+    def _note_validation(self, row: Evaluation) -> None:
+        of_epoch = row.step % self._trainer.schedule.steps_per_epoch == 0
+        if of_epoch and row.validation_accuracy is not None:
+            self._validated.append(row.validation_accuracy)
 
     def _seconds(self) -> float:
         """Since the beginning of the run, without interruptions."""
@@ -157,7 +182,7 @@ def _selected(recipe: Recipe, row: Evaluation, best: Evaluation | None) -> bool:
 
 
 def _result(trainer: Trainer, index: int, row: Evaluation, seconds: float) -> dict[str, Any]:
-    params = trainer.state(index).params
+    params = jax.tree.leaves(trainer.states.params)
     return {
         "model": trainer.recipe.model,
         "dataset": trainer.recipe.dataset,
@@ -166,7 +191,7 @@ def _result(trainer: Trainer, index: int, row: Evaluation, seconds: float) -> di
         "test_accuracy": row.test_accuracy,
         "selection": trainer.recipe.selection,
         "selected_step": row.step,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": sum(leaf.size for leaf in params) // len(trainer.seeds),
         "seconds": seconds,
     }
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mnist_jax import hosts
 from mnist_jax.data import Dataset
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
@@ -71,11 +72,14 @@ ReadWeights = Callable[[], Weights]
 
 
 class Stopped(Exception):
-    """Training ended early, as asked, and goes on from `step` when it is started again."""
+    """Training ended early, as asked, and goes on from `step` when it is started again.
 
-    def __init__(self, step: int, total_steps: int):
+    `asked` is what `stop` said, here or in another process.
+    """
+
+    def __init__(self, step: int, total_steps: int, asked: int):
         super().__init__(f"stopped after step {step} of {total_steps}")
-        self.step, self.total_steps = step, total_steps
+        self.step, self.total_steps, self.asked = step, total_steps, asked
 
 
 def train(
@@ -86,7 +90,7 @@ def train(
     num_devices: int | None = None,
     overwrite: bool = False,
     save_every: float = 10.0,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], int] = lambda: False,
     read_weights: ReadWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Trains recipes that differ in their seed only, each in its run directory, or goes on.
@@ -100,7 +104,7 @@ def train(
       overwrite: whether to start again where there is a run already.
       save_every: seconds between checkpoints. The evaluations that may be selected and the end of
         training are saved in any case.
-      stop: asked about twice a second whether to save and end early.
+      stop: asked about twice a second whether to save and end early; says why by a number.
       read_weights: gives what to start from where there is no checkpoint yet; by default every
         seed has its own. What it raises leaves the directories as they were.
 
@@ -110,11 +114,15 @@ def train(
     Raises:
       Stopped: `stop` said so; everything so far is saved.
       UsageError: a recipe does not fit its directory, the dataset or the devices.
-      ValueError: there is `read_weights`, but no `init_from` in the recipe, or the reverse.
-      Failure: another process trains in a directory, it can't be written, or training diverged.
+      ValueError: there is `read_weights`, but no `init_from` in the recipe, or the reverse; or
+        there are several seeds, and the recipe has a patience, which ends each at another epoch.
+      Busy: another process trains in a directory.
+      Failure: a directory can't be written, or training diverged.
     """
-    seeds, runs = [recipe.seed for recipe, _ in pairs], [run for _, run in pairs]
-    begun = [] if overwrite else [parts for run in runs if (parts := run.parts())]
+    seeds = [recipe.seed for recipe, _ in pairs]
+    # Of several processes the first has the files.
+    runs = [run for _, run in pairs] if hosts.is_first() else []
+    begun = hosts.told([] if overwrite else [parts for run in runs if (parts := run.parts())])
     trainer = Trainer(
         pairs[0][0],
         dataset,
@@ -125,21 +133,26 @@ def train(
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
     if bool(pairs[0][0].init_from) != (read_weights is not None):
         raise ValueError("A recipe with `init_from` needs `read_weights`, and no other has it.")
+    if pairs[0][0].patience and len(pairs) > 1:
+        raise ValueError("A recipe with `patience` is trained one seed at a time.")
     if read_weights:
         # Once, since --overwrite may clear the very run that they are of.
         read_weights = functools.cache(read_weights)
         if overwrite or not any(Checkpoints(run.checkpoints).intact() for run in runs):
-            read_weights()
+            read_weights()  # In every process.
     with contextlib.ExitStack() as stack:
         # All locks first: if one is taken, nothing has been changed.
         for run in runs:
             stack.enter_context(run.locked())
-        if not overwrite and all(run.finished(recipe) for recipe, run in pairs):
-            return [run.result() or {} for run in runs]  # Another process was faster.
-        for recipe, run in pairs:
+        done = not overwrite and all(
+            run.finished(recipe) for (recipe, _), run in zip(pairs, runs, strict=False)
+        )
+        if hosts.told(done):
+            return [run.result() or {} for run in runs]  # Another command was faster.
+        for (recipe, _), run in zip(pairs, runs, strict=False):
             if overwrite:
                 run.clear()
-            run.create(recipe, environment | {"seeds_together": len(runs)})
+            run.create(recipe, environment | {"seeds_together": len(seeds)})
         listeners = [stack.enter_context(watch(trainer, runs)) for watch in watches]
         return fit(
             trainer,
@@ -157,7 +170,7 @@ def fit(
     listener: Listener,
     *,
     save_every: float = 10.0,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], int] = lambda: False,
     read_weights: ReadWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Trains to the end of the recipe, from the latest checkpoint if there is one.
@@ -178,12 +191,13 @@ def fit(
             trainer.start_from(weights.arrays)
             for run in runs:
                 run.note(init_from_sha256=weights.sha256)
-        if trainer.step < schedule.total_steps:
+        if not files.ended:
             trainer.compile()
-        stopping = False
+            hosts.wait_for_all()
+        stopping = 0
         saved = time.perf_counter()
         stretch = 1
-        while trainer.step < schedule.total_steps and not stopping:
+        while not files.ended and not stopping:
             before, start = trainer.step, time.perf_counter()
             log = trainer.advance(min(stretch, schedule.next_evaluation(before) - before))
             seconds = time.perf_counter() - start
@@ -191,7 +205,7 @@ def fit(
                 raise diverged(trainer, f"the loss of step {before + bad[0] + 1}")
             images = int(schedule.images(before, trainer.step).sum())
             files.add(log, images, seconds)
-            speed = len(runs) * images / seconds
+            speed = len(trainer.seeds) * images / seconds
             listener(Progress(trainer.step, float(log[..., 0].mean()), speed))
             # Never so much more that one slow start makes the next stretch endless.
             in_time = round((trainer.step - before) * _STRETCH / seconds)
@@ -200,14 +214,19 @@ def fit(
             if trainer.step == schedule.last_evaluation(trainer.step):
                 rows, selected = files.evaluate()
                 listener(Evaluated(rows))
-            stopping = stop()
-            last = stopping or trainer.step == schedule.total_steps
+            due = time.perf_counter() - saved >= save_every
+            # All processes take the same steps, save after the same, and stop after the same.
+            stopping = max(hosts.gathered(int(stop())), default=0)
+            agreed = hosts.told([stopping, stretch, int(selected), int(due)])
+            stopping, stretch = agreed[:2]
+            selected, due = bool(agreed[2]), bool(agreed[3])
+            last = stopping > 0 or files.ended
             to_keep = trainer.recipe.selection == "best_validation" and selected
-            if last or to_keep or time.perf_counter() - saved >= save_every:
+            if last or to_keep or due:
                 files.save()
                 saved = time.perf_counter()
-    if trainer.step < schedule.total_steps:
-        raise Stopped(trainer.step, schedule.total_steps)
+    if not files.ended:
+        raise Stopped(trainer.step, schedule.total_steps, stopping)
     return files.results()
 
 

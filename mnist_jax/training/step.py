@@ -45,6 +45,10 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+# The fields of `TrainState` that do not follow from the recipe, the seed and the step.
+SAVED = ("params", "batch_stats", "opt_state", "averages")
+
+
 class TrainState(struct.PyTreeNode):
     """Everything a step changes, and (static) what it needs to know.
 
@@ -54,9 +58,11 @@ class TrainState(struct.PyTreeNode):
       batch_stats: its BatchNorm statistics; empty without BatchNorm.
       opt_state: the optimiser's moments.
       key: from it and the step follow the dropout masks, and the changes of augmentation.
+      averages: moving averages of `params` and `batch_stats`, by these names; None without.
       graphdef: the network's structure, in training mode.
       optimizer: the Optax transformation.
       loss: per-image loss.
+      average_decay: how much of the averages is kept at a step.
     """
 
     step: jax.Array
@@ -64,9 +70,11 @@ class TrainState(struct.PyTreeNode):
     batch_stats: Variables
     opt_state: optax.OptState
     key: jax.Array
+    averages: dict[str, Variables] | None
     graphdef: nnx.GraphDef[Network] = struct.field(pytree_node=False)
     optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     loss: Loss = struct.field(pytree_node=False)
+    average_decay: float = struct.field(pytree_node=False)
 
     @classmethod
     def create(
@@ -76,6 +84,7 @@ class TrainState(struct.PyTreeNode):
         loss: Loss = cross_entropy,
         *,
         key: jax.Array,
+        average_decay: float = 0.0,
     ) -> "TrainState":
         """Starts training from a model's present values.
 
@@ -84,6 +93,8 @@ class TrainState(struct.PyTreeNode):
           optimizer: an Optax transformation.
           loss: per-image loss of outputs [N, 10] and labels [N].
           key: for the dropout masks.
+          average_decay: how much of a moving average of parameters and BatchNorm statistics, which
+            begins at their first values, is kept at a step; 0: there is none.
 
         Raises:
           UsageError: as from `check_trainable`.
@@ -98,21 +109,41 @@ class TrainState(struct.PyTreeNode):
         graphdef, *states = nnx.split(train_view, nnx.Param, nnx.BatchStat)
         # Copies, so that a donated state leaves the model's own arrays alone.
         params, batch_stats = jax.tree.map(jnp.copy, nnx.as_pure(states))
-        return cls(
+        state = cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
             opt_state=optimizer.init(params),
             key=key,
+            averages=None,
             graphdef=graphdef,
             optimizer=optimizer,
             loss=loss,
+            average_decay=average_decay,
         )
+        return state.restart_averages()
+
+    def restart_averages(self) -> "TrainState":
+        """The state with averages, if it is to have any, that begin at its present values."""
+        if not self.average_decay:
+            return self
+        return self.replace(averages=jax.tree.map(jnp.copy, self._values()))
+
+    def move_averages(self) -> "TrainState":
+        """The state with averages, if it has any, that have taken in its present values."""
+        if self.averages is None:
+            return self
+        moved = optax.incremental_update(self._values(), self.averages, 1 - self.average_decay)
+        return self.replace(averages=moved)
+
+    def _values(self) -> dict[str, Variables]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
     def model(self) -> Network:
-        """The network with the state's values, in evaluation mode."""
+        """The network with the state's averages, or else its values, in evaluation mode."""
+        values = self.averages or self._values()
         return nnx.view(
-            nnx.merge(self.graphdef, self.params, self.batch_stats),
+            nnx.merge(self.graphdef, values["params"], values["batch_stats"]),
             deterministic=True,
             use_running_average=True,
             raise_if_not_found=False,
@@ -157,7 +188,7 @@ def train_step(
     state = state.replace(
         step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state
     )
-    return state, metrics
+    return state.move_averages(), metrics
 
 
 def gradients(

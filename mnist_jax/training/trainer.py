@@ -11,21 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from mnist_jax.data import Dataset, hold_out
+from mnist_jax.data import Dataset, Split, draw_held_out, hold_out
 from mnist_jax.inputs import training_inputs
 from mnist_jax.models import abstract_model, create_model
-from mnist_jax.models.summary import multiply_adds_per_parameter
+from mnist_jax.models.summary import multiply_adds, multiply_adds_per_parameter
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import augmentation, devices, evaluation
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.schedule import Schedule
-from mnist_jax.training.step import LOSSES, TrainState, step_keys, train_step
-
-# The fields of `TrainState` that do not follow from the recipe, the seed and the step.
-_SAVED = ("params", "batch_stats", "opt_state")
+from mnist_jax.training.step import LOSSES, SAVED, TrainState, step_keys, train_step
 
 
 class Trainer:
@@ -48,8 +45,10 @@ class Trainer:
       schedule: the recipe's steps.
       step: how many of them have been taken.
       states: of all seeds.
-      train: the images to train on, before they are shifted.
-      validation: the images held out, if the recipe says so.
+      train: the images to train on, before they are shifted; where every seed draws its own, all
+        that they are drawn from.
+      validation: the images held out, if the recipe says so; where every seed draws its own, with
+        a leading axis of seeds.
       test: the test images.
 
     Raises:
@@ -68,25 +67,32 @@ class Trainer:
         check_memory(recipe, len(seeds))
         self.recipe, self.seeds, self.test = recipe, tuple(seeds), dataset.test
         self.train, self.validation = dataset.train, None
-        if recipe.validation:
+        if recipe.validation and recipe.held_out == "last":
             self.train, self.validation = hold_out(dataset.train, recipe.validation)
+        elif recipe.validation:
+            drawn = np.stack([self._draw(seed)[1] for seed in self.seeds])
+            self.validation = Split(self.train.images[drawn], self.train.labels[drawn])
         self.schedule = Schedule.of_images(recipe, len(dataset.train))
         self.step = 0
-        work = multiply_adds_per_parameter(abstract_model(recipe.model, **recipe.model_args))
+        network = abstract_model(recipe.model, **recipe.model_args)
+        work = multiply_adds_per_parameter(network)
         self.mesh = self._make_mesh(num_devices, parts, work)
-        self.states = jax.device_put(self._initial_states(), NamedSharding(self.mesh, P("seed")))
+        self.states = devices.place(self._initial_states(), self.mesh, P("seed"))
         images = jnp.asarray(self.train.images)
         if recipe.one_pixel_shifts:
             images = augmentation.pad_for_shifts(images)
         data = (images, jnp.asarray(self.train.labels))
-        self._data = jax.device_put(data, NamedSharding(self.mesh, P()))
+        self._data = devices.place(data, self.mesh, P())
         self._epoch, self._orders = -1, list[jax.Array]()
-        self._run = _compile_run(self.mesh, recipe, work)
+        self._run = _compile_run(self.mesh, recipe, multiply_adds(network), work)
         if recipe.evaluation == "training_mode":
             self._evaluate = evaluation.in_training_mode(recipe, self.mesh)
         else:
+            # By default on all devices; what several processes share can't go to others.
+            alone = jax.process_count() == 1
+            mesh = devices.make_mesh(len(seeds), (), num_devices) if alone else self.mesh
             self._evaluate = evaluation.exact(
-                recipe, len(self.seeds), num_devices, multiply_adds_per_parameter=work
+                recipe, len(self.seeds), mesh, multiply_adds_per_parameter=work
             )
 
     def state(self, index: int) -> TrainState:
@@ -99,23 +105,24 @@ class Trainer:
 
         Order, dropout masks and changes of images follow from the seed and the step.
         """
-        states = jax.device_get({name: getattr(self.states, name) for name in _SAVED})
+        states = {name: getattr(self.states, name) for name in SAVED}
+        states = devices.fetch(states, self.mesh)
         return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
 
     def start_from(self, weights: Mapping[str, Any]) -> None:
         """Gives every seed these `params` and `batch_stats` in place of its own."""
         of_seeds = jax.tree.map(lambda a: np.stack([a] * len(self.seeds)), dict(weights))
-        placed = jax.device_put(of_seeds, NamedSharding(self.mesh, P("seed")))
-        self.states = self.states.replace(**placed)
+        placed = devices.place(of_seeds, self.mesh, P("seed"))
+        self.states = self.states.replace(**placed).restart_averages()
 
     def restore(self, step: int, saved: Sequence[Mapping[str, Any]]) -> None:
         """Goes to where `saved` was taken, of the same recipe, after `step` steps."""
         states = {
             name: jax.tree.map(lambda *arrays: np.stack(arrays), *(seed[name] for seed in saved))
-            for name in _SAVED
+            for name in SAVED
         }
         steps = np.full(len(self.seeds), step, np.int32)
-        placed = jax.device_put(states | {"step": steps}, NamedSharding(self.mesh, P("seed")))
+        placed = devices.place(states | {"step": steps}, self.mesh, P("seed"))
         self.states = self.states.replace(**placed)
         self.step = step
 
@@ -132,18 +139,23 @@ class Trainer:
         stop = min(first + count, order.shape[1])
         self.states, log = self._run(self.states, order, *self._data, first, stop)
         self.step += stop - first
-        return np.asarray(log)[:, first:stop]
+        taken: np.ndarray = devices.fetch(log, self.mesh)[:, first:stop]
+        return taken
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """An epoch's images in the order that a seed takes them: indices [examples].
 
         Where images are shifted an index is one of `augmentation.take_shifted`.
         """
-        indices = np.arange(self.schedule.examples, dtype=np.int32)
-        if self.recipe.shuffle == "never":
-            return indices
-        drawn = epoch if self.recipe.shuffle == "every_epoch" else 0
-        return np.random.default_rng([seed, drawn]).permutation(indices)
+        count = len(self.train)
+        drawn = self.recipe.validation and self.recipe.held_out == "random"
+        own = self._draw(seed)[0] if drawn else np.arange(count)
+        views = len(augmentation.SHIFTS) if self.recipe.one_pixel_shifts else 1
+        indices = np.concatenate([own + view * count for view in range(views)]).astype(np.int32)
+        if self.recipe.shuffle != "never":
+            of_epoch = epoch if self.recipe.shuffle == "every_epoch" else 0
+            indices = np.random.default_rng([seed, of_epoch]).permutation(indices)
+        return indices[: self.schedule.examples]
 
     def compile(self) -> None:
         """Compiles what `advance` runs: full batches and the short last one, side by side."""
@@ -157,10 +169,15 @@ class Trainer:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Evaluates every image exactly once: uint8 [N, 28, 28] to logits [seeds, N, 10].
 
+        With a leading axis of seeds, every seed's own images.
         With the recipe's `training_mode` the BatchNorm statistics of the states move.
         """
         self.states, logits = self._evaluate(self.states, images)
         return logits
+
+    def _draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of a seed's own images to train on and to hold out."""
+        return draw_held_out(len(self.train), self.recipe.validation, seed)
 
     def _place_in_epoch(self) -> int:
         """The steps taken of the present epoch, whose order is then there."""
@@ -174,8 +191,9 @@ class Trainer:
         sizes = self.schedule.batch_sizes
         if self.recipe.evaluation == "training_mode":
             sizes |= {len(self.test) % size or size}
-        # Who names a number of devices gets them.
-        split = bool(num_devices) or devices.worth_splitting(size, multiply_adds_per_parameter=work)
+        # Who names a number of devices gets them, and so does who starts several processes.
+        split = bool(num_devices) or jax.process_count() > 1
+        split = split or devices.worth_splitting(size, multiply_adds_per_parameter=work)
         return devices.make_mesh(
             len(self.seeds), sizes, num_devices, split_batches=split, parts=parts
         )
@@ -194,8 +212,7 @@ class Trainer:
         parts = [orders[:, :split].reshape(count, full, -1)]
         if split < self.schedule.examples:
             parts.append(orders[:, None, split:])
-        sharding = NamedSharding(self.mesh, P("seed", None, "data"))
-        return [jax.device_put(part, sharding) for part in parts]
+        return [devices.place(part, self.mesh, P("seed", None, "data")) for part in parts]
 
 
 def check_memory(recipe: Recipe, num_seeds: int) -> None:
@@ -210,7 +227,7 @@ def check_memory(recipe: Recipe, num_seeds: int) -> None:
     if num_seeds < 2:
         return
     state = jax.eval_shape(_initial_state(recipe, 1), jax.random.key(0))
-    saved = sum(_bytes(getattr(state, name)) for name in _SAVED)
+    saved = sum(_bytes(getattr(state, name)) for name in SAVED)
     devices.refuse_lack_of_memory(
         f"{num_seeds:,} seeds of {recipe.model}",
         num_seeds * (saved + _bytes(state.params)),
@@ -229,12 +246,18 @@ def _initial_state(recipe: Recipe, steps_per_epoch: int) -> Callable[[jax.Array]
     def create(key: jax.Array) -> TrainState:
         init_key, dropout_key = jax.random.split(key)
         model = create_model(recipe.model, rngs=nnx.Rngs(init_key), **recipe.model_args)
-        return TrainState.create(model, optimizer, LOSSES[recipe.loss], key=dropout_key)
+        return TrainState.create(
+            model,
+            optimizer,
+            LOSSES[recipe.loss],
+            key=dropout_key,
+            average_decay=recipe.average_decay,
+        )
 
     return create
 
 
-def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
+def _compile_run(mesh: Mesh, recipe: Recipe, multiply_adds: int, per_parameter: float) -> Any:
     """Compiles (states, order, images, labels, start, stop) -> (states, log [seeds, steps, 2])."""
     take = augmentation.take_shifted if recipe.one_pixel_shifts else lambda a, i: a[i]
 
@@ -246,12 +269,13 @@ def _compile_run(mesh: Mesh, recipe: Recipe, work: float) -> Any:
         start: int,
         stop: int,
     ) -> tuple[TrainState, jax.Array]:
-        chunk, axis_name = devices.chunk_size(order.shape[1]), devices.data_axis(mesh)
+        chunk = devices.chunk_size(order.shape[1], multiply_adds=multiply_adds)
+        axis_name = devices.data_axis(mesh)
         step = partial(
             train_step,
             axis_name=axis_name,
             chunk_size=chunk,
-            side_by_side=devices.side_by_side(chunk, multiply_adds_per_parameter=work),
+            side_by_side=devices.side_by_side(chunk, multiply_adds_per_parameter=per_parameter),
         )
 
         def body(i: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:

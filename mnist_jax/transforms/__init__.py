@@ -1,6 +1,7 @@
 """Changes of images that a recipe may list, by name."""
 
 from mnist_jax.transforms.eight_bit import CropResize, GridDistortion, MagnifyingRotation
+from mnist_jax.transforms.flip import HorizontalFlip
 from mnist_jax.transforms.smooth import Affine, Elastic
 from mnist_jax.transforms.standardize import Standardize
 from mnist_jax.transforms.transform import Transform
@@ -11,6 +12,7 @@ __all__ = [
     "CropResize",
     "Elastic",
     "GridDistortion",
+    "HorizontalFlip",
     "MagnifyingRotation",
     "Standardize",
     "Transform",
@@ -18,5 +20,8 @@ __all__ = [
 
 TRANSFORMS: dict[str, type[Transform]] = {
     kind.name: kind
-    for kind in (Affine, CropResize, Elastic, GridDistortion, MagnifyingRotation, Standardize)
+    for kind in (
+        *(Affine, CropResize, Elastic, GridDistortion),
+        *(HorizontalFlip, MagnifyingRotation, Standardize),
+    )
 }

@@ -1,0 +1,169 @@
+"""Model cards of pretrained weights, in the format of Hugging Face."""
+
+import dataclasses
+import inspect
+from dataclasses import dataclass
+
+from experiments.evidence import text
+from experiments.evidence.results import Results
+from experiments.evidence.statistics import summarize
+from mnist_jax.interchange.pretrained import LARGEST_IN_PACKAGE, RELEASES, Origin
+from mnist_jax.models import model_entry
+from mnist_jax.recipe import Recipe, options
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a card says of a dataset."""
+
+    name: str
+    hub: str
+    about: str
+
+
+_DATA = {
+    "mnist": _Data(
+        "MNIST",
+        "ylecun/mnist",
+        "60,000 training and 10,000 test images of handwritten digits, by Yann LeCun, Corinna"
+        " Cortes and Christopher Burges from NIST's collections; said to be under CC BY-SA 3.0.",
+    ),
+    "fashion_mnist": _Data(
+        "Fashion-MNIST",
+        "zalando-datasets/fashion_mnist",
+        "60,000 training and 10,000 test images of articles of clothing, by Zalando Research,"
+        " under the MIT license.",
+    ),
+}
+
+
+def card(origin: Origin, results: Results) -> str:
+    """The card of one file of weights, from the records of its row."""
+    name, recipe = origin.recipe.model, origin.recipe
+    article, row = origin.row.split("/")
+    data, entry = _DATA[recipe.dataset], model_entry(name)
+    accuracies = [record.accuracy for record in results.by_seed(origin.row).values()]
+    summary = summarize(accuracies, (0.0, 100.0))
+    published = "; ".join(figure.printed for figure in results.row(origin.row).figures)
+    about = (inspect.getdoc(entry.network) or "").partition("\n")[0]
+    accuracy = [
+        ["what", f"test accuracy on {data.name}"],
+        [
+            f"this file, seed {recipe.seed}",
+            f"{origin.correct / origin.images:.2%}: {origin.correct:,} of {origin.images:,}",
+        ],
+        [f"the row `{origin.row}`", f"{text.mean(summary)}% (n = {summary.n})"],
+        ["the article", published],
+    ]
+    return f"""\
+---
+license: mit
+library_name: mnist_jax
+pipeline_tag: image-classification
+tags: [image-classification, jax, flax, {recipe.dataset.replace("_", "-")}]
+datasets: [{data.hub}]
+metrics: [accuracy]
+model-index:
+- name: {name}
+  results:
+  - task: {{type: image-classification}}
+    dataset: {{type: {data.hub}, name: {data.name}, split: test}}
+    metrics: [{{type: accuracy, value: {origin.correct / origin.images}}}]
+---
+
+# {name}
+
+{about}
+
+Article {entry.article}.
+
+This card is written by `python -m experiments.compare` from the records of the network's runs.
+
+## Accuracy
+
+{_table(accuracy)}
+
+The row's figure is mean ± standard deviation over *n* runs that differ in their seed alone, each
+at the epoch that its protocol selects, never by test images. This file is one of those runs, and
+no better evidence than its place among them. An accuracy on 10,000 images has a standard error of
+its own, 0.10 points at 99%.
+
+## Use
+
+```python
+import mnist_jax
+
+run = mnist_jax.load_pretrained("{name}")
+run.probabilities(images)  # uint8 [N, 28, 28] to [N, 10]
+```
+
+`python -m mnist_jax.predict --model={name} picture.png` classifies pictures, and
+`python -m mnist_jax.export --model={name} --to={name}.onnx` writes ONNX. The tensors have the names
+and shapes of the author's PyTorch module, or those that it would have.
+
+{_file(origin)}
+
+## Protocol
+
+{_table(_protocol(recipe))}
+
+## Data
+
+{data.name}: {data.about}
+
+## Limits
+
+- It knows the ten classes of {data.name} and gives every image one of them, whatever it shows.
+- It expects images framed as the dataset frames them, 28×28, light on dark; `predict` does that for
+  scans and photographs, and warns where what comes out is unlike the training images.
+- {_outputs(recipe)}
+- It was trained to repeat an article, not to be relied on: no decision about people should hang on
+  it.
+
+## Licence
+
+MIT, as the code; the images have the licence that is named above.
+
+## How to reproduce
+
+```
+git checkout {origin.revision}
+python -m experiments.{article} --experiment={row} --num_seeds=1 --first_seed={recipe.seed} \\
+  --results=again --workdir=again
+```
+
+trains it again from the same seed; on the same machine and versions, which its record in
+`experiments/results/{article}.jsonl` names, to the same bits.
+"""
+
+
+def _table(rows: list[list[str]]) -> str:
+    return "\n".join(text.table_lines(rows))
+
+
+def _protocol(recipe: Recipe) -> list[list[str]]:
+    """What the recipe has that is not a default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    rows = [["field", "value", "what it is"]]
+    for option in options():
+        value = getattr(recipe, option.name)
+        if value != defaults[option.name] and value != {}:
+            rows.append([f"`{option.name}`", f"`{value}`", option.what])
+    return rows
+
+
+def _file(origin: Origin) -> str:
+    if origin.size < LARGEST_IN_PACKAGE:
+        where = "`model.safetensors`, beside this card"
+    else:
+        where = f"`{origin.release}`, a release file that is looked for at `${RELEASES}`"
+    return f"File: {where}; {origin.size:,} bytes, SHA-256 `{origin.sha256}`."
+
+
+def _outputs(recipe: Recipe) -> str:
+    if recipe.loss == "cross_entropy":
+        return "Its probabilities are the softmax of its logits, not calibrated."
+    return (
+        "It was trained on squared errors: its outputs are scores from 0 to 1, and what are given"
+        " for probabilities are these scaled to a sum of 1."
+    )

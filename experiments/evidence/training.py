@@ -1,0 +1,121 @@
+"""A row's seeds: where their files are, and training to the end, which gives their records."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from experiments.evidence import records
+from experiments.evidence.records import Record
+from experiments.evidence.rows import Article, Row
+from experiments.evidence.steps import Steps
+from mnist_jax.cli.signals import Stop, in_thread
+from mnist_jax.data import Dataset, load_dataset
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.network import load_run
+from mnist_jax.training.schedule import Schedule
+from mnist_jax.training.session import Watch
+from mnist_jax.training.session import train as train_runs
+
+WORKDIR = Path("runs/experiments")
+# Test images whose probabilities are computed at a time.
+_AT_A_TIME = 500
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are.
+
+    Attributes:
+      workdir: the run directories, as `ARTICLE/ROW/seed-N`.
+      results: the records.
+      data_dir: where a dataset is looked for first; None for the usual places alone.
+    """
+
+    workdir: Path = WORKDIR
+    results: Path = records.RESULTS
+    data_dir: Path | None = None
+
+    def run_directory(self, article: Article, row: Row, seed: int) -> RunDirectory:
+        """Where a seed of a row is trained."""
+        return RunDirectory(self.workdir / article.name / row.id / f"seed-{seed}")
+
+    def records(self, article: Article, row: Row, framework: str = "jax") -> list[Record]:
+        """A row's records, read anew every time, since other processes append.
+
+        Raises:
+          Failure: one is damaged, or was made with another recipe than the row has.
+        """
+        found = records.load(article.name, self.results)
+        return records.of_row(found, row.id, row.recipe, framework)
+
+    def dataset(self, name: str) -> Dataset:
+        """A dataset, read once."""
+        return _dataset(name, self.data_dir)
+
+
+@cache
+def _dataset(name: str, data_dir: Path | None) -> Dataset:
+    return load_dataset(name, data_dir)
+
+
+def train(
+    places: Places,
+    article: Article,
+    row: Row,
+    recipes: Sequence[Recipe],
+    *,
+    watches: Iterable[Watch],
+    stop: Stop,
+    num_devices: int | None = None,
+) -> Iterator[Record]:
+    """Trains recipes of one row that differ in their seed together, or goes on with them.
+
+    Args:
+      places: where the files are.
+      article: whose row it is.
+      row: which.
+      recipes: its own with each of the seeds.
+      watches: who is told of progress.
+      stop: whether to save and end early.
+      num_devices: how many devices to use; by default all that divide the work.
+
+    Yields:
+      Their records, which are not kept yet.
+
+    Raises:
+      Stopped, UsageError, Busy, Failure: as `mnist_jax.training.session.train`.
+    """
+    dataset = places.dataset(row.recipe.dataset)
+    pairs = [(recipe, places.run_directory(article, row, recipe.seed)) for recipe in recipes]
+    # An ended run without a record was stopped between the two.
+    if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
+        in_thread(
+            train_runs, unfinished, dataset, watches=watches, num_devices=num_devices, stop=stop
+        )
+    schedule = Schedule.of_images(row.recipe, len(dataset.train))
+    for recipe, run in pairs:
+        result, environment = run.result(), run.environment()
+        assert result is not None
+        shares = None
+        if article.averaged(row):
+            classify, images = load_run(run.path).probabilities, dataset.test.images
+            parts = range(0, len(images), _AT_A_TIME)
+            shares = np.concatenate([classify(images[i : i + _AT_A_TIME]) for i in parts])
+        yield Record.of_run(
+            recipe,
+            run.metrics(),
+            result["selected_step"],
+            run.predictions(),
+            dataset.test.labels,
+            environment,
+            article=article.name,
+            row=row.id,
+            framework="jax",
+            seconds=result["seconds"],
+            steps=Steps.of_log(run.steps(), schedule),
+            probabilities=shares,
+        )

@@ -1,0 +1,202 @@
+"""What a sweep is to train, how long that takes, and how far each run of it is."""
+
+import contextlib
+import dataclasses
+import heapq
+import itertools
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.evidence import records
+from experiments.evidence.rows import Article, Row
+from experiments.evidence.training import Places
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.files import make_folder, parse_json, write_text
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.directory import RunDirectory
+
+# In a run's directory, beside the run's own files.
+_FAILURE = "failure.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A seed of a row, and where it is trained."""
+
+    article: Article
+    row: Row
+    seed: int
+    directory: RunDirectory
+
+    @property
+    def name(self) -> str:
+        """What it is called in a line."""
+        return f"{self.row_name} seed {self.seed}"
+
+    @property
+    def row_name(self) -> str:
+        """Its row, as the command line takes it."""
+        return row_name(self.article, self.row)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained."""
+        return dataclasses.replace(self.row.recipe, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Which seeds of every row a sweep is to have.
+
+    Attributes:
+      first: the smallest.
+      count: how many.
+      fill: whether other seeds that are recorded count, too.
+    """
+
+    first: int
+    count: int
+    fill: bool
+
+    def missing(self, recorded: Collection[int]) -> list[int]:
+        """Those to train beside the recorded ones, in order."""
+        free = (seed for seed in itertools.count(self.first) if seed not in recorded)
+        if self.fill:
+            return list(itertools.islice(free, max(0, self.count - len(recorded))))
+        end = self.first + self.count
+        return list(itertools.takewhile(lambda seed: seed < end, free))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Rows, which of their seeds there shall be, and where everything is."""
+
+    rows: Sequence[tuple[Article, Row]]
+    seeds: Seeds
+    places: Places
+
+    def recorded(self) -> dict[str, set[int]]:
+        """The seeds of each row that have a record, as the files are now.
+
+        Raises:
+          Failure: a record is damaged or of another recipe than its row.
+        """
+        names = {article.name for article, _ in self.rows}
+        found = {name: records.load(name, self.places.results) for name in names}
+        return {
+            row_name(article, row): {
+                record.seed
+                for record in records.of_row(found[article.name], row.id, row.recipe, "jax")
+            }
+            for article, row in self.rows
+        }
+
+    def missing(self, recorded: Mapping[str, Collection[int]]) -> list[Run]:
+        """The runs without a record, row by row."""
+        return [
+            Run(article, row, seed, self.places.run_directory(article, row, seed))
+            for article, row in self.rows
+            for seed in self.seeds.missing(recorded[row_name(article, row)])
+        ]
+
+
+def row_name(article: Article, row: Row) -> str:
+    """A row as the command line takes it."""
+    return f"{article.name}/{row.id}"
+
+
+def chosen(
+    articles: Sequence[Article], names: Sequence[str], everything: bool
+) -> list[tuple[Article, Row]]:
+    """The rows of these names, each once; an ensemble's name stands for its members' row.
+
+    Raises:
+      UsageError: there is no such row, or no row is asked for.
+    """
+    if everything == bool(names):
+        raise UsageError("Give rows as ARTICLE/ROW, or --all or --missing for every row.")
+    if everything:
+        return [(article, row) for article in articles for row in article.rows]
+    by_name = {article.name: article for article in articles}
+    found = {}
+    for name in names:
+        article, _, row = name.partition("/")
+        if article not in by_name or not row:
+            raise UsageError(
+                f"{name!r} is no row; give ARTICLE/ROW, of one of {', '.join(by_name)}."
+            )
+        pair = by_name[article], by_name[article].trained(row)
+        found[row_name(*pair)] = pair
+    return list(found.values())
+
+
+State = Literal["running", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run without a record is.
+
+    Attributes:
+      run: which.
+      state: `running` where a process trains it, else `failed` where the last one that did says
+        why, else `waiting`.
+      done: the share of its epochs up to the last evaluation, from 0 to 1.
+      seconds: what is left takes on one worker; None where nothing says so.
+      why: the sentence of a failed one.
+    """
+
+    run: Run
+    state: State
+    done: float
+    seconds: float | None
+    why: str = ""
+
+
+def standing(run: Run, whole: float | None) -> Standing:
+    """Looks at a run's directory; `whole` is how long all of it is expected to take, in seconds."""
+    failure = failure_of(run)
+    done, left = 0.0, whole
+    with contextlib.suppress(Failure):  # Whoever trains there says so.
+        if rows := run.directory.metrics():
+            done = min(1.0, rows[-1].epoch / run.recipe.epochs)
+            left = rows[-1].seconds / done * (1 - done) if done else whole
+    if run.directory.busy():
+        return Standing(run, "running", done, left)
+    if failure:
+        return Standing(run, "failed", done, left, failure["why"])
+    return Standing(run, "waiting", done, left)
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """How long so many workers take who each take the longest run that is left."""
+    ends = [0.0] * workers
+    for one in sorted(seconds, reverse=True):
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
+
+
+def failure_of(run: Run) -> Mapping[str, str]:
+    """Why the last process that trained a run gave up, as `why`, and in which `sweep`."""
+    try:
+        found = parse_json((run.directory.path / _FAILURE).read_text())
+    except (OSError, ValueError):
+        return {}
+    names = ("sweep", "why")
+    whole = isinstance(found, dict) and all(isinstance(found.get(name), str) for name in names)
+    return found if whole else {}
+
+
+def note_failure(run: Run, sweep: str, why: str) -> None:
+    """Says so to other processes; where nothing can be written, they find out themselves."""
+    with contextlib.suppress(OSError):
+        make_folder(run.directory.path)
+        write_text(run.directory.path / _FAILURE, json.dumps({"sweep": sweep, "why": why}) + "\n")
+
+
+def forget_failure(run: Run) -> None:
+    """Removes what `note_failure` wrote."""
+    with contextlib.suppress(OSError):
+        (run.directory.path / _FAILURE).unlink()

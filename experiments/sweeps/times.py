@@ -1,0 +1,49 @@
+"""How long the whole table takes on how many cores, as the records say."""
+
+from experiments.evidence import durations, text
+from experiments.evidence.results import Results
+from experiments.sweeps import plan
+from experiments.sweeps.status import hours
+
+# What the comparison asks for at least, and what most rows have.
+_SEEDS = (1, 3, 5)
+_CORES = (1, 16, 256)
+_GPUS = 8
+
+
+def page_part(results: Results) -> str:
+    """A table of the expected times, and what they rest on."""
+    rows = [
+        (row, len(results.runs[article.name, row.id, "jax"]), durations.on_a_core(results, row))
+        for article, row in results.rows
+    ]
+    head = ["seeds of every row", "runs", "steps", *(f"{n} core{'s' * (n > 1)}" for n in _CORES)]
+    head.append(f"{_GPUS} GPUs, for every ms of a step")
+    table = [head]
+    for count in _SEEDS:
+        table.append(_line(str(count), [(row, count, seconds) for row, _, seconds in rows]))
+    most = max(_SEEDS)
+    missing = [(row, max(0, most - there), seconds) for row, there, seconds in rows]
+    table.append(_line(f"those missing of {most}", missing))
+    row, seconds = max(
+        ((row, seconds) for row, _, seconds in rows if seconds), key=lambda pair: pair[1]
+    )
+    never = sum(not there for _, there, _ in rows)
+    return "\n".join(
+        [
+            *text.table_lines(table),
+            "",
+            f"The longest run, a seed of `{row.id}`, takes {hours(seconds)}: no number of cores"
+            f" ends sooner. {never} of {len(rows)} rows have no run of their own yet, and their"
+            " times follow from other networks'.",
+        ]
+    )
+
+
+def _line(label: str, rows: list) -> list[str]:
+    runs = sum(count for _, count, _ in rows)
+    steps = [durations.steps(row.recipe) for row, count, _ in rows for _ in range(count)]
+    seconds = [taken or 0.0 for _, count, taken in rows for _ in range(count)]
+    cores = [hours(plan.makespan(seconds, cores)) for cores in _CORES]
+    gpus = hours(plan.makespan([step / 1000 for step in steps], _GPUS))
+    return [label, str(runs), f"{sum(steps) / 1e6:.0f} million", *cores, gpus]

@@ -1,0 +1,165 @@
+"""Networks as ONNX models, written from the ordered lists of their layers."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnist_jax.errors import Failure
+from mnist_jax.models.layers import (
+    BatchNorm,
+    ClassicDropout,
+    Conv,
+    Dropout,
+    Linear,
+    MaxPool,
+    Network,
+    avg_pool,
+    flatten,
+    relu,
+    sigmoid,
+    tanh,
+)
+from mnist_jax.recipe import Recipe
+from mnist_jax.transforms import Transform
+from mnist_jax.version import __version__
+
+# Imported where it is used: it is optional.
+if TYPE_CHECKING:
+    import onnx
+
+# Of late 2021: old enough for any runtime in use, new enough for all that is written here.
+_OPSET, _IR_VERSION = 15, 8
+_FUNCTIONS = {relu: "Relu", sigmoid: "Sigmoid", tanh: "Tanh"}
+_WINDOWS = {"kernel_shape": [2, 2], "strides": [2, 2]}
+_NHWC = [0, 2, 3, 1]
+
+
+def to_onnx(
+    network: Network, recipe: Recipe, *, pixels: bool, metadata: Mapping[str, str]
+) -> "onnx.ModelProto":
+    """Writes a network as a model from `images` to `logits`, for any number N of images.
+
+    Args:
+      network: in evaluation mode.
+      recipe: that it was trained by.
+      pixels: whether images are uint8 [N, 28, 28], as datasets have them; else float32
+        [N, 28, 28], normalised already.
+      metadata: what the model is to say of itself.
+
+    Returns:
+      A model, to logits float32 [N, 10], that ONNX's own checker finds nothing wrong with.
+
+    Raises:
+      Failure: the package `onnx` is not installed, or a layer, or what the recipe does to images
+        before the first one, has no known form in ONNX.
+    """
+    try:
+        from onnx import TensorProto, checker, helper
+    except ModuleNotFoundError as error:
+        raise Failure(
+            "Writing ONNX needs the package onnx, which is not installed; run `make onnx` or"
+            " `pip install -r requirements-onnx.txt`."
+        ) from error
+    graph = _Graph()
+    images = _normalized(graph, recipe) if pixels else "images"
+    outputs = _layers(graph, network, graph.add("channel", "Unsqueeze", images, np.array([1])))
+    graph.add("logits", "Identity", outputs)
+    kind = TensorProto.UINT8 if pixels else TensorProto.FLOAT
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            recipe.model,
+            [helper.make_tensor_value_info("images", kind, ["N", 28, 28])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+            graph.constants,
+        ),
+        producer_name="mnist_jax",
+        producer_version=__version__,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+    )
+    helper.set_model_props(model, dict(metadata))
+    checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """Nodes in order, and the arrays that they read. Images are [N, C, H, W] in it."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, name: str, operation: str, *inputs: Any, **attributes: Any) -> str:
+        """Appends a node; returns the name of its output, which is its own.
+
+        Args:
+          name: of the node.
+          operation: of ONNX.
+          *inputs: names of other outputs, and arrays, which become constants.
+          **attributes: of the operation.
+        """
+        from onnx import helper, numpy_helper
+
+        names = []
+        for number, value in enumerate(inputs):
+            if not isinstance(value, str):
+                array = np.ascontiguousarray(value)
+                value = f"{name}.{number}"
+                self.constants.append(numpy_helper.from_array(array, value))
+            names.append(value)
+        self.nodes.append(helper.make_node(operation, names, [name], name=name, **attributes))
+        return name
+
+
+def _normalized(graph: _Graph, recipe: Recipe) -> str:
+    """What the network sees of pixels, as `evaluation_inputs` has it."""
+    for transform in recipe.augmentation:
+        if type(transform).evaluation is not Transform.evaluation:
+            raise Failure(
+                f"The recipe's {transform.name} changes images before the network sees them, which"
+                " has no known form in ONNX; give --input=normalized, and change them before."
+            )
+    number = graph.add("number", "Cast", "images", to=1)
+    unit = graph.add("unit", "Div", number, np.float32(255))
+    centred = graph.add("centred", "Sub", unit, np.float32(recipe.mean))
+    return graph.add("normalized", "Div", centred, np.float32(recipe.std))
+
+
+def _layers(graph: _Graph, network: Network, x: str, prefix: str = "") -> str:
+    """Appends a network's layers in order; returns the name of the last one's output."""
+    for name in network.layer_names:
+        x = _layer(graph, getattr(network, name), x, prefix + name)
+    return x
+
+
+def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
+    kind = type(layer)
+    # By the very class: one derived from it may compute something else.
+    if kind is Conv:
+        pads = [layer.padding] * 4
+        kernel = np.transpose(layer.kernel[...], (3, 2, 0, 1))
+        return graph.add(name, "Conv", x, kernel, layer.bias[...], pads=pads)
+    if kind is Linear:
+        return graph.add(name, "Gemm", x, layer.kernel[...], layer.bias[...])
+    if kind is BatchNorm:
+        arrays = (a[...] for a in (layer.scale, layer.bias, layer.mean, layer.var))
+        return graph.add(name, "BatchNormalization", x, *arrays, epsilon=layer.epsilon)
+    if kind is MaxPool:
+        return graph.add(name, "MaxPool", x, pads=[layer.padding] * 4, **_WINDOWS)
+    if kind is Dropout:
+        return x
+    if kind is ClassicDropout:
+        return graph.add(name, "Mul", x, np.float32(1 - layer.rate))
+    if layer is avg_pool:
+        return graph.add(name, "AveragePool", x, **_WINDOWS)
+    if layer is flatten:
+        # Ours flattens row by row, with the channels innermost.
+        return graph.add(name, "Flatten", graph.add(f"{name}.rows", "Transpose", x, perm=_NHWC))
+    if layer in _FUNCTIONS:
+        return graph.add(name, _FUNCTIONS[layer], x)
+    if isinstance(layer, Network) and kind.__call__ is Network.__call__:
+        return _layers(graph, layer, x, f"{name}.")
+    what = getattr(layer, "__name__", kind.__name__)
+    raise Failure(f"The layer {name} is a {what}, which has no known form in ONNX.")

@@ -1,0 +1,132 @@
+"""A Slurm of two virtual nodes on this machine, in a folder, without the system's services."""
+
+import contextlib
+import getpass
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PROGRAMS = ("munged", "slurmctld", "slurmd")
+# Daemons live where an ordinary user's shell does not look.
+_PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
+# Seconds that a requeued job waits, and that one which was told to end has left.
+_REQUEUE, _KILL = 5, 20
+
+_CONFIGURATION = """\
+ClusterName=tests
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock,cred_expire={requeue}
+CredType=cred/munge
+SlurmctldPort={ports[0]}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdSpoolDir={folder}/spool-%n
+StateSaveLocation={folder}/state
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=2
+ReturnToService=2
+KillWait={kill}
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=8000
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=8000
+PartitionName=all Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> list[str]:
+    """The programs that are not installed."""
+    return [program for program in PROGRAMS if not shutil.which(program, path=_PATH)]
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Mapping[str, str]]:
+    """Starts it in a folder; gives the environment in which its commands find it."""
+    for name in ("state", "spool-node1", "spool-node2"):
+        (folder / name).mkdir(mode=0o755)
+    key = folder / "munge.key"
+    key.write_bytes(secrets.token_bytes(1024))
+    key.chmod(0o600)
+    configuration = folder / "slurm.conf"
+    configuration.write_text(
+        _CONFIGURATION.format(
+            host=socket.gethostname().partition(".")[0],
+            user=getpass.getuser(),
+            folder=folder,
+            ports=_free_ports(3),
+            requeue=_REQUEUE,
+            kill=_KILL,
+        )
+    )
+    env = {**os.environ, "PATH": _PATH, "SLURM_CONF": str(configuration)}
+    munge = [f"--key-file={key}", f"--socket={folder}/munge.sock"]
+    munge += [f"--{name}-file={folder}/munge.{name}" for name in ("pid", "log", "seed")]
+    commands = [
+        ["munged", "--foreground", "--force", *munge],
+        ["slurmctld", "-D"],
+        ["slurmd", "-D", "-N", "node1"],
+        ["slurmd", "-D", "-N", "node2"],
+    ]
+    with contextlib.ExitStack() as stack:
+        for command in commands:
+            stack.enter_context(_daemon(command, env, folder))
+            if command[0] == "munged":
+                _wait_for((folder / "munge.sock").exists)
+        _wait_for(lambda: call(env, "sinfo", "--noheader", "--format=%t %D").strip() == "idle 2")
+        yield env
+
+
+@contextlib.contextmanager
+def _daemon(command: list[str], env: Mapping[str, str], folder: Path) -> Iterator[None]:
+    with (folder / "daemons.log").open("a") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def call(env: Mapping[str, str], *command: str, stdin: str | None = None) -> str:
+    """What a command of Slurm's says; empty where it fails, as before the daemons listen."""
+    done = subprocess.run(
+        command, env=env, input=stdin, capture_output=True, text=True, check=False
+    )
+    return done.stdout if not done.returncode else ""
+
+
+def _wait_for(condition: object, seconds: float = 60) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "Slurm does not start; see its logs."
+        time.sleep(0.2)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in found:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in found]

@@ -1,0 +1,88 @@
+"""One run on two nodes of a real Slurm, and a node that is lost in the middle."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import cluster
+import commands
+import pytest
+from runs_compared import assert_same_run
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(cluster.missing()),
+        reason="There is no Slurm here; install Debian's slurm-wlm and munge.",
+    ),
+]
+
+TRAIN = "mnist_jax.train"
+RUN = (
+    *("--model=lenet", "--dataset=digits", "--batch_size=50", "--num_devices=2"),
+    *("--epochs=20", "--eval_every=10", "--save_every=0"),
+)
+
+
+@pytest.fixture
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    # A short path: that of a socket has 108 characters.
+    with cluster.running(tmp_path_factory.mktemp("s")) as env:
+        yield env
+
+
+def srun(env: Mapping[str, str], path: Path) -> subprocess.Popen[str]:
+    """The run as a step of two tasks, one on each node."""
+    # The nodes' names are not those of hosts, so the address is given.
+    port = cluster._free_ports(1)[0]
+    command = [
+        "srun",
+        "--nodes=2",
+        "--ntasks=2",
+        "--kill-on-bad-exit=0",
+        sys.executable,
+        "-m",
+        TRAIN,
+    ]
+    flags = [*RUN, f"--coordinator=127.0.0.1:{port}", f"--workdir={path}"]
+    return subprocess.Popen([*command, *flags], env=env, text=True, stderr=subprocess.PIPE)
+
+
+def test_a_run_of_two_nodes_survives_the_loss_of_one(
+    tmp_path: Path, slurm: Mapping[str, str]
+) -> None:
+    alone = commands.run(tmp_path, TRAIN, *RUN, f"--workdir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
+    env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
+    env["PYTHONPATH"] = str(Path.cwd())
+    path = tmp_path / "run"
+
+    first = srun(env, path)
+    while not (path / "metrics.jsonl").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    os.kill(_task(rank=1), 9)
+    _, errors = first.communicate(timeout=400)
+    assert first.returncode != 0
+    assert errors.count("start all of them again with the same command") == 1, errors
+
+    second = srun(env, path)
+    _, errors = second.communicate(timeout=400)
+    assert second.returncode == 0, errors
+    assert_same_run(tmp_path / "alone", path)
+
+
+def _task(rank: int) -> int:
+    """The process of a task of a step."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (place / "environ").read_bytes()
+            command = (place / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"SLURM_PROCID={rank}\0".encode() in variables and TRAIN.encode() in command:
+            return int(place.name)
+    raise AssertionError(f"There is no task {rank}.")

@@ -1,0 +1,118 @@
+"""A sweep as a job array on a real Slurm, disturbed in every way that Slurm knows."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import cluster
+import commands
+import pytest
+from runs_compared import assert_same_run
+
+from experiments.evidence import records
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(cluster.missing()),
+        reason="There is no Slurm here; install Debian's slurm-wlm and munge.",
+    ),
+]
+
+SEEDS = range(3)
+FLAGS = ("other/long", f"--num_seeds={len(SEEDS)}")
+
+
+@pytest.fixture
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+    # A short path: that of a socket has 108 characters.
+    with cluster.running(tmp_path_factory.mktemp("s")) as env:
+        yield env
+
+
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.2)
+
+
+def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
+    tmp_path: Path, slurm: Mapping[str, str]
+) -> None:
+    places = [f"--workdir={tmp_path}/runs", f"--results={tmp_path}/results"]
+    env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (Path(__file__).parents[1], Path.cwd())))
+    printed = commands.Command("toy_sweep", *FLAGS, *places, "--slurm", env=env, cwd=tmp_path).end()
+    assert printed.returncode == 0, printed.stderr
+    job = cluster.call(env, "sbatch", "--parsable", stdin=printed.stdout).strip()
+    assert job.isdigit()
+
+    def rows(seed: int) -> int:
+        path = tmp_path / f"runs/other/long/seed-{seed}/metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def worker(task: int) -> int:
+        """The process of a task's worker."""
+        number = cluster.call(env, "squeue", "--noheader", f"--job={job}_{task}", "--format=%A")
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                mine = f"SLURM_JOB_ID={number.strip()}\0".encode() in path.read_bytes()
+                command = (path.parent / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if mine and b"--worker=" in command and b"bash" not in command:
+                return int(path.parent.name)
+        return 0
+
+    # Two nodes: two of the three tasks run, each with a seed.
+    wait_for("two runs begin", lambda: rows(0) > 2 and rows(1) > 2)
+    # SIGTERM, and later SIGKILL, as a preempted job gets them.
+    cluster.call(env, "scontrol", "requeue", f"{job}_0")
+    killed = worker(1)
+    assert killed
+    os.kill(killed, signal.SIGKILL)
+    third = tmp_path / f"sweep-{job}_2.log"
+    wait_for("the third task begins", lambda: third.exists() and " steps\n" in third.read_text())
+    # As before the end of its time.
+    cluster.call(env, "scancel", "--signal=USR1", "--batch", f"{job}_2")
+    show = ("scontrol", "show", "job", job)
+    wait_for("the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 3)
+
+    # Every task once, though the number of one is also that of the array.
+    restarts = re.findall(r"Restarts=(\d+)", cluster.call(env, *show))
+    assert restarts == ["1", "1", "1"]
+    log = "".join(path.read_text() for path in tmp_path.glob("sweep-*.log"))
+    found = records.load("other", tmp_path / "results")
+    assert sorted(record.seed for record in found) == list(SEEDS)
+    said = Counter(line for line in log.splitlines() if line.startswith("other/long"))
+    for record in found:
+        assert said[f"other/long seed {record.seed}: {record.accuracy:.2f}%"] == 1, log
+    # One of each disturbance; two may have been of the same seed.
+    assert sum("continues at step" in line for line in log.splitlines()) >= 3, log
+    alone = [f"--workdir={tmp_path}/alone", f"--results={tmp_path}/alone"]
+    done = commands.run(tmp_path, "toy_sweep", *FLAGS, *alone, "--worker=alone")
+    assert done.returncode == 0, done.stderr
+    for seed in SEEDS:
+        path = f"other/long/seed-{seed}"
+        assert_same_run(tmp_path / "runs" / path, tmp_path / "alone" / path)
+
+
+def test_a_row_that_fails_fails_one_task(tmp_path: Path, slurm: Mapping[str, str]) -> None:
+    places = [f"--workdir={tmp_path}/runs", f"--results={tmp_path}/results"]
+    env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (Path(__file__).parents[1], Path.cwd())))
+    flags = ("toy/bad", "toy/row", "--num_seeds=1", "--slurm")
+    printed = commands.Command("toy_sweep", *flags, *places, env=env, cwd=tmp_path).end()
+    done = subprocess.run(
+        ["sbatch", "--wait"], env=env, input=printed.stdout, text=True, check=False
+    )
+    assert done.returncode == 1
+    log = "".join(path.read_text() for path in tmp_path.glob("sweep-*.log"))
+    assert log.count("toy/bad seed 0 failed: ") == 1
+    assert [record.row for record in records.load("toy", tmp_path / "results")] == ["row"]

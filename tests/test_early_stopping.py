@@ -1,0 +1,107 @@
+"""Runs that end by their patience: where, resumed, refused to go on, and told of."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+from runs_compared import assert_same_run
+from small_runs import DATASET, RECIPE, train_small
+
+from experiments.evidence.records import Record
+from mnist_jax.errors import UsageError
+from mnist_jax.reporting.contents import _result_row
+from mnist_jax.reporting.history import History
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.training.session import Stopped, train
+
+# Noise can't be learned, so that the validation accuracy soon rises no more.
+PATIENT = dataclasses.replace(RECIPE, epochs=30, patience=2)
+
+
+def by_epoch(path: Path) -> list[float]:
+    rows = RunDirectory(path).metrics()
+    return [row.validation_accuracy or 0.0 for row in rows if row.step % 7 == 0]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ended") / "run"
+    train_small([path], PATIENT)
+    return path
+
+
+def test_training_ends_after_epochs_without_a_better_one(ended: Path) -> None:
+    validated = by_epoch(ended)
+    assert 3 <= len(validated) < 30
+    # The last two are no better than the best before them; no two before are.
+    assert max(validated[-2:]) <= max(validated[:-2])
+    for epoch in range(3, len(validated)):
+        assert max(validated[epoch - 2 : epoch]) > max(validated[: epoch - 2])
+    result = RunDirectory(ended).finished(PATIENT)
+    assert result is not None
+    assert result["epochs"] == 30
+
+
+@pytest.mark.usefixtures("short_stretches")
+def test_it_ends_at_the_same_epoch_however_often_it_is_stopped(ended: Path, tmp_path: Path) -> None:
+    asked, stops, path = itertools.count(), 0, tmp_path / "run"
+    while True:
+        try:
+            train_small([path], PATIENT, stop=lambda: next(asked) % 5 == 4)
+            break
+        except Stopped:
+            stops += 1
+    assert stops > 3
+    assert_same_run(path, ended)
+
+
+def test_more_epochs_do_not_make_it_go_on(ended: Path) -> None:
+    before = RunDirectory(ended).result()
+    step = RunDirectory(ended).metrics()[-1].step
+    assert train_small([ended], PATIENT) == step
+    after = RunDirectory(ended).result()
+    assert before is not None
+    assert after is not None
+    assert after["selected_step"] == before["selected_step"]
+    assert len(by_epoch(ended)) * 7 == step
+
+
+def test_seeds_that_end_at_different_epochs_are_not_trained_together(tmp_path: Path) -> None:
+    pairs = [
+        (dataclasses.replace(PATIENT, seed=seed), RunDirectory(tmp_path / str(seed)))
+        for seed in (0, 1)
+    ]
+    with pytest.raises(ValueError, match="one seed at a time"):
+        train(pairs, DATASET, num_devices=1)
+
+
+def test_reports_and_records_say_when_it_ended(ended: Path) -> None:
+    epochs = len(by_epoch(ended))
+    run = RunDirectory(ended)
+    assert (
+        _result_row(History.read(run))[2] == f"ended after {epochs} epochs of 30, by its patience"
+    )
+    result = run.result()
+    assert result is not None
+    record = Record.of_run(
+        PATIENT,
+        run.metrics(),
+        result["selected_step"],
+        run.predictions(),
+        DATASET.test.labels,
+        {"seeds_together": 1, "git": None},
+        article="toy",
+        row="row",
+        framework="jax",
+        seconds=1.0,
+    )
+    read = Record.from_json(record.to_json())
+    assert read.epochs == epochs
+    assert read.by_epoch("validation_accuracy") == pytest.approx(by_epoch(ended))
+    assert read.second_half() == read.by_epoch("test_accuracy")[epochs // 2 :]
+
+
+def test_patience_needs_images_that_are_held_out() -> None:
+    with pytest.raises(UsageError, match="patience is 2, but no validation images are held out"):
+        dataclasses.replace(PATIENT, validation=0, selection="last")

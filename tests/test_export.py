@@ -1,0 +1,189 @@
+"""Networks in other programs' files compute what they compute here."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import run as run_command
+from flax import nnx
+
+from experiments.references.ours import make_network
+from mnist_jax.data import load_dataset
+from mnist_jax.errors import Failure
+from mnist_jax.inputs import evaluation_inputs
+from mnist_jax.interchange.onnx_files import to_onnx
+from mnist_jax.interchange.pretrained import load_pretrained, pretrained_names
+from mnist_jax.interchange.stablehlo import to_stablehlo
+from mnist_jax.models import model_entry, model_names
+from mnist_jax.models.layers import ClassicDropout, Conv, Linear, Network, flatten, relu
+from mnist_jax.recipe import Recipe
+from mnist_jax.runs.network import in_evaluation
+from mnist_jax.transforms import Affine, CropResize
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+
+
+def _recipe(name: str, **changes: Any) -> Recipe:
+    # Of its own mean and deviation, so that leaving them out shows.
+    return dataclasses.replace(model_entry(name).recipe, mean=0.25, std=0.5, **changes)
+
+
+def _network(name: str) -> Network:
+    return in_evaluation(make_network(name, np.float32, **model_entry(name).recipe.model_args))
+
+
+def _ours(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.jit(lambda x: network(evaluation_inputs(recipe, x)))(images))
+
+
+def _onnx(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """What ONNX's runtime makes of images, as pixels or normalised."""
+    runtime = pytest.importorskip("onnxruntime", reason="`make onnx` installs it")
+    pixels = images.dtype == np.uint8
+    model = to_onnx(network, recipe, pixels=pixels, metadata={})
+    session = runtime.InferenceSession(model.SerializeToString())
+    (logits,) = session.run(["logits"], {"images": images})
+    return np.asarray(logits)
+
+
+def _stablehlo(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
+    """What `jax.export` makes of them."""
+    written = to_stablehlo(network, recipe, pixels=images.dtype == np.uint8)
+    return np.asarray(jax.export.deserialize(bytearray(written)).call(images))
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_network_is_the_same_in_onnx(name: str) -> None:
+    network, recipe = _network(name), _recipe(name)
+    ours = _ours(network, recipe, PIXELS)
+    assert np.ptp(ours, axis=1).min() > 0.01
+    np.testing.assert_allclose(_onnx(network, recipe, PIXELS), ours, rtol=0, atol=1e-5)
+    # Another number of images, and normalised by NumPy.
+    normalized = (PIXELS[:2].astype(np.float32) / 255 - np.float32(0.25)) / np.float32(0.5)
+    np.testing.assert_allclose(_onnx(network, recipe, normalized), ours[:2], rtol=0, atol=1e-5)
+
+
+# Convolutions with either pooling, BatchNorm, dropout and padding.
+@pytest.mark.parametrize("name", ["batchnorm_cnn", "lenet"])
+def test_networks_are_the_same_in_stablehlo(name: str) -> None:
+    network, recipe = _network(name), _recipe(name)
+    ours = _ours(network, recipe, PIXELS)
+    written = to_stablehlo(network, recipe, pixels=True)
+    exported = jax.export.deserialize(bytearray(written))
+    assert set(exported.platforms) == {"cpu", "cuda", "rocm", "tpu"}
+    np.testing.assert_allclose(exported.call(PIXELS), ours, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(exported.call(PIXELS[:2]), ours[:2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(model_names()) - {"batchnorm_cnn", "lenet"}))
+def test_every_network_is_the_same_in_stablehlo(name: str) -> None:
+    network, recipe = _network(name), _recipe(name)
+    normalized = (PIXELS.astype(np.float32) / 255 - np.float32(0.25)) / np.float32(0.5)
+    ours = _ours(network, recipe, PIXELS)
+    np.testing.assert_allclose(_stablehlo(network, recipe, PIXELS), ours, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(_stablehlo(network, recipe, normalized), ours, rtol=0, atol=1e-5)
+
+
+def test_classic_dropout_and_a_network_in_a_network_are_the_same_in_onnx() -> None:
+    inner = Network(act=relu, drop=ClassicDropout(0.75))
+    out = Linear(784, 10, rngs=nnx.Rngs(0))
+    network = in_evaluation(Network(inner=inner, flatten=flatten, out=out))
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 28, 28)).astype(np.float32)
+    kept = 0.25 * np.maximum(images, 0).reshape(3, 784)
+    expected = kept @ np.asarray(out.kernel[...]) + np.asarray(out.bias[...])
+    np.testing.assert_allclose(_onnx(network, _recipe("lenet"), images), expected, atol=1e-6)
+
+
+class _Residual(Network):
+    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        return images + super().__call__(images, keys=keys)
+
+
+class _Scaled(Conv):
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
+        return 2 * super().__call__(inputs)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ({"block": _Residual(act=relu)}, "The layer block is a _Residual, which has no known form"),
+        ({"wave": jnp.sin}, "The layer wave is a sin, which"),
+        ({"conv": _Scaled(1, 1, 3, rngs=nnx.Rngs(0))}, "The layer conv is a _Scaled, which"),
+    ],
+)
+def test_a_layer_without_a_known_form_is_refused_by_name(
+    layers: dict[str, Any], sentence: str
+) -> None:
+    pytest.importorskip("onnx", reason="`make onnx` installs it")
+    with pytest.raises(Failure, match=sentence):
+        to_onnx(in_evaluation(Network(**layers)), _recipe("lenet"), pixels=False, metadata={})
+
+
+def test_what_changes_evaluated_images_is_refused_and_what_does_not_is_left_out() -> None:
+    pytest.importorskip("onnx", reason="`make onnx` installs it")
+    network = _network("dense")
+    crop = _recipe("dense", augmentation=(Affine(rotation=5), CropResize()))
+    with pytest.raises(Failure, match=r"The recipe's crop_resize changes images .* --input=norm"):
+        to_onnx(network, crop, pixels=True, metadata={})
+    to_onnx(network, crop, pixels=False, metadata={})
+    turned = _recipe("dense", augmentation=(Affine(rotation=5),))
+    ours = _ours(network, turned, PIXELS)
+    np.testing.assert_allclose(_onnx(network, turned, PIXELS), ours, rtol=0, atol=1e-5)
+
+
+def test_the_command_writes_what_says_of_itself_what_it_is(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="`make onnx` installs it")
+    target = tmp_path / "lenet.onnx"
+    done = run_command(tmp_path, "mnist_jax.export", "--model=lenet", f"--to={target}")
+    assert (done.returncode, done.stderr) == (0, "")
+    model = onnx.load(target)
+    said = {one.key: one.value for one in model.metadata_props}
+    assert json.loads(said["classes"])[9] == "Ankle boot"
+    assert said["source"] == "pretrained lenet"
+    assert said["normalization"] == "(pixel / 255 - 0.0) / 1.0"
+    assert json.loads(said["recipe"])["model"] == "lenet"
+    assert said["step"] == "1175"
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--model=lenet"], 2, "Give the file to write"),
+        (["--model=lenet", "--to=net.pb"], 2, "Give the file to write"),
+        (["--to=net.onnx"], 2, "Give either --workdir=DIR"),
+        (["--model=lenet", "--workdir=w", "--to=net.onnx"], 2, "Give either --workdir=DIR"),
+        (["--model=lenet", "--step=3", "--to=net.onnx"], 2, "--step is for --workdir"),
+        (["--model=lenett", "--to=net.onnx"], 2, "did you mean 'lenet'"),
+        (["--model=lenet", "--to=none/net.stablehlo"], 1, "none/net.stablehlo can't be written"),
+    ],
+)
+def test_misuse_is_one_sentence(
+    arguments: list[str], code: int, sentence: str, tmp_path: Path
+) -> None:
+    done = run_command(tmp_path, "mnist_jax.export", *arguments, cwd=tmp_path)
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pretrained_names())
+def test_shipped_networks_are_the_same_in_onnx_on_the_test_set(name: str) -> None:
+    run = load_pretrained(name)
+    images = load_dataset(run.recipe.dataset).test.images
+    ours, theirs = (of(run.network, run.recipe, images) for of in (_ours, _onnx))
+    # Of logits beyond 10 the last digits are more than that.
+    np.testing.assert_allclose(theirs[:1000], ours[:1000], rtol=1e-6, atol=1e-5)
+    # Only where the two most probable classes are as close as rounding may they change places.
+    first, second = np.sort(ours, axis=1)[:, :-3:-1].T
+    tied = first - second < 2e-5
+    assert (ours.argmax(1) == theirs.argmax(1))[~tied].all()
+    assert tied.sum() <= 2

@@ -1,0 +1,206 @@
+"""Several processes train one run, on this machine: they meet, agree, stop, and end together."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from commands import Command, environment, run
+from runs_compared import assert_same_run
+
+from mnist_jax import hosts
+from mnist_jax.errors import UsageError
+from mnist_jax.runs.directory import RunDirectory
+
+TRAIN = "mnist_jax.train"
+# Every process has two devices, of which a run of two takes one each.
+RUN = ("--model=lenet", "--dataset=digits", "--batch_size=50", "--num_devices=2")
+LONG = ("--epochs=6", "--eval_every=10", "--save_every=0.5")
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="There is but one core.")
+
+
+class Together:
+    """Two processes of one run; `second` are flags of the second one alone."""
+
+    def __init__(self, home: Path, *flags: str, second: Sequence[str] = ()):
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        self._env = environment(home)
+        self._flags = (*RUN, f"--coordinator={address}", "--num_processes=2", *flags)
+        self.both = [self.start(0), self.start(1, *second)]
+
+    def start(self, place: int, *flags: str) -> Command:
+        return Command(TRAIN, *self._flags, f"--process_id={place}", *flags, env=self._env)
+
+    def wait_for_more(self, path: Path) -> None:
+        """Until a file is there, and longer than now."""
+        before = path.stat().st_size if path.exists() else 0
+        while not path.exists() or path.stat().st_size <= before:
+            assert [one.poll() for one in self.both] == [None, None], self.end()
+            time.sleep(0.01)
+
+    def end(self) -> tuple[list[int], str, str]:
+        """Exit codes, and what both wrote to standard output and error."""
+        ends = [one.end(300) for one in self.both]
+        errors = "".join(end.stderr for end in ends)
+        return [end.returncode for end in ends], "".join(end.stdout for end in ends), errors
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process with two devices."""
+    home = tmp_path_factory.mktemp("alone")
+    done = run(home, TRAIN, *RUN, *LONG, f"--workdir={home / 'run'}")
+    assert done.returncode == 0, done.stderr
+    return home / "run"
+
+
+def test_two_processes_give_what_one_with_two_devices_gives(alone: Path, tmp_path: Path) -> None:
+    """Bit by bit, though the second is asked to stop on the way."""
+    path = tmp_path / "run"
+    stopped = Together(tmp_path, *LONG, f"--workdir={path}")
+    stopped.wait_for_more(path / "metrics.jsonl")
+    stopped.both[1].send_signal(signal.SIGTERM)
+    codes, output, errors = stopped.end()
+    assert codes == [143, 143], errors
+    assert errors.count("\n") == errors.count("Stopped by SIGTERM after step") == 1
+    assert output.count("compiling") == 1  # The first one shows how far they are.
+
+    codes, output, errors = Together(tmp_path, *LONG, f"--workdir={path}").end()
+    assert codes == [0, 0], errors
+    assert output.count("Continuing at step") == 1
+    assert_same_run(alone, path)
+    assert RunDirectory(path).environment()["device"]["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_death_of_one_is_told_by_the_other_and_loses_nothing(
+    victim: int, alone: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    killed = Together(tmp_path, *LONG, f"--workdir={path}")
+    killed.wait_for_more(path / "metrics.jsonl")
+    killed.both[victim].send_signal(signal.SIGKILL)
+    since = time.monotonic()
+    codes, _, errors = killed.end()
+    assert time.monotonic() - since < 60
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 1)
+    assert errors.count("\n") == errors.count("start all of them again with the same command") == 1
+
+    codes, _, errors = Together(tmp_path, *LONG, f"--workdir={path}").end()
+    assert codes == [0, 0], errors
+    assert_same_run(alone, path)
+
+
+@pytest.mark.slow
+def test_each_process_takes_a_seed_and_waits_for_one_that_has_to_be_started_again(
+    tmp_path: Path,
+) -> None:
+    flags = ("--epochs=1", "--num_seeds=2")
+    alone = run(tmp_path, TRAIN, *RUN, *flags, f"--workdir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
+    together = Together(
+        tmp_path, *flags, f"--workdir={tmp_path / 'together'}", second=["--no_such_flag=1"]
+    )
+    mistaken = together.both[1].end()
+    assert mistaken.returncode == 2
+    assert "Unknown command line flag 'no_such_flag'" in mistaken.stderr
+    together.both[1] = together.start(1)
+    codes, _, errors = together.end()
+    assert codes == [0, 0], errors
+    for seed in ("seed-0", "seed-1"):
+        assert_same_run(tmp_path / "alone" / seed, tmp_path / "together" / seed)
+
+
+def test_processes_of_different_recipes_are_refused(tmp_path: Path) -> None:
+    second = ["--learning_rate=0.5"]
+    codes, _, errors = Together(tmp_path, f"--workdir={tmp_path / 'run'}", second=second).end()
+    assert codes == [2, 2]
+    assert errors == (
+        "Process 1 has learning_rate 0.5, not learning_rate 0.9; start all processes with the same"
+        " command, versions and code.\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_fails_in_the_first_process_ends_both_with_one_sentence(tmp_path: Path) -> None:
+    run_directory = RunDirectory(tmp_path / "run")
+    with run_directory.locked():
+        since = time.monotonic()
+        codes, _, errors = Together(tmp_path, f"--workdir={run_directory.path}").end()
+    assert codes == [1, 1]
+    assert errors.count("\n") == errors.count("Another process is training in") == 1
+    assert time.monotonic() - since < 60
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags", "words"),
+    [
+        ({}, (None, 2, None), "--coordinator, --num_processes and --process_id together"),
+        ({}, ("localhost:1", 2, 2), "--process_id is 2; give 0 to 1"),
+        ({}, ("localhost", 2, 1), "give HOST:PORT"),
+        ({}, ("no.such.host.invalid:1234", 2, 1), "has no address here"),
+        (
+            {
+                "SLURM_JOB_ID": "4097",
+                "SLURM_STEP_NODELIST": "no-such-node[07-09],other",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_PROCID": "1",
+            },
+            (None, None, None),
+            "The host of process 0, no-such-node07, has no address here",
+        ),
+    ],
+)
+def test_what_would_keep_processes_from_meeting_is_said_before(
+    variables: dict[str, str],
+    flags: tuple[str | None, int | None, int | None],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=words):
+        hosts.meet(*flags, before=lambda: pytest.fail("They would have met."))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"},
+        {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NODELIST": "a"},
+    ],
+)
+def test_a_process_alone_meets_nobody(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    hosts.meet(None, None, None, before=lambda: pytest.fail("There is nobody to meet."))
+    hosts.meet("localhost:1", 1, 0, before=lambda: pytest.fail("There is nobody to meet."))
+    assert (hosts.count(), hosts.is_first()) == (1, True)
+
+
+def test_in_a_job_of_several_tasks_but_not_by_srun_a_process_is_alone_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.setenv(name, "4")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    hosts.meet(None, None, None, before=lambda: pytest.fail("There is nobody to meet."))
+    assert "not started by srun: going on as one process" in caplog.text
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Exception, match=f"Port {port} can't be used here"):
+            hosts.meet(f"localhost:{port}", 2, 0)

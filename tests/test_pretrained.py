@@ -1,0 +1,288 @@
+"""Pretrained weights: what is shipped, what is fetched, and what makes them."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from commands import run as run_command
+from flax import nnx
+from image_files import saved, shape_of
+from small_runs import DATASET, train_small
+
+from experiments.evidence import cards, publication
+from experiments.evidence.publication import publish
+from experiments.evidence.records import RESULTS, Record
+from experiments.evidence.results import Results
+from experiments.evidence.rows import all_articles
+from experiments.references.ours import ARRAYS, make_network
+from mnist_jax import load_pretrained
+from mnist_jax.data import DatasetNotFound, download, load_dataset
+from mnist_jax.errors import Failure, UsageError
+from mnist_jax.interchange import pretrained, pytorch
+from mnist_jax.interchange.pretrained import FOLDER, LARGEST_IN_PACKAGE, Origin, pretrained_names
+from mnist_jax.interchange.tensor_files import write_tensors
+from mnist_jax.models import model_entry
+from mnist_jax.runs.directory import RunDirectory
+from mnist_jax.runs.network import load_run
+
+IMAGES = DATASET.test.images
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return Results.load(all_articles(), RESULTS)
+
+
+@pytest.mark.parametrize("name", pretrained_names())
+def test_what_is_shipped_is_of_a_record_and_its_card_says_so(name: str, results: Results) -> None:
+    origin = Origin.load(FOLDER / name)
+    record = results.by_seed(origin.row)[origin.recipe.seed]
+    assert (origin.recipe, origin.step) == (record.recipe, record.selected_step)
+    assert (origin.correct, origin.images) == (record.correct.sum(), len(record.correct))
+    text = (FOLDER / name / "README.md").read_text()
+    assert text == cards.card(origin, results)
+    _, metadata, page = text.split("---\n", 2)
+    said = yaml.safe_load(metadata)
+    (result,) = said["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": origin.correct / origin.images}]
+    assert said["license"] == "mit"
+    assert said["datasets"] == [result["dataset"]["type"]]
+    assert f"{origin.correct:,} of {origin.images:,}" in page
+    assert f"(n = {len(results.by_seed(origin.row))})" in page
+    assert origin.sha256 in page
+    if (weights := FOLDER / name / "model.safetensors").exists():
+        assert weights.stat().st_size == origin.size < LARGEST_IN_PACKAGE
+        assert load_pretrained(name).recipe == origin.recipe
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", pretrained_names())
+def test_what_is_shipped_has_as_many_right_as_its_card_and_its_record(
+    name: str, results: Results
+) -> None:
+    origin = Origin.load(FOLDER / name)
+    try:
+        run, test = load_pretrained(name), load_dataset(origin.recipe.dataset).test
+    except DatasetNotFound as error:
+        pytest.skip(str(error))
+    except Failure as failure:
+        if origin.size < LARGEST_IN_PACKAGE:
+            raise
+        pytest.skip(str(failure))
+    right = int((run.probabilities(test.images).argmax(-1) == test.labels).sum())
+    (said,) = re.findall(r"%: ([\d,]+) of 10,000", (FOLDER / name / "README.md").read_text())
+    assert right == int(said.replace(",", ""))
+    assert right == results.by_seed(origin.row)[origin.recipe.seed].correct.sum()
+
+
+def test_the_package_has_all_of_it() -> None:
+    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["mnist_jax"]
+    packaged = {path for pattern in patterns for path in FOLDER.parent.glob(pattern)}
+    assert {path for path in FOLDER.rglob("*") if path.is_file()} <= packaged
+
+
+def test_the_command_classifies_without_training(tmp_path: Path) -> None:
+    picture = saved(255 - shape_of(), tmp_path / "picture.png")
+    done = run_command(tmp_path, "mnist_jax.predict", "--model=shallow", picture, "--json")
+    assert done.returncode == 0, done.stderr
+    assert 0 <= json.loads(done.stdout)["label"] < 10
+
+
+def test_there_is_no_such_network() -> None:
+    with pytest.raises(UsageError, match="did you mean 'shallow'"):
+        load_pretrained("shalow")
+
+
+def test_there_are_no_weights_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    with pytest.raises(Failure, match=r"no pretrained weights of lenet; there are those of none,"):
+        load_pretrained("lenet")
+
+
+class _Server(ThreadingHTTPServer):
+    requests = 0
+
+    def finish_request(self, *arguments: object) -> None:
+        self.requests += 1
+        super().finish_request(*arguments)  # type: ignore[arg-type]
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Keeps the server silent."""
+
+
+@pytest.fixture
+def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
+    """A server of what lies in `releases`."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(download, "PATIENCE_SECONDS", 1.0)
+    folder = tmp_path / "releases"
+    folder.mkdir()
+    with _Server(("127.0.0.1", 0), partial(_Handler, directory=folder)) as server:
+        monkeypatch.setenv("MNIST_JAX_RELEASES", f"http://127.0.0.1:{server.server_port}/")
+        thread = Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
+    """A network whose weights are a release file, which lies at `theirs.safetensors`."""
+    network, theirs = make_network("dense", np.float32), tmp_path / "theirs.safetensors"
+    layers = pytorch.by_layer(nnx.state(network, ARRAYS))
+    write_tensors(pytorch.to_torch(layers, pytorch.torch_layers(network, {})), theirs)
+    content = theirs.read_bytes()
+    origin = Origin(
+        row="nested_software/dense",
+        recipe=model_entry("dense").recipe,
+        step=1,
+        correct=1,
+        images=10_000,
+        revision="0" * 40,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+    )
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "folder")
+    (tmp_path / "folder" / "dense").mkdir(parents=True)
+    (tmp_path / "folder" / "dense" / "config.json").write_text(origin.to_json())
+    return origin
+
+
+def test_a_release_file_is_fetched_once(releases: _Server, large: Origin, tmp_path: Path) -> None:
+    theirs = (tmp_path / "theirs.safetensors").read_bytes()
+    (tmp_path / "releases" / large.release).write_bytes(theirs)
+    first = load_pretrained("dense")
+    again = load_pretrained("dense")
+    assert releases.requests == 1
+    assert (tmp_path / "cache/mnist_jax/pretrained" / large.release).read_bytes() == theirs
+    np.testing.assert_array_equal(first.probabilities(IMAGES), again.probabilities(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "got HTTP status 404."),
+        (b"another", "is another file or damaged on its way."),
+    ],
+)
+def test_a_release_that_is_not_the_file_leaves_nothing(
+    content: bytes | None, sentence: str, releases: _Server, large: Origin, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "releases" / large.release).write_bytes(content)
+    with pytest.raises(Failure) as caught:
+        load_pretrained("dense")
+    assert str(caught.value).startswith("The weights of dense (0.3 MB) can't be had: http://127")
+    assert str(caught.value).endswith(f"{large.release} {sentence}")
+    assert releases.requests == 1
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_an_address_a_sentence_says_where_to_put_it(
+    large: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("MNIST_JAX_RELEASES", raising=False)
+    with pytest.raises(Failure) as caught:
+        load_pretrained("dense")
+    place = tmp_path / "cache/mnist_jax/pretrained"
+    assert f"put {large.release} into {place}, or give the" in str(caught.value)
+    place.mkdir(parents=True)
+    (tmp_path / "theirs.safetensors").rename(place / large.release)
+    assert load_pretrained("dense").step == 1
+
+
+def test_damage_is_told(large: Origin, tmp_path: Path) -> None:
+    content = bytearray((tmp_path / "theirs.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "folder/dense/model.safetensors").write_bytes(content)
+    sentence = f"instead of {large.sha256[:12]}….; install again"
+    with pytest.raises(Failure, match=sentence):
+        load_pretrained("dense")
+    (tmp_path / "folder/dense/config.json").write_text("{}")
+    with pytest.raises(Failure, match=r"config\.json is damaged or of another version"):
+        load_pretrained("dense")
+
+
+def test_a_cache_that_can_not_be_written_is_one_sentence(
+    releases: _Server, large: Origin, tmp_path: Path
+) -> None:
+    (tmp_path / "theirs.safetensors").rename(tmp_path / "releases" / large.release)
+    (tmp_path / "cache").touch()
+    with pytest.raises(Failure, match=r"can't be written .*give another XDG_CACHE_HOME"):
+        load_pretrained("dense")
+    assert releases.requests == 1
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, RunDirectory]:
+    """A run with its record."""
+    path = tmp_path_factory.mktemp("recorded") / "run"
+    train_small([path])
+    run = RunDirectory(path)
+    result = run.result()
+    assert result is not None
+    clean = {"git": {"revision": "1" * 40, "dirty": False}}
+    record = Record.of_run(
+        run.recipe(),
+        run.metrics(),
+        result["selected_step"],
+        run.predictions(),
+        DATASET.test.labels,
+        run.environment() | clean,
+        article="toy",
+        row="plain",
+        framework="jax",
+        seconds=1.0,
+    )
+    return record, run
+
+
+def test_published_weights_are_those_of_the_run(
+    recorded: tuple[Record, RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, run = recorded
+    folder = tmp_path / "folder"
+    monkeypatch.setattr(pretrained, "FOLDER", folder)
+    assert publish("toy/plain", record, run, folder) == folder / "shallow/model.safetensors"
+    origin = Origin.load(folder / "shallow")
+    assert origin.correct == (run.predictions() == DATASET.test.labels).sum()
+    assert (origin.recipe, origin.revision) == (run.recipe(), "1" * 40)
+    ours, theirs = load_pretrained("shallow"), load_run(run.path)
+    assert ours.step == theirs.step == record.selected_step
+    np.testing.assert_array_equal(ours.probabilities(IMAGES), theirs.probabilities(IMAGES))
+    monkeypatch.setattr(publication, "LARGEST_IN_PACKAGE", origin.size)
+    assert publish("toy/plain", record, run, folder) == run.path / origin.release
+    assert [path.name for path in (folder / "shallow").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("what", ["predictions", "recipe", "code"])
+def test_only_the_recorded_run_is_published(
+    what: str, recorded: tuple[Record, RunDirectory], tmp_path: Path
+) -> None:
+    record, run = recorded
+    changes: dict[str, dict[str, Any]] = {
+        "predictions": {"predictions": (record.predictions + 1) % 10},
+        "recipe": {"recipe": dataclasses.replace(record.recipe, seed=7)},
+        "code": {"environment": {"git": {"revision": "1" * 40, "dirty": True}}},
+    }
+    other = dataclasses.replace(record, **changes[what])
+    with pytest.raises(Failure, match="uncommitted" if what == "code" else "not the recorded one"):
+        publish("toy/plain", other, run, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
