@@ -348,13 +348,18 @@ def test_a_stroke_is_read_in_less_than_fifty_milliseconds(browser: Any, tmp_path
     page = browser.new_page(viewport=SCREEN["viewport"])
     page.goto((tmp_path / "demo.html").as_uri())
     drag(page, *FOUR)
-    # The best of some: what else the machine does is not the page's.
-    times = page.evaluate(
-        """Array.from({ length: 20 }, () => {
-          const start = performance.now();
-          read();
-          return performance.now() - start;
-        })"""
+    # The page's own time on a processor: what else the machine does is not the page's.
+    client = page.context.new_cdp_session(page)
+    client.send("Performance.enable", {"timeDomain": "threadTicks"})
+    before, after = (
+        (page.evaluate(f"for (let i = 0; i < {times}; i++) read()"), _busy(client))[1]
+        for times in (0, 20)
     )
     page.close()
-    assert min(times) < 50
+    assert 0 < (after - before) / 20 < 0.05
+
+
+def _busy(client: Any) -> float:
+    """Seconds that the page has worked."""
+    metrics = client.send("Performance.getMetrics")["metrics"]
+    return next(one["value"] for one in metrics if one["name"] == "TaskDuration")

@@ -226,7 +226,7 @@ function mixShades() {
 function inkImage(pixels) {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = FRAME;
-  paint(canvas, FRAME, (i) => shades.ink[pixels[i]]);
+  paint(canvas, (i) => shades.ink[pixels[i]]);
   return canvas;
 }
 
@@ -235,12 +235,16 @@ function signedColor(value) {
   return value < 0 ? shades.below[Math.round(-255 * value)] : shades.above[Math.round(255 * value)];
 }
 
-function paint(canvas, width, colorAt) {
+// Lets a canvas's pixels be set as 32-bit colours.
+function fill(canvas, set) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
-  const pixels = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < pixels.length; i++) pixels[i] = colorAt(i, i % width, Math.floor(i / width));
+  set(new Uint32Array(image.data.buffer));
   context.putImageData(image, 0, 0);
+}
+
+function paint(canvas, colorAt) {
+  fill(canvas, (pixels) => pixels.forEach((_, i) => (pixels[i] = colorAt(i))));
 }
 
 // Small pictures in rows, a pixel of the page between them: `count` of height×width numbers, which
@@ -252,15 +256,23 @@ function mosaic(canvas, { count, height, width, columns, value }) {
   canvas.height = Math.ceil(count / columns) * down - 1;
   let limit = 0;
   for (let n = 0; n < count; n++) {
-    for (let i = 0; i < height * width; i++) {
-      limit = Math.max(limit, Math.abs(value(n, Math.floor(i / width), i % width)));
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) limit = Math.max(limit, Math.abs(value(n, y, x)));
     }
   }
-  paint(canvas, canvas.width, (_, x, y) => {
-    const n = Math.floor(y / down) * columns + Math.floor(x / across);
-    const [row, column] = [y % down, x % across];
-    if (n >= count || row === down - 1 || column === across - 1) return shades.paper;
-    return signedColor(limit && value(n, Math.floor(row / times), Math.floor(column / times)) / limit);
+  fill(canvas, (pixels) => {
+    pixels.fill(shades.paper);
+    for (let n = 0; n < count; n++) {
+      const top = Math.floor(n / columns) * down;
+      const left = (n % columns) * across;
+      for (let y = 0; y < height * times; y++) {
+        const from = (top + y) * canvas.width + left;
+        for (let x = 0; x < width * times; x++) {
+          const number = value(n, Math.floor(y / times), Math.floor(x / times));
+          pixels[from + x] = signedColor(limit && number / limit);
+        }
+      }
+    }
   });
   // A whole number of the screen's pixels for each, as many as there is room for.
   const room = canvas.parentElement.clientWidth * devicePixelRatio;
@@ -490,7 +502,7 @@ page.save.addEventListener("click", () => {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = picture.width;
   const onWhite = (i) => (0xff << 24) | (0x010101 * (255 - picture.pixels[i]));
-  paint(canvas, picture.width, onWhite);
+  paint(canvas, onWhite);
   page.save.href = canvas.toDataURL();
 });
 
@@ -499,7 +511,7 @@ function recolor() {
   mixShades();
   page.scale.width = 255;
   page.scale.height = 1;
-  paint(page.scale, 255, (i) => signedColor((i - 127) / 127));
+  paint(page.scale, (i) => signedColor((i - 127) / 127));
   showExamples();
   showFilters();
   read();
