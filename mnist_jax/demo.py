@@ -1,25 +1,23 @@
 """Writes a page to draw on: `python -m mnist_jax.demo --workdir=DIR --to=demo.html`.
 
+Of a run, or with `--model=NAME` in its place of a network that is trained already.
+
 One file for any browser, without a network or a server: what is drawn there is framed and read in
 the page itself, as `mnist_jax.predict` would.
 """
 
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import logging
 
 from mnist_jax import cli
-from mnist_jax.cli import display
+from mnist_jax.cli import display, networks
 from mnist_jax.data import DatasetNotFound, load_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
-from mnist_jax.runs.network import load_run
 from mnist_jax.training import devices
 
-_WORKDIR = cli.define_path("workdir", None, "The run directory.")
-_STEP = flags.DEFINE_integer(
-    "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
-)
+_LOAD = networks.define()
 _TO = cli.define_path("to", None, "The HTML file to write.")
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the test images first.")
 
@@ -27,15 +25,13 @@ _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the test images
 def main(argv: Sequence[str]) -> None:
     """Writes the page that the flags ask for."""
     del argv
-    if _WORKDIR.value is None:
-        raise UsageError("No run given; add --workdir=DIR.")
     if _TO.value is None:
         raise UsageError("No file to write given; add --to=demo.html.")
     # Here, where what is missing for it becomes a sentence.
     from mnist_jax.drawing import page
 
     devices.configure_process(cache_folder() / "compiled")
-    run = load_run(_WORKDIR.value, _STEP.value)
+    run = _LOAD()
     try:
         dataset = load_dataset(run.recipe.dataset, _DATA_DIR.value)
     except DatasetNotFound as error:

@@ -19,7 +19,16 @@ from mnist_jax.drawing import page
 from mnist_jax.drawing.layers import network_json
 from mnist_jax.errors import Failure
 from mnist_jax.models import model_entry
-from mnist_jax.models.layers import Conv, Dropout, Linear, Network, flatten, max_pool, relu
+from mnist_jax.models.layers import (
+    Conv,
+    Dropout,
+    Linear,
+    Network,
+    Residual,
+    flatten,
+    max_pool,
+    relu,
+)
 from mnist_jax.runs.network import load_run
 
 RECIPE = model_entry("dbl_conv_relu").recipe
@@ -83,9 +92,9 @@ def test_no_name_can_end_the_data(runs_folder: Path) -> None:
     assert "\\u003c/script>" in html
 
 
-class Residual(Network):
+class Doubled(Residual):
     def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
-        return images + super().__call__(images, keys=keys)
+        return 2 * super().__call__(images, keys=keys)
 
 
 def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
@@ -95,18 +104,20 @@ def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
         "act": relu,
         "drop": Dropout(0.5),
     }
-    found = network_json(Network(block=Network(**block), pool=max_pool), RECIPE)
-    assert [(layer["name"], layer["op"]) for layer in found["layers"]] == [
-        ("block.conv", "conv"),
-        ("block.act", "relu"),
-        ("block.drop", "dropout"),
+    whole = Network(pool=max_pool, block=Residual(inner=Network(**block)))
+    found = network_json(whole, RECIPE)["layers"]
+    assert [(layer["name"], layer["op"]) for layer in found] == [
         ("pool", "max_pool"),
+        ("block.inner.conv", "conv"),
+        ("block.inner.act", "relu"),
+        ("block.inner.drop", "dropout"),
+        ("block", "add"),
     ]
+    assert found[-1]["from"] == 1
     refused: list[tuple[Any, str]] = [
-        (Residual(**block), "The layer inner.more is a Residual, which"),
         (nnx.LayerNorm(2, rngs=rngs), "The layer inner.more is a LayerNorm, which"),
         (nnx.silu, "The layer inner.more is a silu, which"),
-        (Conv(1, 2, 3, strides=2, rngs=rngs), "The layer inner.more is a Conv, which"),
+        (Doubled(**block), "The layer inner.more is a Doubled, which"),
     ]
     for layer, words in refused:
         with pytest.raises(Failure, match=words):
@@ -116,7 +127,7 @@ def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (["--to=x.html"], 2, "No run given; add --workdir=DIR."),
+        (["--to=x.html"], 2, "Give either --workdir=DIR, of a run, or --model=NAME"),
         (["--workdir={run}"], 2, "No file to write given; add --to=demo.html."),
         (["--workdir={run}", "--to=/nowhere/x.html"], 1, "/nowhere/x.html can't be written"),
         (["--workdir=/nowhere", "--to=x.html"], 1, "/nowhere"),

@@ -1,7 +1,6 @@
 """A network as the page computes it: its layers in order, with their weights as text."""
 
 import base64
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,17 @@ from mnist_jax.models.layers import (
     Linear,
     MaxPool,
     Network,
+    Residual,
     avg_pool,
     flatten,
+    global_avg_pool,
 )
 from mnist_jax.recipe import Recipe
 from mnist_jax.transforms import CropResize, Standardize, Transform
 
 # The functions among the layers, by their name in `network.js`.
-_FUNCTIONS = {**ACTIVATIONS, "flatten": flatten, "avg_pool": avg_pool}
+_POOLINGS = {"avg_pool": avg_pool, "global_avg_pool": global_avg_pool}
+_FUNCTIONS = {**ACTIVATIONS, **_POOLINGS, "flatten": flatten}
 
 
 def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
     Raises:
       Failure: the network or the recipe has something that the page can't compute.
     """
+    layers: list[dict[str, Any]] = []
+    _add_layers(network, "", layers)
     return {
         "mean": recipe.mean,
         "std": recipe.std,
@@ -45,27 +49,33 @@ def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
             for one in recipe.augmentation
             if type(one).evaluation is not Transform.evaluation
         ],
-        "layers": list(_layers(network, "")),
+        "layers": layers,
     }
 
 
-def _layers(network: Network, prefix: str) -> Iterator[dict[str, Any]]:
-    """Every layer; those of a network within the network stand in its place."""
+def _add_layers(network: Network, prefix: str, found: list[dict[str, Any]]) -> None:
+    """Appends every layer; those of a network within the network stand in its place."""
     for name in network.layer_names:
-        layer = getattr(network, name)
-        if isinstance(layer, Network) and type(layer).__call__ is Network.__call__:
-            yield from _layers(layer, f"{prefix}{name}.")
+        layer, path = getattr(network, name), prefix + name
+        call = type(layer).__call__ if isinstance(layer, Network) else None
+        if call is Residual.__call__:
+            before = len(found)
+            _add_layers(layer, f"{path}.", found)
+            found.append({"name": path, "op": "add", "from": before})
+        elif call is Network.__call__:
+            _add_layers(layer, f"{path}.", found)
         else:
-            yield {"name": prefix + name} | _layer(layer, prefix + name)
+            found.append({"name": path} | _layer(layer, path))
 
 
 def _layer(layer: object, name: str) -> dict[str, Any]:
     match layer:
-        case Conv(padding=int(), strides=1):
-            return {"op": "conv", "padding": layer.padding} | _weights(layer)
+        case Conv():
+            settings = {"padding": layer.padding, "strides": layer.strides}
+            return {"op": "conv"} | settings | _weights(layer)
         case Linear():
             return {"op": "dense"} | _weights(layer)
-        case MaxPool(padding=int()):
+        case MaxPool():
             return {"op": "max_pool", "padding": layer.padding}
         case BatchNorm():
             mean, var, scale, bias = (

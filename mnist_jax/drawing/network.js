@@ -4,20 +4,20 @@
 
 const LAYERS = {
   conv(layer, { shape: [height, width], values }) {
-    const { kernel, bias, padding } = layer;
+    const { kernel, bias, padding, strides } = layer;
     const [side, , inputs, features] = kernel.shape;
-    const rows = height + 2 * padding - side + 1;
-    const columns = width + 2 * padding - side + 1;
+    const [rows, above] = windows(height, side, strides, padding);
+    const [columns, before] = windows(width, side, strides, padding);
     const output = new Float32Array(rows * columns * features);
     const sum = new Float64Array(features);
     for (let y = 0; y < rows; y++) {
       for (let x = 0; x < columns; x++) {
         sum.set(bias.values);
         for (let i = 0; i < side; i++) {
-          const row = y + i - padding;
+          const row = y * strides + i - above;
           if (row < 0 || row >= height) continue;
           for (let j = 0; j < side; j++) {
-            const column = x + j - padding;
+            const column = x * strides + j - before;
             if (column < 0 || column >= width) continue;
             const from = (row * width + column) * inputs;
             addProducts(sum, values, from, inputs, kernel.values, (i * side + j) * inputs);
@@ -40,6 +40,15 @@ const LAYERS = {
     pool(input, padding, (found) => found.reduce((most, one) => Math.max(most, one))),
 
   avg_pool: (_, input) => pool(input, 0, (found) => found.reduce((sum, one) => sum + one) / 4),
+
+  global_avg_pool(_, { shape: [height, width, channels], values }) {
+    const mean = new Float64Array(channels);
+    values.forEach((v, i) => (mean[i % channels] += v / (height * width)));
+    return { shape: [channels], values: Float32Array.from(mean) };
+  },
+
+  // What a residual block adds: its input, the output of the layer before it, number `from`.
+  add: ({ from }, input, found) => each(input, (v, i) => v + found[from].values[i]),
 
   // Batch normalisation after training, and dropout that scales.
   affine({ scale, offset }, { shape, values }) {
@@ -90,14 +99,21 @@ function addProducts(sum, values, from, count, weights, row) {
   }
 }
 
+// How many windows there are along a side, and how far before it the first one begins.
+function windows(size, side, strides, padding) {
+  if (padding !== "SAME") return [Math.floor((size + 2 * padding - side) / strides) + 1, padding];
+  const count = Math.ceil(size / strides);
+  return [count, Math.max((count - 1) * strides + side - size, 0) >> 1];
+}
+
 function pool({ shape: [height, width, channels], values }, padding, reduce) {
-  const rows = Math.floor(height / 2 + padding);
-  const columns = Math.floor(width / 2 + padding);
+  const [rows, above] = windows(height, 2, 2, padding);
+  const [columns, before] = windows(width, 2, 2, padding);
   const output = new Float32Array(rows * columns * channels);
   for (let i = 0; i < output.length; i++) {
     const place = Math.floor(i / channels);
-    const top = 2 * Math.floor(place / columns) - padding;
-    const left = 2 * (place % columns) - padding;
+    const top = 2 * Math.floor(place / columns) - above;
+    const left = 2 * (place % columns) - before;
     const found = [];
     for (let y = Math.max(top, 0); y < Math.min(top + 2, height); y++) {
       for (let x = Math.max(left, 0); x < Math.min(left + 2, width); x++) {
@@ -130,7 +146,9 @@ function outputs(network, bytes) {
   let x = { shape: [28, 28, 1], values: Float32Array.from(bytes, (v) => v / 255) };
   for (const transform of network.transforms) x = LAYERS[transform.op](transform, x);
   x = each(x, (v) => (v - network.mean) / network.std);
-  return network.layers.map((layer) => (x = LAYERS[layer.op](layer, x)));
+  const found = [x];
+  for (const layer of network.layers) found.push(LAYERS[layer.op](layer, found.at(-1), found));
+  return found.slice(1);
 }
 
 function probabilities(network, logits) {
