@@ -368,7 +368,7 @@ for (const name of classes) {
   row.insertCell().innerHTML = '<div class="track" aria-hidden="true"><div></div></div>';
   row.insertCell();
 }
-page.reading.classList.toggle("words", classes.some((name) => name.length > 2));
+document.querySelector(".read").classList.toggle("named", classes.some((name) => name.length > 2));
 
 const layerFigures = network.layers.map((layer) => ({
   name: layer.name,
