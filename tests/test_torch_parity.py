@@ -22,8 +22,9 @@ EVERY = {**REFERENCES, **VARIANTS}
 every = pytest.mark.parametrize("reference", EVERY.values(), ids=EVERY)
 # Both losses, both optimisers, decay, both kinds of pooling, and BatchNorm.
 TRAINED = {"dense", "dbl_conv_relu", "lenet", "batchnorm_cnn"}
-# More images a batch take longer and show nothing more.
-BATCH = {"residual_cnn": 4}
+# More images a batch than these (20 elsewhere) take longer and show nothing more; fewer let
+# BatchNorm divide by the spread of a few values, which enlarges the rounding.
+BATCH = {"residual_cnn": 4, "strided_cnn": 32}
 
 
 def references(names: Iterable[str], quick: Container[str]) -> pytest.MarkDecorator:
