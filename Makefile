@@ -21,7 +21,7 @@ $(VENV)/requirements-onnx.stamp: requirements-onnx.txt $(VENV)/requirements-dev.
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
 	touch $@
 
-.PHONY: train test test-all faults slurm slurm-packages check torch onnx
+.PHONY: train test test-all faults slurm slurm-packages check dist torch onnx
 
 # A process for every core; what one has left over at the end, another takes.
 PYTEST := $(RUN) -m pytest -n logical --dist=worksteal
@@ -50,6 +50,15 @@ check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+dist: $(VENV)/requirements-dev.stamp  ## Build dist/, and try the wheel in a fresh environment, outside the checkout.
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
+	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	  $(RUN) -m venv "$$fresh/environment" && \
+	  "$$fresh/environment/bin/python" -m pip install --quiet --disable-pip-version-check dist/*.whl && \
+	  tried=$(CURDIR)/tests/installed.py && cd "$$fresh" && environment/bin/python -I "$$tried"
 
 torch: $(VENV)/requirements-torch.stamp  ## Install PyTorch for the cross-framework tests and the benchmark.
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -84,13 +83,6 @@ def test_what_is_shipped_has_as_many_right_as_its_card_and_its_record(
     (said,) = re.findall(r"%: ([\d,]+) of 10,000", (FOLDER / name / "README.md").read_text())
     assert right == int(said.replace(",", ""))
     assert right == results.by_seed(origin.row)[origin.recipe.seed].correct.sum()
-
-
-def test_the_package_has_all_of_it() -> None:
-    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["package-data"]["mnist_jax"]
-    packaged = {path for pattern in patterns for path in FOLDER.parent.glob(pattern)}
-    assert {path for path in FOLDER.rglob("*") if path.is_file()} <= packaged
 
 
 def test_the_command_classifies_without_training(tmp_path: Path) -> None:

@@ -233,6 +233,13 @@ def test_version_and_the_list_of_commands() -> None:
     assert "__main__" not in listed
     with Path("/dev/full").open("w") as full:
         assert subprocess.run([*command, "trian"], stderr=full).returncode == 2
-    mistaken = subprocess.run([*command, "train"], capture_output=True, text=True, check=False)
+    mistaken = subprocess.run([*command, "trian"], capture_output=True, text=True, check=False)
     assert (mistaken.returncode, mistaken.stdout) == (2, "")
     assert mistaken.stderr == listed
+    # A command after a space is that command.
+    chosen = [*command, "convert", "--version"]
+    done = subprocess.run(chosen, capture_output=True, text=True, check=True)
+    assert done.stdout == f"mnist_jax {mnist_jax.__version__}\n"
+    refused = subprocess.run([*command, "train", "extra"], capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "'extra' is not a flag; flags begin with --.\n"

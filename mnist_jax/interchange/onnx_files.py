@@ -59,7 +59,7 @@ def to_onnx(
     except ModuleNotFoundError as error:
         raise Failure(
             "Writing ONNX needs the package onnx, which is not installed; run `make onnx` or"
-            " `pip install -r requirements-onnx.txt`."
+            " `pip install onnx`."
         ) from error
     graph = _Graph()
     images = _normalized(graph, recipe) if pixels else "images"

@@ -5,4 +5,4 @@ from importlib.util import find_spec
 from mnist_jax.errors import Failure
 
 if find_spec("matplotlib") is None:
-    raise Failure("Pictures need Matplotlib, which is missing; pip install -r requirements.txt.")
+    raise Failure("Pictures need Matplotlib, which is missing; pip install matplotlib.")

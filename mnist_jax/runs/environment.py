@@ -43,6 +43,7 @@ def git_revision() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)  # Installed into another's checkout, perhaps.
         # Code alone: the records of finished runs are not part of what runs.
         changed = git("status", "--porcelain", "--", ":/*.py", ":/requirements.txt")
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(changed)}

@@ -1,0 +1,79 @@
+"""The wheel has all of the package and nothing else, and works where it is installed."""
+
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mnist_jax.version import __version__
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def git(*arguments: str | Path) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a source distribution of the tracked files, as `make dist` builds it."""
+    source, target = (tmp_path_factory.mktemp(name) for name in ("source", "dist"))
+    # A copy, because setuptools writes into the folder that it builds.
+    for name in git("-C", ROOT, "ls-files", "-z").split("\0")[:-1]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", target, source]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = target.glob("*.whl")
+    return path
+
+
+def test_the_wheel_has_the_packages_files_and_no_other(wheel: Path) -> None:
+    files = zipfile.ZipFile(wheel).namelist()
+    packed = {name for name in files if ".dist-info/" not in name}
+    assert packed == set(git("-C", ROOT, "ls-files", "mnist_jax").split()) - {""}
+    assert f"mnist_jax-{__version__}.dist-info/licenses/LICENSE" in files
+
+
+def test_the_index_would_take_both(wheel: Path) -> None:
+    command = [sys.executable, "-m", "twine", "check", "--strict", *wheel.parent.iterdir()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    (packages / "of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel]
+    subprocess.run(install, capture_output=True, check=True)
+    # Somebody's repository, with the environment in it.
+    git("-C", tmp_path, "init")
+    author = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+    git("-C", tmp_path, *author, "commit", "--allow-empty", "-m", "First.")
+    command = [python, "-I", ROOT / "tests" / "installed.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"mnist_jax {__version__}, installed in {environment}, works." in done.stdout
+
+
+def test_the_citation_is_of_this_package() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == __version__
+    assert cited["license"] == PROJECT["license"]
+    assert cited["keywords"] == PROJECT["keywords"]
+    assert [author["name"] for author in cited["authors"]] == [
+        author["name"] for author in PROJECT["authors"]
+    ]
