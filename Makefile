@@ -21,7 +21,7 @@ $(VENV)/requirements-onnx.stamp: requirements-onnx.txt $(VENV)/requirements-dev.
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
 	touch $@
 
-.PHONY: train test test-all faults slurm slurm-packages check dist torch onnx
+.PHONY: train test test-all faults slurm slurm-packages check docs dist torch onnx
 
 # A process for every core; what one has left over at the end, another takes.
 PYTEST := $(RUN) -m pytest -n logical --dist=worksteal
@@ -50,6 +50,9 @@ check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+docs: $(VENV)/requirements-dev.stamp  ## Build docs/api/: the API reference, with the guides.
+	$(RUN) -m docs.build_pages docs/api
 
 dist: $(VENV)/requirements-dev.stamp  ## Build dist/, and try the wheel in a fresh environment, outside the checkout.
 	rm -rf dist

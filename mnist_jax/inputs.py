@@ -59,5 +59,10 @@ def _inputs(
 
 
 def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
-    """Turns uint8 images [..., H, W] into float32 [..., H, W, 1]: (pixel / 255 - mean) / std."""
+    """Turns uint8 images [..., H, W] into float32 [..., H, W, 1]: (pixel / 255 - mean) / std.
+
+    Example:
+      >>> normalize(jnp.array([[0, 255]], jnp.uint8), mean=0.5, std=0.5)[..., 0].tolist()
+      [[-1.0, 1.0]]
+    """
     return (images[..., None].astype(jnp.float32) / 255 - mean) / std

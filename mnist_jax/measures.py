@@ -120,7 +120,13 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int = 10) ->
 
 
 def rates(correct: np.ndarray, total: np.ndarray) -> Rates:
-    """Shares of right answers: `correct` [K] of `total` [K]."""
+    """Shares of right answers: `correct` [K] of `total` [K].
+
+    Example:
+      >>> shares = rates(np.array([9943]), np.array([10_000]))
+      >>> shares.rate, shares.low.round(4), shares.high.round(4)
+      (array([0.9943]), array([0.9926]), array([0.9956]))
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = correct / total
         scale = 1 / (1 + _Z**2 / total)

@@ -38,6 +38,15 @@ class Recipe:
 
     Raises:
       UsageError: a value is out of range, or two contradict each other.
+
+    Example:
+      >>> recipe = Recipe(model="lenet", batch_size=256, epochs=5, learning_rate=0.9)
+      >>> Recipe.from_dict(json.loads(recipe.to_json())) == recipe
+      True
+      >>> dataclasses.replace(recipe, momentum=1.5)
+      Traceback (most recent call last):
+      ...
+      mnist_jax.errors.UsageError: momentum is 1.5; give a number from 0 to below 1.
     """
 
     model: Annotated[str, "Name in the registry of `mnist_jax.models`."]

@@ -30,7 +30,15 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in git("-C", ROOT, "ls-files", "-z").split("\0")[:-1]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
-    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", target, source]
+    build: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--outdir",
+        target,
+        source,
+    ]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = target.glob("*.whl")
@@ -45,7 +53,14 @@ def test_the_wheel_has_the_packages_files_and_no_other(wheel: Path) -> None:
 
 
 def test_the_index_would_take_both(wheel: Path) -> None:
-    command = [sys.executable, "-m", "twine", "check", "--strict", *wheel.parent.iterdir()]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "twine",
+        "check",
+        "--strict",
+        *wheel.parent.iterdir(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout.count("PASSED")) == (0, 2), done.stdout
 
@@ -57,13 +72,22 @@ def test_an_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Pa
     python = environment / "bin" / "python"
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     (packages / "of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel]
+    install: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        wheel,
+    ]
     subprocess.run(install, capture_output=True, check=True)
     # Somebody's repository, with the environment in it.
     git("-C", tmp_path, "init")
     author = ("-c", "user.name=A", "-c", "user.email=a@b.c")
     git("-C", tmp_path, *author, "commit", "--allow-empty", "-m", "First.")
-    command = [python, "-I", ROOT / "tests" / "installed.py"]
+    command: list[str | Path] = [python, "-I", ROOT / "tests" / "installed.py"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"mnist_jax {__version__}, installed in {environment}, works." in done.stdout

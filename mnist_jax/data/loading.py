@@ -44,6 +44,13 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
         UsageError: If the name is unknown or `data_dir` is not a folder.
         DatasetNotFound: If the dataset is nowhere and cannot be downloaded.
         Failure: If a file that was found is damaged.
+
+    Example:
+        >>> dataset = load_dataset("digits")
+        >>> dataset.train.images.shape, dataset.train.images.dtype, dataset.train.labels[:5]
+        ((1500, 28, 28), dtype('uint8'), array([0, 1, 2, 3, 4], dtype=int32))
+        >>> len(dataset.test)
+        297
     """
     if name not in FILE_SETS and name != EMBEDDED:
         close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)

@@ -16,6 +16,17 @@ def differentiable() -> contextlib.AbstractContextManager[None]:
     it XLA's operations are differentiated as they are, for `jax.jvp`, `jax.hessian` and
     Hessian-vector products. Values and gradients are the same up to rounding. What is compiled
     inside must be called inside.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from mnist_jax.models import create_model
+      >>> network = create_model("dense", rngs=nnx.Rngs(0))
+      >>> images = jnp.ones((1, 28, 28, 1))
+      >>> along = jax.jit(lambda images: jax.jvp(network, (images,), (images,))[1])
+      >>> with differentiable():
+      ...     along(images).shape
+      (1, 10)
     """
     context: contextlib.AbstractContextManager[None] = _all_orders(True)
     return context

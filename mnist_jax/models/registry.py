@@ -95,6 +95,13 @@ def create_model(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
 
     Raises:
       UsageError: the name or an argument is unknown, or a value is of no use.
+
+    Example:
+      >>> network = create_model("lenet", pooling="max", channels=[4, 8], rngs=nnx.Rngs(0))
+      >>> network.layer_names[:3]
+      ('conv1', 'act1', 'pool1')
+      >>> network.conv2.kernel.shape
+      (5, 5, 4, 8)
     """
     return _constructor(name, overrides)(rngs=rngs, **overrides)
 

@@ -98,6 +98,13 @@ class TrainState(struct.PyTreeNode):
 
         Raises:
           UsageError: as from `check_trainable`.
+
+        Example:
+          >>> from mnist_jax.models.layers import Linear, flatten
+          >>> own = Network(flatten=flatten, out=Linear(784, 10, rngs=nnx.Rngs(0)))
+          >>> state = TrainState.create(own, optax.adam(1e-3), key=jax.random.key(0))
+          >>> state.params["out"]["kernel"].shape, int(state.step)
+          ((784, 10), 0)
         """
         check_trainable(model)
         train_view = nnx.view(
@@ -179,6 +186,17 @@ def train_step(
 
     Raises:
       ValueError: `chunk_size` does not divide N.
+
+    Example:
+      >>> from mnist_jax.models import create_model
+      >>> network = create_model("dense", rngs=nnx.Rngs(0))
+      >>> state = TrainState.create(network, optax.sgd(0.1), key=jax.random.key(0))
+      >>> images, labels = jnp.zeros((4, 28, 28, 1)), jnp.array([7, 7, 7, 7])
+      >>> step = jax.jit(train_step)
+      >>> for _ in range(3):
+      ...     state, metrics = step(state, images, labels)
+      >>> int(state.step), state.model()(images).argmax(-1).tolist()
+      (3, [7, 7, 7, 7])
     """
     grads, batch_stats, metrics = gradients(
         state, images, labels, axis_name, chunk_size or labels.shape[0], side_by_side
