@@ -49,7 +49,8 @@ ARTICLE = Article(
     notes=(
         "The program's curves are pictures, without numbers: every 10 batches the mean training"
         " loss of those 10, which the report draws of ours, and the loss on the next 100 test"
-        " images, which we do not measure.",
+        " images, where `python -m mnist_jax.train --model=cmu_cnn --eval_every=10` measures and"
+        " draws that on all 10,000.",
     ),
 )
 

@@ -4,6 +4,7 @@ One process, which is the usual case, meets nobody: then nothing here does anyth
 the first reads and writes the run's files and tells the others what is in them.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -34,6 +35,8 @@ _LAUNCHERS = {
 # Of Slurm's variables some are there in a job's script, too: this one in a step alone.
 _STEP = "SLURM_STEP_NODELIST"
 
+# Milliseconds in which a process may not notice that it is to end.
+_GLANCE = 300
 # Seconds: for all to come; for what one has to tell, if it lives; without a sign of life from one;
 # for all to read that the run ends; for the first process to say why itself.
 _MEETING = 300
@@ -225,7 +228,7 @@ def _initialize(coordinator: str | None, total: int | None, mine: int | None, de
     if _meeting.count == 1:
         _meeting = None
     else:
-        threading.Thread(target=_watch, args=(_meeting,), daemon=True).start()
+        _start_watch(_meeting, jax.distributed.shutdown)
 
 
 def told(value: T) -> T:
@@ -287,11 +290,33 @@ def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) 
             )
 
 
+def _start_watch(meeting: _Meeting, shutdown: Callable[[], None]) -> Callable[[], None]:
+    """Has a thread watch until this process ends; what is returned is called then.
+
+    Args:
+      meeting: that it watches.
+      shutdown: waits for the other processes, one of which may still say that the run ends.
+    """
+    watching = threading.Thread(target=_watch, args=(meeting,), daemon=True)
+    watching.start()
+
+    def end() -> None:
+        try:
+            shutdown()
+        finally:
+            meeting.ending.set()
+            watching.join()
+
+    # A thread that is within JAX's client when Python ends may crash the process.
+    atexit.register(end)
+    return end
+
+
 def _watch(meeting: _Meeting) -> None:
     """Ends this process as soon as another one has said that the run ends."""
     while not meeting.ending.is_set():
         with contextlib.suppress(Exception):  # Not yet; or the first one is gone, as JAX will say.
-            code = int(meeting.client.blocking_key_value_get(_END, 1000))
+            code = int(meeting.client.blocking_key_value_get(_END, _GLANCE))
             if not meeting.ending.is_set():
                 _leave(meeting, code)
             return

@@ -91,6 +91,7 @@ def test_averages_begin_at_the_weights_that_training_starts_from(tmp_path: Path)
     trainer.advance(1)  # The averages have memory of their own.
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_stretches")
 def test_averages_go_on_after_every_step(tmp_path: Path) -> None:
     stops = 0

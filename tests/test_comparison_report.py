@@ -187,6 +187,7 @@ def test_a_report_is_no_check(tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_other_records_have_tables_of_their_own(tmp_path):
     folder = tmp_path / "mine" / "results"
     missing = run(tmp_path, "experiments.compare", f"--results={folder}")

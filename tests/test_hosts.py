@@ -1,8 +1,10 @@
 """Several processes train one run, on this machine: they meet, agree, stop, and end together."""
 
+import atexit
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +51,26 @@ class Together:
         ends = [one.end(300) for one in self.both]
         errors = "".join(end.stderr for end in ends)
         return [end.returncode for end in ends], "".join(end.stdout for end in ends), errors
+
+
+def test_no_thread_is_within_jax_when_python_ends() -> None:
+    asked, order = threading.Event(), []
+
+    class Client:
+        def blocking_key_value_get(self, _: str, milliseconds: int) -> str:
+            asked.set()
+            time.sleep(milliseconds / 1000)
+            order.append("asked in vain")
+            raise RuntimeError("DEADLINE_EXCEEDED")
+
+    before = set(threading.enumerate())
+    meeting = hosts._Meeting(index=1, count=2, client=Client())
+    end = hosts._start_watch(meeting, lambda: order.append("all are here"))
+    assert asked.wait(5)
+    end()
+    assert order == ["all are here", "asked in vain"]
+    assert set(threading.enumerate()) == before
+    atexit.unregister(end)
 
 
 @pytest.fixture(scope="module")

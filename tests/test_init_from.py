@@ -72,6 +72,7 @@ def test_training_starts_from_a_run_or_a_file(
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_what_it_started_from(
     source: Path, digits: Dataset, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_run_goes_on_without_what_it_started_from(
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_a_run_may_take_the_place_of_what_it_starts_from(
     source: Path, digits: Dataset, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_
         assert_same_run(paths[1], direct[1])
 
 
+@pytest.mark.slow
 def test_evaluations_may_be_as_short_and_many_as_one_likes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_says_how_to_go_on(tmp_path: Path, alone: Path) -> None:
     arguments = ("other/long", "toy/row", "--num_seeds=1", "--workers=1")
     command = start(tmp_path, *arguments)

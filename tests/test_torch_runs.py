@@ -95,7 +95,6 @@ def test_torch_refuses_what_it_has_no_reference_of():
         train(recipe=dataclasses.replace(RECIPE, model_args={"kernel_size": 3}))
     for without in (
         {"augmentation": [{"name": "affine"}]},
-        {"learning_rate_schedule": [{"name": "cosine", "epochs": 1, "end": 0}]},
         {"average_decay": 0.9},
         {"patience": 1, "validation": 10},
         {"one_pixel_shifts": True},

@@ -17,9 +17,11 @@ from experiments.evidence.whole_runs import WholeRun
 from experiments.references.courses import Apart, Followed, Side
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.rates import Exponential
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 from mnist_jax.training.schedule import Schedule
+from mnist_jax.transforms import CropResize, MagnifyingRotation, Standardize
 
 # The digits' last batch of 64 has 28 images.
 DENSE = Recipe(
@@ -42,6 +44,16 @@ NIELSEN = Recipe(
     weight_decay=5.0,
     weight_decay_sense="nielsen",
     selection="best_validation",
+)
+# Changes of images, ε of Keras, and a rate that falls within an epoch.
+AUGMENTED = dataclasses.replace(
+    DENSE,
+    optimizer="adam",
+    learning_rate=0.01,
+    eps=1e-3,
+    eps_sense="keras",
+    augmentation=(CropResize(), MagnifyingRotation(), Standardize()),
+    learning_rate_schedule=(Exponential(epochs=2, factor=0.1, over=2),),
 )
 SHIFTED = dataclasses.replace(DENSE, one_pixel_shifts=True, epochs=1)
 # With SGD, since Adam makes full steps of gradients that are nothing but rounding.
@@ -90,6 +102,7 @@ def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> A
         pytest.param(DENSE, 0, 1e-5, id="short last batch"),
         pytest.param(NIELSEN, 0, 1e-5, id="Nielsen's decay"),
         pytest.param(SHIFTED, 0, 1e-5, id="shifts"),
+        pytest.param(AUGMENTED, 0, 1e-5, id="augmentation and schedule"),
         # Whose outputs after a few steps are so nearly equal that a rounding may decide.
         pytest.param(DROPOUT, 2, 1e-3, id="dropout", marks=pytest.mark.slow),
         pytest.param(NORMALIZED, 2, 1e-3, id="BatchNorm", marks=pytest.mark.slow),
@@ -117,6 +130,7 @@ def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: 
         (DENSE, {"learning_rate": 2.9}),
         (NIELSEN, {"weight_decay": 4.0}),
         (NIELSEN, {"weight_decay": 5 / 136, "weight_decay_sense": "torch"}),
+        (AUGMENTED, {"learning_rate_schedule": ()}),
         (DROPOUT, {"momentum": 0.1}),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

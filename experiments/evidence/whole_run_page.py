@@ -16,9 +16,10 @@ Written by `python -m experiments.whole_runs` from `whole_runs.jsonl`; do not ed
 [identity.md](identity.md) compares single steps and fifty of them in float64. Here the author's
 network, plain PyTorch (`experiments/references/torch_networks.py`) with the author's optimiser,
 follows runs of ours over their whole length, in float32 as they are. Both sides begin with our
-initial values and take our batches in our order; images are shifted as ours are, and dropout drops
-the units that ours drops. All else is each side's own: normalisation, convolutions, pooling,
-BatchNorm, gradients, weight decay, optimiser and evaluation.
+initial values and take our batches in our order; images are shifted, warped and turned as ours are,
+dropout drops the units that ours drops, and a learning rate that changes takes our course. All else
+is each side's own: normalisation, convolutions, pooling, BatchNorm, gradients, weight decay,
+optimiser and evaluation.
 
     python -m experiments.whole_runs --row=lenet_fashion_mnist/lenet --num_seeds=5
 

@@ -147,7 +147,7 @@ def gradients(
         else:
             state = pair.without_dropout().state(gradient)
         state, _ = _step(state, images, labels)
-        reference.loss(pair.theirs(to_torch(images)), _labels(labels)).backward()
+        reference.loss(pair.theirs(to_torch(images)), to_labels(labels)).backward()
         ours = pair.tensors(state.opt_state.trace)
         return largest(_relative, ours, gradients_of(pair.theirs))
 
@@ -168,7 +168,7 @@ def training(reference: Original, steps: int = 50) -> TorchDifferences:
         losses = []
         for batch in batches * 2:
             state, metrics = _step(state, *batch)
-            loss = reference.step(pair.theirs, optimizer, to_torch(batch[0]), _labels(batch[1]))
+            loss = reference.step(pair.theirs, optimizer, to_torch(batch[0]), to_labels(batch[1]))
             # Not read yet, so that JAX computes while PyTorch does.
             losses.append((metrics.loss, loss))
         parameters = dict(pair.theirs.named_parameters(remove_duplicate=False))
@@ -204,7 +204,7 @@ def evaluation(
     with torch.no_grad():
         images = normalize(pair.recipe, test.images).astype(np.float32)
         outputs = pair.theirs.eval()(to_torch(images))
-        labels = _labels(test.labels)
+        labels = to_labels(test.labels)
         theirs = reference.loss(outputs, labels), (outputs.argmax(1) == labels).double().mean()
     accuracy = np.mean(logits.argmax(-1) == test.labels)
     return (float(loss), float(accuracy)), (float(theirs[0]), float(theirs[1]))
@@ -280,7 +280,8 @@ def to_torch(images: np.ndarray) -> torch.Tensor:
     return torch.tensor(images.transpose(0, 3, 1, 2))
 
 
-def _labels(labels: np.ndarray) -> torch.Tensor:
+def to_labels(labels: np.ndarray) -> torch.Tensor:
+    """Labels [N] as PyTorch's losses take them."""
     return torch.tensor(labels, dtype=torch.long)
 
 

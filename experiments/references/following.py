@@ -1,10 +1,11 @@
 """The author's network in PyTorch, led along a run of ours step by step, in float32.
 
-It starts from our initial values and takes our batches, shifted as ours are, and drops the units
-that ours drops. Everything else is PyTorch's and the author's: normalisation, layers, gradients,
-optimiser, evaluation. What differs then is what the two make of the same numbers. How much of
-that is rounding, which training amplifies, a second run of ours tells: it begins with every
-parameter moved by one unit in the last place, and is the same otherwise.
+It starts from our initial values and takes our batches, shifted, warped and turned as ours are, and
+drops the units that ours drops; a learning rate that changes takes our course. Everything else is
+PyTorch's and the author's: normalisation, layers, gradients, optimiser, evaluation. What differs
+then is what the two make of the same numbers. How much of that is rounding, which training
+amplifies, a second run of ours tells: it begins with every parameter moved by one unit in the last
+place, and is the same otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,17 +19,25 @@ from rich.console import Console
 from torch import Tensor, nn, optim
 
 from experiments.references import torch_runs
-from experiments.references.compare_torch import absolute, fix_masks, largest, values_of
+from experiments.references.compare_torch import (
+    absolute,
+    fix_masks,
+    largest,
+    to_labels,
+    to_torch,
+    values_of,
+)
 from experiments.references.courses import Apart, Followed, Side
 from experiments.references.ours import dropout_masks, training_keys
 from experiments.references.torch_networks import Original
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.inputs import training_inputs
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import augmentation, evaluation
-from mnist_jax.training.step import TrainState
+from mnist_jax.training.step import TrainState, step_keys
 from mnist_jax.training.trainer import Trainer
 
 
@@ -137,7 +146,7 @@ class _Follower:
         values = self.tensors(self._state, 0)
         self.network.load_state_dict({name: torch.tensor(v) for name, v in values.items()})
         self._optimizer: optim.Optimizer = author.optimizer(self.network.parameters())
-        self._images = _images(trainer)
+        self._inputs = _inputs(trainer)
         drops = bool(_masks(self._state, 1))
         self._dropout = fix_masks(self.network) if drops else []
 
@@ -149,12 +158,11 @@ class _Follower:
         self.network.train()
         log = []
         for step, index in enumerate(_batches(order, recipe.batch_size), start=first):
+            state = self._state.replace(step=jnp.int32(step))
             if self._dropout:
-                state = self._state.replace(step=jnp.int32(step))
                 for layer, mask in zip(self._dropout, _masks(state, len(index)), strict=True):
                     layer.drop(mask)
-            labels = trainer.train.labels[index % len(trainer.train)]
-            images, targets = torch_runs.tensors(recipe, Split(self._images(index), labels))
+            images, targets = self._inputs(state, index)
             loss, outputs = self._author.update(self.network, self._optimizer, images, targets)
             log.append((loss.item(), _accuracy(outputs, targets)))
         self._epoch += 1
@@ -166,13 +174,24 @@ class _Follower:
         return pytorch.to_torch(arrays, self._layers, batches=steps)
 
 
-def _images(trainer: Trainer) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from the indices of a batch [N] to its images as training has them: uint8."""
-    if not trainer.recipe.one_pixel_shifts:
-        return lambda index: trainer.train.images[index]
-    padded = augmentation.pad_for_shifts(jnp.asarray(trainer.train.images))
-    shifted = jax.jit(augmentation.take_shifted)
-    return lambda index: np.asarray(shifted(padded, index))
+def _inputs(trainer: Trainer) -> Callable[[TrainState, np.ndarray], tuple[Tensor, Tensor]]:
+    """A function from a state and its next batch's indices to what the network is trained on."""
+    recipe, pixels = trainer.recipe, jnp.asarray(trainer.train.images)
+    take = jax.jit(lambda images, index: images[index])
+    if recipe.one_pixel_shifts:
+        pixels, take = augmentation.pad_for_shifts(pixels), jax.jit(augmentation.take_shifted)
+
+    @jax.jit
+    def augmented(state: TrainState, images: jax.Array) -> jax.Array:
+        return training_inputs(recipe, images, step_keys(state, len(images), None))
+
+    def inputs(state: TrainState, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        images, labels = take(pixels, index), trainer.train.labels[index % len(trainer.train)]
+        if recipe.augmentation:
+            return to_torch(np.asarray(augmented(state, images))), to_labels(labels)
+        return torch_runs.tensors(recipe, Split(np.asarray(images), labels))
+
+    return inputs
 
 
 def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:

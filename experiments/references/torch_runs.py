@@ -11,11 +11,13 @@ from functools import partial
 from importlib import metadata
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn, optim
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.references.torch_networks import (
     REFERENCES,
@@ -27,8 +29,10 @@ from experiments.references.torch_networks import (
 )
 from mnist_jax.data import Dataset, Split, hold_out
 from mnist_jax.errors import Failure, UsageError
+from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training.optimizers import learning_rate
 from mnist_jax.training.schedule import Schedule
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -36,8 +40,8 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean_squared_error": one_hot_mse,
 }
 # Fields of a recipe that are known here at their defaults alone, and of `train` besides.
-_LACKING = ("augmentation", "learning_rate_schedule", "average_decay", "patience")
-_LACKING_IN_TRAINING = ("one_pixel_shifts", "held_out", "last_batch")
+_LACKING = ("average_decay", "patience")
+_LACKING_IN_TRAINING = ("augmentation", "one_pixel_shifts", "held_out", "last_batch")
 # Images at a time when evaluating in evaluation mode, where it changes nothing.
 _EVALUATION_BATCH = 1000
 
@@ -89,9 +93,15 @@ def _refuse(recipe: Recipe, names: Sequence[str]) -> None:
 
 
 def tensors(recipe: Recipe, split: Split) -> tuple[Tensor, Tensor]:
-    """Normalised images [N, 1, 28, 28] and labels [N]."""
-    images = torch.from_numpy(split.images.astype(np.float32))[:, None]
+    """Images [N, 1, 28, 28] and labels [N], as the network is evaluated on them.
+
+    With augmentation they are ours, cropped and standardised, and else normalised here.
+    """
     labels = torch.from_numpy(split.labels.astype(np.int64))
+    if recipe.augmentation:
+        inputs = np.array(jax.jit(partial(evaluation_inputs, recipe))(split.images))
+        return torch.from_numpy(inputs.transpose(0, 3, 1, 2)), labels
+    images = torch.from_numpy(split.images.astype(np.float32))[:, None]
     return (images / 255 - recipe.mean) / recipe.std, labels
 
 
@@ -206,11 +216,22 @@ def _optimizer(
         decay = recipe.weight_decay / steps_per_epoch
         groups = [{"params": weights, "weight_decay": decay}, {"params": biases}]
     if recipe.optimizer == "sgd":
-        return optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+        sgd = optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum)
+        return _scheduled(recipe, steps_per_epoch, sgd)
     kinds = {"adam": optim.Adam, "adamw": optim.AdamW, "keras": KerasAdam}
     kind = kinds["keras" if recipe.eps_sense == "keras" else recipe.optimizer]
     betas = (recipe.b1, recipe.b2)
-    return kind(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
+    adam = kind(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.eps)
+    return _scheduled(recipe, steps_per_epoch, adam)
+
+
+def _scheduled(recipe: Recipe, steps_per_epoch: int, optimizer: optim.Optimizer) -> optim.Optimizer:
+    """The optimiser, whose learning rate then takes our course."""
+    course = learning_rate(recipe, steps_per_epoch)
+    if callable(course):
+        scheduler = LambdaLR(optimizer, lambda step: float(course(step)) / recipe.learning_rate)
+        optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    return optimizer
 
 
 def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:
