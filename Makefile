@@ -21,7 +21,7 @@ $(VENV)/requirements-onnx.stamp: requirements-onnx.txt $(VENV)/requirements-dev.
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
 	touch $@
 
-.PHONY: train test test-all faults slurm slurm-packages check docs dist torch onnx
+.PHONY: train test test-all faults slurm slurm-packages check newest docs dist torch onnx
 
 # A process for every core; what one has left over at the end, another takes.
 PYTEST := $(RUN) -m pytest -n logical --dist=worksteal
@@ -50,6 +50,12 @@ check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+newest:  ## Run the quick tests with the newest releases there are, without PyTorch; ARGS= passes options on.
+	$(PYTHON) -m venv build/newest
+	sed 's/==.*//' requirements.txt requirements-dev.txt requirements-onnx.txt | \
+	  build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r /dev/stdin
+	build/newest/bin/python -m pytest -n logical --dist=worksteal -m "not slow" $(ARGS)
 
 docs: $(VENV)/requirements-dev.stamp  ## Build docs/api/: the API reference, with the guides.
 	$(RUN) -m docs.build_pages docs/api
