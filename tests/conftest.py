@@ -82,11 +82,13 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
     """Counts what was done, and says so at the end."""
     counts: Counter[str] = Counter()
+    failed_before = request.session.testsfailed
     yield counts
     plugins = request.config.pluginmanager
     with plugins.getplugin("capturemanager").global_and_fixture_disabled():
         lines = (f"{number} {what}" for what, number in sorted(counts.items()))
         plugins.getplugin("terminalreporter").write_line("\n" + "\n".join(lines))
-    whole = not (request.session.testsfailed or request.config.option.keyword)
+    failed = request.session.testsfailed > failed_before
+    whole = not (failed or request.config.option.keyword)
     if whole and os.environ.get("MNIST_JAX_FAULTS") == "long":
         robustness.record(request.module.__name__, counts)
