@@ -20,10 +20,9 @@ PAGE = _PROJECT / "docs" / "robustness.md"
 def record(module: str, counts: Mapping[str, int]) -> None:
     """Keeps what a file of tests counted, and writes the page."""
     kept: dict[str, Any] = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
-    git = ["git", "-C", str(_PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
     kept[module] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "revision": subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip(),
+        "revision": _revision(),
         "python": platform.python_version(),
         "packages": {n: metadata.version(n) for n in ("jax", "orbax-checkpoint", "tensorstore")},
         "machine": f"{platform.system()} {platform.machine()}",
@@ -31,6 +30,19 @@ def record(module: str, counts: Mapping[str, int]) -> None:
     }
     write_text(COUNTS, json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
     write_text(PAGE, page())
+
+
+def _revision() -> str:
+    """The commit, and whether more differs from it than what is written here."""
+
+    def git(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["git", "-C", str(_PROJECT), *command], capture_output=True, text=True, check=False
+        )
+
+    others = (f":!{path.relative_to(_PROJECT)}" for path in (COUNTS, PAGE))
+    dirty = git("diff", "--quiet", "HEAD", "--", ".", *others).returncode
+    return git("rev-parse", "HEAD").stdout.strip() + ("-dirty" if dirty else "")
 
 
 def page() -> str:
