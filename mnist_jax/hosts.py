@@ -10,30 +10,18 @@ import importlib
 import json
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import logging
 
+from mnist_jax import launchers
 from mnist_jax.errors import Failure, UsageError
 
 T = TypeVar("T")
-
-# How launchers tell a process how many there are, and which of them it is. Slurm's comes last: it
-# is about mpirun's own processes where that starts them by srun.
-_LAUNCHERS = {
-    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
-    "MPI": ("PMI_SIZE", "PMI_RANK"),
-    "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
-}
-# Of Slurm's variables some are there in a job's script, too: this one in a step alone.
-_STEP = "SLURM_STEP_NODELIST"
 
 # Milliseconds in which a process may not notice that it is to end.
 _GLANCE = 300
@@ -100,7 +88,7 @@ def is_first() -> bool:
 
 def launched_as() -> int:
     """Which process this one is by its launcher, which gives the same command to all."""
-    return next((rank for _, _, rank in _launched()), 0)
+    return next((rank for _, _, rank in launchers.launched()), 0)
 
 
 def meet(
@@ -124,7 +112,7 @@ def meet(
       UsageError: something is missing, or makes no sense.
       Failure: they can't meet.
     """
-    launcher, launched_count, launched_index = next(_launched(), ("", None, None))
+    launcher, launched_count, launched_index = next(launchers.launched(), ("", None, None))
     total = launched_count if num_processes is None else num_processes
     mine = launched_index if process_id is None else process_id
     if total == 1:
@@ -134,68 +122,19 @@ def meet(
             logging.warning(
                 "A job of several tasks, but not started by srun: going on as one process."
             )
-        if not _on_tpu():
+        if not launchers.on_tpu():
             return
     elif total is None or mine is None:
         raise UsageError("Give --coordinator, --num_processes and --process_id together.")
     elif not 0 <= mine < total:
         raise UsageError(f"--process_id is {mine}; give 0 to {total - 1}, as many as there are.")
-    in_step = _STEP in os.environ and launcher != "Open MPI"
+    in_step = launchers.in_slurm_step() and launcher != "Open MPI"
     if coordinator is None and total is not None and in_step:
-        coordinator = _slurm_coordinator()
+        coordinator = launchers.slurm_coordinator()
     if coordinator is not None:
-        _check_address(coordinator, is_here=mine == 0)
+        launchers.check_address(coordinator, is_here=mine == 0)
     before()
     _initialize(coordinator, total, mine, detect=in_step or launcher == "Open MPI")
-
-
-def _launched() -> Any:
-    """(launcher, number of processes, place of this one), where there are several."""
-    for launcher, names in _LAUNCHERS.items():
-        values = [os.environ.get(name, "") for name in names]
-        if launcher == "Slurm" and _STEP not in os.environ:
-            continue
-        if all(value.isdecimal() for value in values) and int(values[0]) > 1:
-            yield launcher, int(values[0]), int(values[1])
-
-
-def _on_tpu() -> bool:
-    """Whether this is a machine with TPUs, which may be one of several."""
-    there = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")]
-    return bool(there) and find_spec("libtpu") is not None
-
-
-def _slurm_coordinator() -> str:
-    """As JAX would choose it; here, so that it can be looked at before it ends the process."""
-    nodes = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", os.environ[_STEP])
-    assert nodes is not None
-    chosen = os.environ.get("JAX_COORDINATOR_PORT")
-    port = int(chosen or 61440 + int(os.environ["SLURM_JOB_ID"]) % 4096)
-    return f"{nodes[1]}{nodes[2] or ''}:{port}"
-
-
-def _check_address(coordinator: str, *, is_here: bool) -> None:
-    """Refuses what would end the process without a word, or only after minutes."""
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UsageError(f"--coordinator is {coordinator!r}; give HOST:PORT of process 0.")
-    try:
-        socket.getaddrinfo(host.strip("[]"), None)
-    except OSError as error:
-        raise UsageError(
-            f"The host of process 0, {host}, has no address here ({error.strerror});"
-            " give --coordinator=ADDRESS:PORT."
-        ) from error
-    if is_here:
-        with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trial.bind(("", int(port)))
-            except OSError as error:
-                raise Failure(
-                    f"Port {port} can't be used here ({error.strerror});"
-                    " give all processes another --coordinator=HOST:PORT."
-                ) from error
 
 
 def _initialize(coordinator: str | None, total: int | None, mine: int | None, detect: bool) -> None:

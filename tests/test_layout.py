@@ -27,7 +27,7 @@ FLOORS = [
         f"mnist_jax.{name}"
         for name in (
             *("recipe", "rates", "transforms", "named", "inputs", "augment"),
-            *("errors", "files", "hosts", "measures", "version"),
+            *("errors", "files", "hosts", "launchers", "measures", "version"),
         )
     },
 ]

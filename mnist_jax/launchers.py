@@ -1,0 +1,86 @@
+"""What launchers tell a process of the others that train the same run, and where to meet them."""
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from mnist_jax.errors import Failure, UsageError
+
+# How launchers tell a process how many there are, and which of them it is. Slurm's comes last: it
+# is about mpirun's own processes where that starts them by srun.
+_LAUNCHERS = {
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    "MPI": ("PMI_SIZE", "PMI_RANK"),
+    "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+}
+# Of Slurm's variables some are there in a job's script, too: this one in a step alone.
+_STEP = "SLURM_STEP_NODELIST"
+
+
+def launched() -> Iterator[tuple[str, int, int]]:
+    """Each launcher that started several: its name, how many, and which of them this one is."""
+    for launcher, names in _LAUNCHERS.items():
+        values = [os.environ.get(name, "") for name in names]
+        if launcher == "Slurm" and not in_slurm_step():
+            continue
+        if all(value.isdecimal() for value in values) and int(values[0]) > 1:
+            yield launcher, int(values[0]), int(values[1])
+
+
+def in_slurm_step() -> bool:
+    """Whether Slurm started this process as one of a step's."""
+    return _STEP in os.environ
+
+
+def on_tpu() -> bool:
+    """Whether this is a machine with TPUs, which may be one of several."""
+    there = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")]
+    return bool(there) and find_spec("libtpu") is not None
+
+
+def slurm_coordinator() -> str:
+    """HOST:PORT of a step's first process.
+
+    As JAX would choose it; here, so that it can be looked at before it ends the process.
+    """
+    nodes = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", os.environ[_STEP])
+    assert nodes is not None
+    chosen = os.environ.get("JAX_COORDINATOR_PORT")
+    port = int(chosen or 61440 + int(os.environ["SLURM_JOB_ID"]) % 4096)
+    return f"{nodes[1]}{nodes[2] or ''}:{port}"
+
+
+def check_address(coordinator: str, *, is_here: bool) -> None:
+    """Refuses what would end the process without a word, or only after minutes.
+
+    Args:
+      coordinator: HOST:PORT, as it was given.
+      is_here: whether it is this process.
+
+    Raises:
+      UsageError: it is no such thing, or the host has no address.
+      Failure: the port can't be used.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UsageError(f"--coordinator is {coordinator!r}; give HOST:PORT of process 0.")
+    try:
+        socket.getaddrinfo(host.strip("[]"), None)
+    except OSError as error:
+        raise UsageError(
+            f"The host of process 0, {host}, has no address here ({error.strerror});"
+            " give --coordinator=ADDRESS:PORT."
+        ) from error
+    if is_here:
+        with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("", int(port)))
+            except OSError as error:
+                raise Failure(
+                    f"Port {port} can't be used here ({error.strerror});"
+                    " give all processes another --coordinator=HOST:PORT."
+                ) from error
