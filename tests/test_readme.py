@@ -1,4 +1,4 @@
-"""The README's script runs, and what the pages say of files and names is true."""
+"""The scripts of the pages run, and what these say of files and names is true."""
 
 import re
 from pathlib import Path
@@ -15,8 +15,9 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_research_scripts_run_one_after_the_other() -> None:
     names: dict[str, Any] = {}
-    for script in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
-        exec(script, names)
+    for page in README, (ROOT / "docs" / "python.md").read_text():
+        for script in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(script, names)
     assert isinstance(names["accuracy"], float)
     assert names["accuracy"] > 0.85
     assert names["product"].any()
@@ -31,7 +32,8 @@ def test_every_network_is_in_the_readme_with_what_the_list_says(name: str) -> No
 
 
 def test_every_tabulated_file_exists() -> None:
-    tabulated = re.findall(r"`((?:mnist_jax|experiments|tests)/[\w/]*(?:\.py)?)`", README)
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    tabulated = re.findall(r"`((?:mnist_jax|experiments|tests)/[\w/]*(?:\.py)?)`", page)
     assert len(tabulated) >= 10
     for path in tabulated:
         assert (ROOT / path).exists(), path
