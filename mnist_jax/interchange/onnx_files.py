@@ -14,14 +14,17 @@ from mnist_jax.models.layers import (
     Linear,
     MaxPool,
     Network,
+    Residual,
     avg_pool,
     flatten,
+    global_avg_pool,
     relu,
     sigmoid,
     tanh,
 )
 from mnist_jax.recipe import Recipe
-from mnist_jax.transforms import Transform
+from mnist_jax.transforms import CropResize, Standardize, Transform
+from mnist_jax.transforms.resampling import WEIGHT_BITS
 from mnist_jax.version import __version__
 
 # Imported where it is used: it is optional.
@@ -33,6 +36,8 @@ _OPSET, _IR_VERSION = 15, 8
 _FUNCTIONS = {relu: "Relu", sigmoid: "Sigmoid", tanh: "Tanh"}
 _WINDOWS = {"kernel_shape": [2, 2], "strides": [2, 2]}
 _NHWC = [0, 2, 3, 1]
+# Types in ONNX's numbers.
+_FLOAT, _INT32 = 1, 6
 
 
 def to_onnx(
@@ -115,16 +120,51 @@ class _Graph:
 
 def _normalized(graph: _Graph, recipe: Recipe) -> str:
     """What the network sees of pixels, as `evaluation_inputs` has it."""
-    for transform in recipe.augmentation:
-        if type(transform).evaluation is not Transform.evaluation:
-            raise Failure(
-                f"The recipe's {transform.name} changes images before the network sees them, which"
-                " has no known form in ONNX; give --input=normalized, and change them before."
-            )
-    number = graph.add("number", "Cast", "images", to=1)
-    unit = graph.add("unit", "Div", number, np.float32(255))
-    centred = graph.add("centred", "Sub", unit, np.float32(recipe.mean))
+    number = graph.add("number", "Cast", "images", to=_FLOAT)
+    x = graph.add("unit", "Div", number, np.float32(255))
+    for position, transform in enumerate(recipe.augmentation):
+        x = _transform(graph, transform, x, f"transform{position}")
+    centred = graph.add("centred", "Sub", x, np.float32(recipe.mean))
     return graph.add("normalized", "Div", centred, np.float32(recipe.std))
+
+
+def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
+    """What a transform makes of images [N, H, W] in evaluation."""
+
+    def add(part: str, operation: str, *inputs: Any, **attributes: Any) -> str:
+        return graph.add(f"{name}.{part}", operation, *inputs, **attributes)
+
+    def to_bytes(part: str, x: str) -> str:
+        # Division of integers cuts off towards zero, and what is below it is clipped.
+        rounded = add(f"{part}.rounded", "Add", x, np.int32(1 << WEIGHT_BITS - 1))
+        scaled = add(f"{part}.scaled", "Div", rounded, np.int32(1 << WEIGHT_BITS))
+        return add(f"{part}.bytes", "Clip", scaled, np.int32(0), np.int32(255))
+
+    if type(transform).evaluation is Transform.evaluation:
+        return x
+    match transform:
+        case Standardize():
+            highest, lowest, mean = (
+                add(part, f"Reduce{part}", x, axes=[1, 2]) for part in ("Max", "Min", "Mean")
+            )
+            varied = add("varied", "Greater", highest, lowest)
+            centred = add(
+                "centred", "Where", varied, add("from_mean", "Sub", x, mean), np.float32(0)
+            )
+            square = add("square", "Mul", centred, centred)
+            deviation = add("deviation", "Sqrt", add("variance", "ReduceMean", square, axes=[1, 2]))
+            return add("out", "Div", centred, add("by", "Where", varied, deviation, np.float32(1)))
+        case CropResize():
+            weights = transform.evaluation_weights()
+            nearest = add("nearest", "Round", add("scaled", "Mul", x, np.float32(255)))
+            image = add("image", "Cast", nearest, to=_INT32)
+            narrow = to_bytes("narrow", add("columns", "MatMul", image, weights.T))
+            resized = to_bytes("resized", add("rows", "MatMul", weights, narrow))
+            return add("out", "Div", add("float", "Cast", resized, to=_FLOAT), np.float32(255))
+    raise Failure(
+        f"The recipe's {transform.name} changes images before the network sees them, which"
+        " has no known form in ONNX; give --input=normalized, and change them before."
+    )
 
 
 def _layers(graph: _Graph, network: Network, x: str, prefix: str = "") -> str:
@@ -159,6 +199,8 @@ def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
         return graph.add(name, "Mul", x, np.float32(1 - layer.rate))
     if layer is avg_pool:
         return graph.add(name, "AveragePool", x, **_WINDOWS)
+    if layer is global_avg_pool:
+        return graph.add(name, "Flatten", graph.add(f"{name}.places", "GlobalAveragePool", x))
     if layer is flatten:
         # Ours flattens row by row, with the channels innermost.
         return graph.add(name, "Flatten", graph.add(f"{name}.rows", "Transpose", x, perm=_NHWC))
@@ -166,5 +208,7 @@ def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
         return graph.add(name, _FUNCTIONS[layer], x)
     if isinstance(layer, Network) and kind.__call__ is Network.__call__:
         return _layers(graph, layer, x, f"{name}.")
+    if isinstance(layer, Network) and kind.__call__ is Residual.__call__:
+        return graph.add(name, "Add", x, _layers(graph, layer, x, f"{name}."))
     what = getattr(layer, "__name__", kind.__name__)
     raise Failure(f"The layer {name} is a {what}, which has no known form in ONNX.")

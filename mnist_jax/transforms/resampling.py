@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Fractional bits of the weights that Pillow's `resize` rounds to (`PRECISION_BITS`).
-_WEIGHT_BITS = 22
+WEIGHT_BITS = 22
 
 
 def bilinear(image: jax.Array, rows: jax.Array, columns: jax.Array, fill: str) -> jax.Array:
@@ -65,7 +65,7 @@ def resize_weights(source: int, size: int, box: tuple[float, float] | None = Non
         far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
         cubic = np.where(distance < 1, near, np.where(distance < 2, far, 0))
         weights = cubic / cubic.sum(axis=1, keepdims=True)
-    whole = np.trunc(weights * 2**_WEIGHT_BITS + np.copysign(0.5, weights))
+    whole = np.trunc(weights * 2**WEIGHT_BITS + np.copysign(0.5, weights))
     return np.asarray(whole, np.int32)
 
 
@@ -88,7 +88,7 @@ def resize(
 
 
 def _to_bytes(numbers: jax.Array) -> jax.Array:
-    return jnp.clip((numbers + (1 << _WEIGHT_BITS - 1)) >> _WEIGHT_BITS, 0, 255)
+    return jnp.clip((numbers + (1 << WEIGHT_BITS - 1)) >> WEIGHT_BITS, 0, 255)
 
 
 def bicubic(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
