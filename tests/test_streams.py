@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,20 @@ def test_ctrl_c_after_sighup_is_answered_and_another_sighup_ignored(
     assert of_sighup[-1:] == [signal.SIG_IGN]
     assert signal.SIG_DFL not in of_sighup
     real(signal.SIGHUP, before)
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_is_noted() -> None:
+    def work() -> bool:
+        # As one does that comes just before the main thread falls asleep, which by now it has.
+        time.sleep(0.5)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        end = time.monotonic() + 10
+        while not stop() and time.monotonic() < end:
+            time.sleep(0.01)
+        return bool(stop())
+
+    with signals.stopping() as stop:
+        assert signals.in_thread(work)
 
 
 def test_sighup_says_how_to_continue_and_may_come_again(alone: Path, tmp_path: Path) -> None:

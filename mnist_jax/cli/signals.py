@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
@@ -93,7 +93,11 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     Python's handlers run in the main thread, which does not come to it while XLA compiles.
     """
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function, *args, **kwargs).result()
+        future = thread.submit(function, *args, **kwargs)
+        # A signal that comes just before this thread falls asleep would not wake it.
+        while not wait([future], timeout=0.1).done:
+            pass
+        return future.result()
 
 
 def same_command() -> str:
