@@ -90,7 +90,11 @@ def running(folder: Path) -> Iterator[Mapping[str, str]]:
             if command[0] == "munged":
                 _wait_for((folder / "munge.sock").exists)
         _wait_for(lambda: call(env, "sinfo", "--noheader", "--format=%t %D").strip() == "idle 2")
-        yield env
+        try:
+            yield env
+        finally:  # Nothing goes on without its daemons.
+            call(env, "scancel", f"--user={getpass.getuser()}")
+            _wait_for(lambda: not call(env, "squeue", "--noheader"))
 
 
 @contextlib.contextmanager
@@ -106,6 +110,25 @@ def _daemon(command: list[str], env: Mapping[str, str], folder: Path) -> Iterato
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def lose(env: Mapping[str, str], node: str) -> None:
+    """Kills all that runs on a node, as a loss of power does, and has Slurm know."""
+    jobs = call(env, "squeue", "--noheader", f"--nodelist={node}", "--format=%A").split()
+    steps = tuple(f"slurmstepd: [{job}." for job in jobs)
+    # Its daemons first, which would else tell of what happens to the rest.
+    for daemons in (True, False):
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (place / "cmdline").read_bytes().decode().split("\0")
+                variables = (place / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            daemon = command[:4] == ["slurmd", "-D", "-N", node] or command[0].startswith(steps)
+            ours = f"SLURM_CONF={env['SLURM_CONF']}".encode() in variables
+            if ours and (daemon if daemons else f"SLURMD_NODENAME={node}".encode() in variables):
+                os.kill(int(place.name), signal.SIGKILL)
+    call(env, "scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
 
 def call(env: Mapping[str, str], *command: str, stdin: str | None = None) -> str:

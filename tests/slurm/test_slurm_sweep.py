@@ -24,9 +24,6 @@ pytestmark = [
     ),
 ]
 
-SEEDS = range(3)
-FLAGS = ("other/long", f"--num_seeds={len(SEEDS)}")
-
 
 @pytest.fixture
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
@@ -42,20 +39,50 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = 400) -
         time.sleep(0.2)
 
 
+def environment(tmp_path: Path, slurm: Mapping[str, str]) -> dict[str, str]:
+    env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
+    env["PYTHONPATH"] = os.pathsep.join(map(str, (Path(__file__).parents[1], Path.cwd())))
+    return env
+
+
+def script(tmp_path: Path, env: Mapping[str, str], *flags: str) -> str:
+    """The job array of a sweep."""
+    places = [f"--workdir={tmp_path}/runs", f"--results={tmp_path}/results"]
+    printed = commands.Command("toy_sweep", *flags, *places, "--slurm", env=env, cwd=tmp_path).end()
+    assert printed.returncode == 0, printed.stderr
+    return printed.stdout
+
+
+def rows(tmp_path: Path, seed: int) -> int:
+    path = tmp_path / f"runs/other/long/seed-{seed}/metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def assert_trained_once(tmp_path: Path, seeds: range) -> str:
+    """Every seed has one record and the run that one worker makes; returns what was said."""
+    log = "".join(path.read_text() for path in tmp_path.glob("sweep-*.log"))
+    found = records.load("other", tmp_path / "results")
+    assert sorted(record.seed for record in found) == list(seeds)
+    said = Counter(line for line in log.splitlines() if line.startswith("other/long"))
+    for record in found:
+        assert said[f"other/long seed {record.seed}: {record.accuracy:.2f}%"] == 1, log
+    alone = [f"--workdir={tmp_path}/alone", f"--results={tmp_path}/alone"]
+    flags = ("other/long", f"--num_seeds={len(seeds)}", "--worker=alone")
+    done = commands.run(tmp_path, "toy_sweep", *flags, *alone)
+    assert done.returncode == 0, done.stderr
+    for seed in seeds:
+        path = f"other/long/seed-{seed}"
+        assert_same_run(tmp_path / "runs" / path, tmp_path / "alone" / path)
+    return log
+
+
 def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
     tmp_path: Path, slurm: Mapping[str, str]
 ) -> None:
-    places = [f"--workdir={tmp_path}/runs", f"--results={tmp_path}/results"]
-    env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
-    env["PYTHONPATH"] = os.pathsep.join(map(str, (Path(__file__).parents[1], Path.cwd())))
-    printed = commands.Command("toy_sweep", *FLAGS, *places, "--slurm", env=env, cwd=tmp_path).end()
-    assert printed.returncode == 0, printed.stderr
-    job = cluster.call(env, "sbatch", "--parsable", stdin=printed.stdout).strip()
+    env = environment(tmp_path, slurm)
+    array = script(tmp_path, env, "other/long", "--num_seeds=3")
+    job = cluster.call(env, "sbatch", "--parsable", stdin=array).strip()
     assert job.isdigit()
-
-    def rows(seed: int) -> int:
-        path = tmp_path / f"runs/other/long/seed-{seed}/metrics.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
 
     def worker(task: int) -> int:
         """The process of a task's worker."""
@@ -71,7 +98,7 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
         return 0
 
     # Two nodes: two of the three tasks run, each with a seed.
-    wait_for("two runs begin", lambda: rows(0) > 2 and rows(1) > 2)
+    wait_for("two runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
     # SIGTERM, and later SIGKILL, as a preempted job gets them.
     cluster.call(env, "scontrol", "requeue", f"{job}_0")
     killed = worker(1)
@@ -87,31 +114,33 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
     # Every task once, though the number of one is also that of the array.
     restarts = re.findall(r"Restarts=(\d+)", cluster.call(env, *show))
     assert restarts == ["1", "1", "1"]
-    log = "".join(path.read_text() for path in tmp_path.glob("sweep-*.log"))
-    found = records.load("other", tmp_path / "results")
-    assert sorted(record.seed for record in found) == list(SEEDS)
-    said = Counter(line for line in log.splitlines() if line.startswith("other/long"))
-    for record in found:
-        assert said[f"other/long seed {record.seed}: {record.accuracy:.2f}%"] == 1, log
+    log = assert_trained_once(tmp_path, range(3))
     # One of each disturbance; two may have been of the same seed.
     assert sum("continues at step" in line for line in log.splitlines()) >= 3, log
-    alone = [f"--workdir={tmp_path}/alone", f"--results={tmp_path}/alone"]
-    done = commands.run(tmp_path, "toy_sweep", *FLAGS, *alone, "--worker=alone")
-    assert done.returncode == 0, done.stderr
-    for seed in SEEDS:
-        path = f"other/long/seed-{seed}"
-        assert_same_run(tmp_path / "runs" / path, tmp_path / "alone" / path)
+
+
+def test_an_array_goes_on_without_a_node_that_is_lost(
+    tmp_path: Path, slurm: Mapping[str, str]
+) -> None:
+    env = environment(tmp_path, slurm)
+    array = script(tmp_path, env, "other/long", "--num_seeds=2")
+    job = cluster.call(env, "sbatch", "--parsable", stdin=array).strip()
+    wait_for("both runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
+    cluster.lose(env, "node2")
+    show = ("scontrol", "show", "job", job)
+    wait_for("the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 2)
+
+    shown = cluster.call(env, *show)
+    assert sorted(re.findall(r"Restarts=(\d+)", shown)) == ["0", "1"]
+    assert set(re.findall(r" BatchHost=(\w+)", shown)) == {"node1"}
+    log = assert_trained_once(tmp_path, range(2))
+    assert log.count("continues at step") == 1, log
 
 
 def test_a_row_that_fails_fails_one_task(tmp_path: Path, slurm: Mapping[str, str]) -> None:
-    places = [f"--workdir={tmp_path}/runs", f"--results={tmp_path}/results"]
-    env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
-    env["PYTHONPATH"] = os.pathsep.join(map(str, (Path(__file__).parents[1], Path.cwd())))
-    flags = ("toy/bad", "toy/row", "--num_seeds=1", "--slurm")
-    printed = commands.Command("toy_sweep", *flags, *places, env=env, cwd=tmp_path).end()
-    done = subprocess.run(
-        ["sbatch", "--wait"], env=env, input=printed.stdout, text=True, check=False
-    )
+    env = environment(tmp_path, slurm)
+    array = script(tmp_path, env, "toy/bad", "toy/row", "--num_seeds=1")
+    done = subprocess.run(["sbatch", "--wait"], env=env, input=array, text=True, check=False)
     assert done.returncode == 1
     log = "".join(path.read_text() for path in tmp_path.glob("sweep-*.log"))
     assert log.count("toy/bad seed 0 failed: ") == 1
