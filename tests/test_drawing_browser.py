@@ -146,7 +146,14 @@ def check(scripts: Any, network: Network, recipe: Recipe, images: np.ndarray) ->
         np.testing.assert_allclose([one["sums"][place] for one in found], sums, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", model_names())
+# Average and max-pooling, dropout, residual blocks and BatchNorm are in three.
+QUICK = {"lenet", "double_fc_dropout", "residual_cnn"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in model_names()],
+)
 def test_every_network_is_the_same_function(scripts: Any, digits: Dataset, name: str) -> None:
     recipe = model_entry(name).recipe
     arguments = {key: value for key, value in recipe.model_args.items() if key != "init"}

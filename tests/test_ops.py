@@ -108,7 +108,14 @@ def test_strides_of_any_kernel_agree_with_xla(
     )
 
 
-@pytest.mark.parametrize(("kernel", "padding", "strides", "side"), conv_layers())
+@pytest.mark.parametrize(
+    ("kernel", "padding", "strides", "side"),
+    [
+        # Large ones are computed as others are, and compile for longer.
+        pytest.param(*one.values, id=one.id, marks=[pytest.mark.slow] * (one.values[0][2] >= 128))
+        for one in conv_layers()
+    ],
+)
 def test_convolution_with_max_pool_agrees_with_xla(
     kernel: tuple[int, int, int, int], padding: Padding, strides: int, side: int
 ) -> None:

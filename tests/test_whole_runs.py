@@ -131,7 +131,7 @@ def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: 
         (NIELSEN, {"weight_decay": 4.0}),
         (NIELSEN, {"weight_decay": 5 / 136, "weight_decay_sense": "torch"}),
         (AUGMENTED, {"learning_rate_schedule": ()}),
-        (DROPOUT, {"momentum": 0.1}),
+        pytest.param(DROPOUT, {"momentum": 0.1}, marks=pytest.mark.slow),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
