@@ -24,6 +24,8 @@ TRAINED = {"dense", "dbl_conv_relu", "lenet"}
 # More images a batch than these (20 elsewhere) take longer and show nothing more; fewer let
 # BatchNorm divide by the spread of a few values, which enlarges the rounding.
 BATCH = {"residual_cnn": 4, "strided_cnn": 32}
+# Of gradients; one BatchNorm after the other enlarges the rounding.
+LIMIT = {"strided_cnn": 1e-11}
 
 
 def references(names: Iterable[str], quick: Container[str]) -> pytest.MarkDecorator:
@@ -62,14 +64,16 @@ def test_logits(reference: Original) -> None:
 # Whoever trains the same has the same gradients.
 @references(EVERY, EVERY.keys() - TRAINED - WIDE)
 def test_gradients(reference: Original) -> None:
-    assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < 1e-12
+    limit = LIMIT.get(reference.model, 1e-12)
+    assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < limit
 
 
 @references(
     ["double_fc_dropout", "batchnorm_cnn", "dropout_cnn", "strided_cnn"], ["double_fc_dropout"]
 )
 def test_gradients_when_the_same_units_are_dropped(reference: Original) -> None:
-    assert compare_torch.gradients(reference, *_batch(reference), dropout=True) < 1e-12
+    limit = LIMIT.get(reference.model, 1e-12)
+    assert compare_torch.gradients(reference, *_batch(reference), dropout=True) < limit
 
 
 @article

@@ -41,17 +41,23 @@ def test_rounding_stays_below_a_millionth(kernel: tuple[int, int, int, int]) -> 
     assert error < 1e-6 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("tiles", [1000, 12])
+# 2×3 tiles of each of four images: all at once, a row of tiles, two images, and a row of two.
+@pytest.mark.parametrize(
+    ("tiles", "most", "blocks"), [(24, 24, 1), (12, 24, 2), (12, 6, 2), (6, 6, 4)]
+)
 def test_many_channels_are_transformed_along_columns_too(
-    tiles: int, monkeypatch: pytest.MonkeyPatch
+    tiles: int, most: int, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # 2×3 tiles of each of four images: all at once, and two images at a time.
     monkeypatch.setattr(winograd_2d, "_TILES", tiles)
+    monkeypatch.setattr(winograd_2d, "_MOST", most)
+    assert winograd_2d._Blocks.of(7, 10, 4).number == blocks
     rng = np.random.default_rng(0)
     x = rng.normal(size=(128, 9, 12, 4)).astype(np.float32)
     w = rng.normal(size=(3, 3, 128, 6)).astype(np.float32)
     assert winograd_2d.supports(jnp.asarray(w))
     assert not winograd_2d.supports(jnp.asarray(w[:, :, :127]))
+    assert not winograd_2d.worthwhile(jnp.asarray(x))
+    assert winograd_2d.worthwhile(jnp.asarray(np.concatenate([x, x], 3)))
     expected = correlate_float64(x, w)
     grad = expected.astype(np.float32)
     # A convolution's gradients are convolutions.

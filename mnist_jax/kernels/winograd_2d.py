@@ -8,6 +8,7 @@ the time. Rounding errors are one to three millionths of the result, three to te
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,15 @@ from mnist_jax.kernels.winograd import combine, transforms
 from mnist_jax.kernels.xla_cpu import materialize
 
 _TAPS = 3
+# Rows and columns that inputs have more than outputs.
+_MORE = _TAPS - 1
 # Input channels from which on it is faster than `winograd`, as measured.
 _CHANNELS = 128
-# Tiles that are computed at a time: enough for large products, few enough for the cache.
-_TILES = 1000
+# Tiles for which it pays to transform the kernel, which becomes four times as large.
+_ENOUGH = 40
+# Tiles that are computed at a time: enough for large products, few enough for the cache. A row of
+# tiles may have more, since what stands above each other takes longer to bring together.
+_TILES, _MOST = 400, 1000
 
 
 def supports(kernel: jax.Array) -> bool:
@@ -30,18 +36,30 @@ def supports(kernel: jax.Array) -> bool:
     return kernel.shape[:2] == (_TAPS, _TAPS) and kernel.shape[2] >= _CHANNELS
 
 
+def worthwhile(x: jax.Array) -> bool:
+    """Whether images [C, H, W, N] are enough to gain, where a kernel is supported."""
+    down, across = (-(-(side - _MORE) // TILE) for side in x.shape[1:3])
+    tiles: int = down * across * x.shape[3]
+    return tiles >= _ENOUGH
+
+
 def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Cross-correlates [C, H, W, N] with [3, 3, C, O] to [O, H - 2, W - 2, N]."""
     weights = _transform_kernel(kernel)
+    height, width = x.shape[1] - _MORE, x.shape[2] - _MORE
+    blocks = _Blocks.of(height, width, x.shape[3])
+    padded = _fill_rows(x, blocks.height + _MORE)
 
-    def some(x: jax.Array) -> jax.Array:
-        cols = _transform_images(x)
+    def block(number: jax.Array, out: jax.Array) -> jax.Array:
+        cols = _transform_images(blocks.read(padded, number, _MORE))
         products = jnp.einsum("stco,stcp->stop", weights, _pixels_together(cols))
         products = materialize(products)
-        return _combine_outputs(products.reshape(*products.shape[:3], *cols.shape[3:]))
+        some = _combine_outputs(products.reshape(*products.shape[:3], *cols.shape[3:]))
+        return lax.dynamic_update_slice(out, some[:, :, :width], blocks.start(number))
 
-    out = _join(lax.map(some, _split(x, _groups(x))))
-    return out[:, : x.shape[1] - _TAPS + 1, : x.shape[2] - _TAPS + 1]
+    zeros = jnp.zeros((kernel.shape[3], blocks.height, width, x.shape[3]), x.dtype)
+    out: jax.Array = lax.fori_loop(0, blocks.number, block, zeros)
+    return out[:, :height]
 
 
 def correlate_gradients(
@@ -49,38 +67,68 @@ def correlate_gradients(
 ) -> tuple[jax.Array, jax.Array]:
     """The gradients of `correlate`'s arguments for that of its result."""
     weights = _transform_kernel(kernel)
+    blocks = _Blocks.of(*grad.shape[1:])
+    padded = _fill_rows(x, blocks.height + _MORE)
+    padded_grad = _fill_rows(grad, blocks.height)
 
-    def some(total: jax.Array, images: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, grad = images
-        cols = _transform_images(x)
-        products = _pixels_together(_combine_outputs_transposed(grad))
-        weights_grad = jnp.einsum("stcp,stop->stco", _pixels_together(cols), products)
+    def block(number: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x_grad, weights_grad = sums
+        some = blocks.read(padded, number, _MORE)
+        cols = _transform_images(some)
+        products = _combine_outputs_transposed(blocks.read(padded_grad, number))
+        products = _pixels_together(products)
+        weights_grad += jnp.einsum("stcp,stop->stco", _pixels_together(cols), products)
         cols_grad = materialize(jnp.einsum("stco,stop->stcp", weights, products))
-        x_grad = _transform_images_transposed(cols_grad.reshape(cols.shape), x.shape)
-        return total + weights_grad, x_grad
+        some = _transform_images_transposed(cols_grad.reshape(cols.shape), some.shape)
+        # Blocks that are one above the other read two rows in common.
+        some += blocks.read(x_grad, number, _MORE)
+        return lax.dynamic_update_slice(x_grad, some, blocks.start(number)), weights_grad
 
-    groups = _groups(x)
-    images = _split(x, groups), _split(grad, groups)
-    weights_grad, x_grad = lax.scan(some, jnp.zeros_like(weights), images)
-    return _join(x_grad), _transform_kernel_transposed(weights_grad)
-
-
-def _groups(x: jax.Array) -> int:
-    """How many equal groups of images [C, H, W, N] are computed one after the other."""
-    _, height, width, n = x.shape
-    tiles = -(-(height - _TAPS + 1) // TILE) * -(-(width - _TAPS + 1) // TILE)
-    divisors = (groups for groups in range(1, n + 1) if n % groups == 0)
-    return next((groups for groups in divisors if tiles * n <= groups * _TILES), n)
+    sums = jnp.zeros_like(padded), jnp.zeros_like(weights)
+    x_grad, weights_grad = lax.fori_loop(0, blocks.number, block, sums)
+    return x_grad[:, : x.shape[1]], _transform_kernel_transposed(weights_grad)
 
 
-def _split(x: jax.Array, groups: int) -> jax.Array:
-    """[..., N] to [groups, ..., N / groups]."""
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
+@dataclass(frozen=True)
+class _Blocks:
+    """Parts of [C, H, W, N] that are computed one after the other: some rows of some images.
+
+    Attributes:
+      rows: of outputs, in each of them.
+      images: in each of them.
+      height: rows of outputs in all of them, the last of which may be more than there are.
+      number: how many blocks there are.
+    """
+
+    rows: int
+    images: int
+    height: int
+    number: int
+
+    @classmethod
+    def of(cls, height: int, width: int, n: int) -> "_Blocks":
+        """Those for outputs [O, height, width, n]."""
+        down, across = -(-height // TILE), -(-width // TILE)
+        divisors = (n // parts for parts in range(1, n + 1) if n % parts == 0)
+        images = next((some for some in divisors if across * some <= _MOST), 1)
+        above = -(-down // max(1, _TILES // (across * images)))
+        rows = -(-down // above) * TILE
+        return cls(rows, images, above * rows, above * (n // images))
+
+    def start(self, number: jax.Array) -> tuple[jax.typing.ArrayLike, ...]:
+        """Where in [C, H, W, N] a block begins."""
+        above = self.height // self.rows
+        return 0, number % above * self.rows, 0, number // above * self.images
+
+    def read(self, x: jax.Array, number: jax.Array, more: int = 0) -> jax.Array:
+        """A block of [C, H, W, N], with so many more rows."""
+        sizes = (x.shape[0], self.rows + more, x.shape[2], self.images)
+        return lax.dynamic_slice(x, self.start(number), sizes)
 
 
-def _join(x: jax.Array) -> jax.Array:
-    """Undoes `_split`."""
-    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+def _fill_rows(x: jax.Array, height: int) -> jax.Array:
+    """Adds rows of zeros to [C, H, W, N]."""
+    return jnp.pad(x, ((0, 0), (0, height - x.shape[1]), (0, 0), (0, 0)))
 
 
 def _pixels_together(x: jax.Array) -> jax.Array:
@@ -90,19 +138,27 @@ def _pixels_together(x: jax.Array) -> jax.Array:
 
 def _transform_kernel(kernel: jax.Array) -> jax.Array:
     """[3, 3, C, O] to [s, t, C, O], at s points along the columns and t along the rows."""
-    g = transforms(_TAPS).g
-    return _stack(g, _stack(g, kernel, 0).swapaxes(0, 1), 0)
+    return _in_both_directions(transforms(_TAPS).g, kernel.swapaxes(0, 1))
 
 
 def _transform_kernel_transposed(weights: jax.Array) -> jax.Array:
-    g = transforms(_TAPS).g.T
-    return _stack(g, _stack(g, weights, 0).swapaxes(0, 1), 0)
+    return _in_both_directions(transforms(_TAPS).g.T, weights).swapaxes(0, 1)
+
+
+def _in_both_directions(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    """The products of a constant matrix [I, J] and both first axes of [J, J, ...]: [I, I, ...].
+
+    As one product, which takes less time than two one after the other.
+    """
+    rest = x.shape[2:]
+    both = jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x.reshape(matrix.shape[1] ** 2, -1)
+    return both.reshape(len(matrix), len(matrix), *rest)
 
 
 def _transform_images(x: jax.Array) -> jax.Array:
-    """[C, H, W, N] to [s, t, C, tile rows, tile columns, N], after zeros that fill the tiles."""
-    channels, height, width, n = x.shape
-    x = _fill_tiles(x, height - _TAPS + 1, width - _TAPS + 1)
+    """[C, H, W, N], of whole rows of tiles, to [s, t, C, tile rows, tile columns, N]."""
+    channels, _, width, n = x.shape
+    x = _fill_columns(x, width - _MORE)
     width = x.shape[2]
     points = _at_points(x.reshape(channels, -1, width * n), 1)
     return _at_points(points.reshape(*points.shape[:3], width, n), 3)
@@ -119,26 +175,22 @@ def _transform_images_transposed(cols: jax.Array, shape: Sequence[int]) -> jax.A
 
 def _combine_outputs(products: jax.Array) -> jax.Array:
     """[s, t, O, tile rows, tile columns, N] to [O, h, w, N], with every tile whole."""
-    _, t, features, rows, columns, n = products.shape
-    a = transforms(_TAPS).a.T
-    out = _stack(a, products, 4).reshape(t, features, rows, -1)
-    return _stack(a, out, 2).reshape(features, rows * TILE, columns * TILE, n)
+    features, rows, columns, n = products.shape[2:]
+    out = _in_both_directions(transforms(_TAPS).a.T, products).transpose(2, 3, 1, 4, 0, 5)
+    return out.reshape(features, rows * TILE, columns * TILE, n)
 
 
 def _combine_outputs_transposed(grad: jax.Array) -> jax.Array:
     """[O, h, w, N] to [s, t, O, tile rows, tile columns, N]."""
     features, height, width, n = grad.shape
-    grad = _fill_tiles(grad, height, width)
-    a = transforms(_TAPS).a
-    grad = grad.reshape(features, -1, TILE, grad.shape[2] * n)
-    points = _stack(a, jnp.moveaxis(grad, 2, 0), 0)
-    points = points.reshape(*points.shape[:3], -1, TILE, n)
-    return _stack(a, jnp.moveaxis(points, 4, 0), 0)
+    grad = _fill_columns(grad, width)
+    grad = grad.reshape(features, height // TILE, TILE, -1, TILE, n)
+    return _in_both_directions(transforms(_TAPS).a, materialize(grad.transpose(4, 2, 0, 1, 3, 5)))
 
 
-def _fill_tiles(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Adds the rows and columns of zeros to [C, H, W, N] that whole tiles of outputs need."""
-    return jnp.pad(x, ((0, 0), (0, -rows % TILE), (0, -columns % TILE), (0, 0)))
+def _fill_columns(x: jax.Array, outputs: int) -> jax.Array:
+    """Adds the columns of zeros to [C, H, W, N] that so many outputs need for whole tiles."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, -outputs % TILE), (0, 0)))
 
 
 def _at_points(x: jax.Array, axis: int) -> jax.Array:
