@@ -144,6 +144,7 @@ def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
         return x
     match transform:
         case Standardize():
+            # An image of one value has no deviation.
             highest, lowest, mean = (
                 add(part, f"Reduce{part}", x, axes=[1, 2]) for part in ("Max", "Min", "Mean")
             )

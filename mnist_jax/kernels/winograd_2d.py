@@ -150,9 +150,8 @@ def _in_both_directions(matrix: np.ndarray, x: jax.Array) -> jax.Array:
 
     As one product, which takes less time than two one after the other.
     """
-    rest = x.shape[2:]
     both = jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x.reshape(matrix.shape[1] ** 2, -1)
-    return both.reshape(len(matrix), len(matrix), *rest)
+    return both.reshape(len(matrix), len(matrix), *x.shape[2:])
 
 
 def _transform_images(x: jax.Array) -> jax.Array:
@@ -166,11 +165,11 @@ def _transform_images(x: jax.Array) -> jax.Array:
 
 def _transform_images_transposed(cols: jax.Array, shape: Sequence[int]) -> jax.Array:
     """The transpose of `_transform_images`: [s, t, C, tile rows, tile columns, N] to `shape`."""
-    channels, height, width, n = shape
+    channels, _, width, n = shape
     points = _at_points_transposed(cols, 3)
     points = points.reshape(*points.shape[:3], -1)
     x = _at_points_transposed(points, 1).reshape(channels, -1, points.shape[3] // n, n)
-    return materialize(x[:, :height, :width])
+    return materialize(x[:, :, :width])
 
 
 def _combine_outputs(products: jax.Array) -> jax.Array:
@@ -195,7 +194,7 @@ def _fill_columns(x: jax.Array, outputs: int) -> jax.Array:
 
 def _at_points(x: jax.Array, axis: int) -> jax.Array:
     """[..., pixels, ...] to [t, ..., tiles, ...], along an axis whose tiles are whole."""
-    outputs = x.shape[axis] - _TAPS + 1
+    outputs = x.shape[axis] - _MORE
     b = transforms(_TAPS).b
     # Every tile's first pixel, every tile's second pixel, and so on.
     pixels = [lax.slice_in_dim(x, i, i + outputs - TILE + 1, TILE, axis) for i in range(len(b))]
@@ -210,8 +209,8 @@ def _at_points_transposed(points: jax.Array, axis: int) -> jax.Array:
     next_ones = _pad(next_ones, axis + 1, 0, TILE - next_ones.shape[axis + 1])
     merged = (a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :]) for a in (own, next_ones))
     own, next_ones = merged
-    x = _pad(own, axis, 0, _TAPS - 1)
-    return materialize(x + _pad(next_ones, axis, TILE, _TAPS - 1 - TILE))
+    x = _pad(own, axis, 0, _MORE)
+    return materialize(x + _pad(next_ones, axis, TILE, _MORE - TILE))
 
 
 def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:

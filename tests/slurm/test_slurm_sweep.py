@@ -40,6 +40,7 @@ def wait_for(what: str, condition: Callable[[], object], seconds: float = 400) -
 
 
 def environment(tmp_path: Path, slurm: Mapping[str, str]) -> dict[str, str]:
+    """In which a sweep's script runs as a job."""
     env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (Path(__file__).parents[1], Path.cwd())))
     return env
@@ -53,7 +54,17 @@ def script(tmp_path: Path, env: Mapping[str, str], *flags: str) -> str:
     return printed.stdout
 
 
+def submitted(tmp_path: Path, env: Mapping[str, str], seeds: int) -> str:
+    """The number of a job array of so many seeds, the first two of which are under way."""
+    array = script(tmp_path, env, "other/long", f"--num_seeds={seeds}")
+    job = cluster.call(env, "sbatch", "--parsable", stdin=array).strip()
+    assert job.isdigit()
+    wait_for("two runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
+    return job
+
+
 def rows(tmp_path: Path, seed: int) -> int:
+    """How many evaluations a run has so far."""
     path = tmp_path / f"runs/other/long/seed-{seed}/metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
@@ -80,9 +91,8 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
     tmp_path: Path, slurm: Mapping[str, str]
 ) -> None:
     env = environment(tmp_path, slurm)
-    array = script(tmp_path, env, "other/long", "--num_seeds=3")
-    job = cluster.call(env, "sbatch", "--parsable", stdin=array).strip()
-    assert job.isdigit()
+    # Two nodes: two of the three tasks run, each with a seed.
+    job = submitted(tmp_path, env, 3)
 
     def worker(task: int) -> int:
         """The process of a task's worker."""
@@ -97,8 +107,6 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
                 return int(path.parent.name)
         return 0
 
-    # Two nodes: two of the three tasks run, each with a seed.
-    wait_for("two runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
     # SIGTERM, and later SIGKILL, as a preempted job gets them.
     cluster.call(env, "scontrol", "requeue", f"{job}_0")
     killed = worker(1)
@@ -123,9 +131,7 @@ def test_an_array_goes_on_without_a_node_that_is_lost(
     tmp_path: Path, slurm: Mapping[str, str]
 ) -> None:
     env = environment(tmp_path, slurm)
-    array = script(tmp_path, env, "other/long", "--num_seeds=2")
-    job = cluster.call(env, "sbatch", "--parsable", stdin=array).strip()
-    wait_for("both runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
+    job = submitted(tmp_path, env, 2)
     cluster.lose(env, "node2")
     show = ("scontrol", "show", "job", job)
     wait_for("the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 2)
