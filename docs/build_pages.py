@@ -74,4 +74,6 @@ if __name__ == "__main__":
     warnings.simplefilter("error")
     # Optax's type of its states refers to this one by a name that is known in its module only.
     warnings.filterwarnings("ignore", ".* Import of ArrayTree failed")
+    # What is optional need not be installed to read of it.
+    warnings.filterwarnings("ignore", ".* No module named 'onnx'")
     build(Path(sys.argv[1]).resolve())

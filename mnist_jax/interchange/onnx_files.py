@@ -149,9 +149,7 @@ def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
                 add(part, f"Reduce{part}", x, axes=[1, 2]) for part in ("Max", "Min", "Mean")
             )
             varied = add("varied", "Greater", highest, lowest)
-            centred = add(
-                "centred", "Where", varied, add("from_mean", "Sub", x, mean), np.float32(0)
-            )
+            centred = add("centred", "Sub", x, mean)
             square = add("square", "Mul", centred, centred)
             deviation = add("deviation", "Sqrt", add("variance", "ReduceMean", square, axes=[1, 2]))
             return add("out", "Div", centred, add("by", "Where", varied, deviation, np.float32(1)))
