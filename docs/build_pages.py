@@ -72,8 +72,8 @@ def _linked(path: Path, folder: Path) -> str:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    # Optax's type of its states refers to this one by a name that is known in its module only.
-    warnings.filterwarnings("ignore", ".* Import of ArrayTree failed")
-    # What is optional need not be installed to read of it.
+    # Optax's type of its states refers to this one by a name that is known in its module only, and
+    # what is optional need not be installed to read of it.
+    warnings.filterwarnings("ignore", ".* Import of (ArrayTree|onnx) failed")
     warnings.filterwarnings("ignore", ".* No module named 'onnx'")
     build(Path(sys.argv[1]).resolve())
