@@ -221,6 +221,31 @@ def test_removes_no_checkpoint_that_cannot_be_read_for_the_moment(
     assert sorted(path for path in directory.rglob("*")) == before
 
 
+def test_passes_over_a_checkpoint_whose_removal_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path, caplog: Any
+) -> None:
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+
+    def interrupted(folder: Path) -> None:
+        next(path for path in (folder / "default").rglob("*") if path.is_file()).unlink()
+        raise OSError(errno.EIO, "Input/output error")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Failure, match="Input/output error"),
+        Checkpoints(directory) as checkpoints,
+    ):
+        patch.setattr(shutil, "rmtree", interrupted)
+        checkpoints.save(3, [np.zeros(1)])
+    assert checkpoints.steps() == [1, 2, 3]
+    assert checkpoints.intact() == [2, 3]
+    assert caplog.text == ""
+    with Checkpoints(directory) as checkpoints:
+        checkpoints.save(4, [np.zeros(1)])
+    assert checkpoints.steps() == [3, 4]
+
+
 def test_says_what_there_is(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no checkpoint of step 7; there are: 1, 2"):
         Checkpoints(saved).restore({}, step=7)

@@ -121,7 +121,8 @@ class Checkpoints:
     def intact(self) -> list[int]:
         """The steps of the checkpoints that are as they were saved, in order; warns of others.
 
-        One that is being written, or was when its process was killed, is passed over in silence.
+        One that is being written or removed, or was when its process was killed, is passed over
+        in silence.
         """
         intact = []
         for step in self.steps():
@@ -169,7 +170,7 @@ class Checkpoints:
             self._write_manifest(step)
             for other in self.steps()[:-2]:
                 if other != keep:
-                    shutil.rmtree(self._directory / str(other))
+                    self._remove(other)
         except (OSError, ValueError) as error:
             raise Failure(
                 f"The checkpoint of step {step} can't be written to {self._directory}"
@@ -184,8 +185,13 @@ class Checkpoints:
         for other in self.steps():
             # Not one that can't be read for the moment, which may be intact.
             if other > step or self._difference(other):
-                shutil.rmtree(self._directory / str(other))
+                self._remove(other)
         self._prepared = True
+
+    def _remove(self, step: int) -> None:
+        """Removes a checkpoint, its manifest first: half removed, it must not look damaged."""
+        (self._directory / str(step) / _MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self._directory / str(step))
 
     def _write_manifest(self, step: int) -> None:
         """Finishes a checkpoint: from here on it is one, also after a loss of power."""
