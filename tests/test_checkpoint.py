@@ -231,13 +231,13 @@ def test_passes_over_a_checkpoint_whose_removal_was_interrupted(
         next(path for path in (folder / "default").rglob("*") if path.is_file()).unlink()
         raise OSError(errno.EIO, "Input/output error")
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(Failure, match="Input/output error"),
-        Checkpoints(directory) as checkpoints,
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", interrupted)
-        checkpoints.save(3, [np.zeros(1)])
+        with (
+            pytest.raises(Failure, match="Input/output error"),
+            Checkpoints(directory) as checkpoints,
+        ):
+            checkpoints.save(3, [np.zeros(1)])
     assert checkpoints.steps() == [1, 2, 3]
     assert checkpoints.intact() == [2, 3]
     assert caplog.text == ""
