@@ -156,7 +156,10 @@ def _file(origin: Origin) -> str:
     if origin.size < LARGEST_IN_PACKAGE:
         where = "`model.safetensors`, beside this card"
     else:
-        where = f"`{origin.release}`, a release file that is looked for at `${RELEASES}`"
+        where = (
+            f"`{origin.release}`, beside this card in a checkout; the package, which lacks it,"
+            f" looks for it at `${RELEASES}`"
+        )
     return f"File: {where}; {origin.size:,} bytes, SHA-256 `{origin.sha256}`."
 
 

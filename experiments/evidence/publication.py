@@ -1,6 +1,5 @@
 """Pretrained weights of recorded runs: the file, and where it comes from."""
 
-import shutil
 from hashlib import sha256
 from pathlib import Path
 
@@ -24,8 +23,8 @@ def publish(row: str, record: Record, run: RunDirectory, folder: Path) -> Path:
       folder: has a folder for each network.
 
     Returns:
-      The file of weights: in that folder, or, where it is too large for the package, in the run
-      directory, for a release.
+      The file of weights. One that is too large for the package has the name of a release file,
+      and the package leaves it out.
 
     Raises:
       Failure: the run is not the recorded one or of uncommitted code, or a file can't be read or
@@ -55,6 +54,9 @@ def publish(row: str, record: Record, run: RunDirectory, folder: Path) -> Path:
         size=len(content),
     )
     write_text(target.with_name("config.json"), origin.to_json())
-    if len(content) < LARGEST_IN_PACKAGE:
-        return target
-    return Path(shutil.move(target, run.path / origin.release))
+    if len(content) >= LARGEST_IN_PACKAGE:
+        target = target.rename(target.with_name(origin.release))
+    for former in target.parent.glob("*.safetensors"):
+        if former != target:
+            former.unlink()
+    return target

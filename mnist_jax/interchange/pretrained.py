@@ -1,4 +1,4 @@
-"""Weights of recorded runs: in the package, or as release files that are fetched once."""
+"""Weights of recorded runs: beside their cards, or as release files that are fetched once."""
 
 import dataclasses
 import hashlib
@@ -82,9 +82,9 @@ def pretrained_names() -> list[str]:
 def load_pretrained(name: str) -> LoadedRun:
     """Loads the network of an article with the weights of one recorded run.
 
-    Weights under 2 MiB come with the package. Larger ones are looked for in the cache, and
-    downloaded into it from the folder whose address is in `$MNIST_JAX_RELEASES`. Whatever their
-    source, their SHA-256 is verified.
+    Weights under 2 MiB come with the package, larger ones only with a checkout. Elsewhere these
+    are looked for in the cache, and downloaded into it from the folder whose address is in
+    `$MNIST_JAX_RELEASES`. Whatever their source, their SHA-256 is verified.
 
     Args:
       name: one of `mnist_jax.models.model_names()`, such as `lenet`.
@@ -109,18 +109,20 @@ def load_pretrained(name: str) -> LoadedRun:
             f" `python -m mnist_jax.train --model={name}` trains it."
         )
     origin = Origin.load(FOLDER / name)
-    path = _verified(origin, FOLDER / name / "model.safetensors")
+    path = _verified(origin, FOLDER / name)
     network = network_of_file(path, origin.recipe)[0]
     return LoadedRun(origin.recipe, origin.step, in_evaluation(network), f"pretrained {name}")
 
 
-def _verified(origin: Origin, packaged: Path) -> Path:
+def _verified(origin: Origin, folder: Path) -> Path:
     """The file of weights, wherever it is, after its SHA-256 was found right."""
-    path = packaged if packaged.exists() else cache_folder() / "pretrained" / origin.release
+    cached = cache_folder() / "pretrained" / origin.release
+    places = (folder / "model.safetensors", folder / origin.release)
+    path = next((place for place in places if place.exists()), cached)
     if not path.exists():
         _fetch(origin, path)
     if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != origin.sha256:
-        what_to_do = "install again" if path == packaged else "remove it to have it fetched again"
+        what_to_do = "remove it to have it fetched again" if path == cached else "install again"
         raise Failure(
             f"{path} is damaged (SHA-256 {found[:12]}… instead of {origin.sha256[:12]}…);"
             f" {what_to_do}."
