@@ -44,7 +44,7 @@ slurm-packages:  ## Install Debian's Slurm, where that can be had; tests that ne
 	  echo "Slurm can't be installed here; its tests will be skipped."
 
 slurm: $(VENV)/requirements-dev.stamp slurm-packages  ## Test on a Slurm of two virtual nodes.
-	$(RUN) -m pytest tests/slurm $(ARGS)
+	$(PYTEST) tests/slurm $(ARGS)
 
 check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 	$(RUN) -m ruff check .
