@@ -16,6 +16,7 @@ from mnist_jax.cli import display, networks
 from mnist_jax.data import CLASS_NAMES
 from mnist_jax.errors import UsageError
 from mnist_jax.files import replacing, unwritable
+from mnist_jax.inputs import evaluation_formula
 from mnist_jax.interchange.onnx_files import to_onnx
 from mnist_jax.interchange.stablehlo import to_stablehlo
 from mnist_jax.models import model_entry
@@ -57,7 +58,7 @@ def _metadata(run: LoadedRun) -> dict[str, str]:
     return {
         "classes": json.dumps(CLASS_NAMES[recipe.dataset]),
         "input": _INPUT.value,
-        "normalization": f"(pixel / 255 - {recipe.mean}) / {recipe.std}",
+        "normalization": evaluation_formula(recipe),
         "article": model_entry(recipe.model).article,
         "source": run.source,
         "step": str(run.step),

@@ -45,6 +45,15 @@ def evaluation_inputs(recipe: Recipe, images: jax.Array) -> jax.Array:
     return _inputs(recipe, images, change)
 
 
+def evaluation_formula(recipe: Recipe) -> str:
+    """What `evaluation_inputs` computes, for a person: `(crop_resize(pixel / 255) - 0.1) / 0.3`."""
+    pixels = "pixel / 255"
+    for transform in recipe.augmentation:
+        if not transform.in_training_only:
+            pixels = f"{transform.name}({pixels})"
+    return f"({pixels} - {recipe.mean}) / {recipe.std}"
+
+
 def _inputs(
     recipe: Recipe,
     images: jax.Array,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.inputs import evaluation_inputs, training_inputs
+from mnist_jax.inputs import evaluation_formula, evaluation_inputs, training_inputs
 from mnist_jax.recipe import Recipe
 from mnist_jax.reporting import inspection
 from mnist_jax.reporting.network_contents import training_images
@@ -112,6 +112,7 @@ def test_evaluation_crops_and_standardises(trainer: Trainer, digits: Dataset) ->
         expected.append((pixels - pixels.mean()) / pixels.std())
     inputs = evaluation_inputs(recipe(), jnp.asarray(images))
     np.testing.assert_allclose(inputs[..., 0], expected, atol=1e-5)
+    assert evaluation_formula(recipe()) == "(standardize(crop_resize(pixel / 255)) - 0.0) / 1.0"
     network = trainer.state(0).model()
     logits = np.asarray(network(inputs))
     np.testing.assert_allclose(trainer.logits(images)[0], logits, atol=1e-4)

@@ -44,11 +44,7 @@ def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
         "mean": recipe.mean,
         "std": recipe.std,
         "softmax": recipe.loss == "cross_entropy",
-        "transforms": [
-            _transform(one)
-            for one in recipe.augmentation
-            if type(one).evaluation is not Transform.evaluation
-        ],
+        "transforms": [_transform(one) for one in recipe.augmentation if not one.in_training_only],
         "layers": layers,
     }
 

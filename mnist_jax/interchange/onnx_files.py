@@ -140,7 +140,7 @@ def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
         scaled = add(f"{part}.scaled", "Div", rounded, np.int32(1 << WEIGHT_BITS))
         return add(f"{part}.bytes", "Clip", scaled, np.int32(0), np.int32(255))
 
-    if type(transform).evaluation is Transform.evaluation:
+    if transform.in_training_only:
         return x
     match transform:
         case Standardize():

@@ -18,6 +18,11 @@ class Transform(Named, ABC):
     as some authors' programs do, rounds to them first.
     """
 
+    @property
+    def in_training_only(self) -> bool:
+        """Whether images that are evaluated stay as they are."""
+        return type(self).evaluation is Transform.evaluation
+
     def draw(self, key: jax.Array) -> Any:  # noqa: ARG002
         """What chance decides of one image's change: a tree of arrays, by default nothing."""
         return ()
