@@ -7,20 +7,22 @@ them, and ratios are taken round by round. Nothing is counted of the turn before
 
 import json
 import os
+import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments.contenders import measurements, page
-from experiments.contenders.job import FLAX, TORCH, VARIANTS, Job
+from experiments.contenders import measurements, page, scaling
+from experiments.contenders.job import ALL_REDUCE, FLAX, HOSTS, TORCH, VARIANTS, Job
 from experiments.contenders.measurements import PEAK, Entrant, Spread
 from experiments.contenders.saving import saves
 from experiments.contenders.startup import seconds_to_first_step
@@ -35,12 +37,14 @@ from mnist_jax.models import abstract_model, model_names
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
 
+K = TypeVar("K")
+
 _TASK = flags.DEFINE_enum(
     "task",
     "train",
-    ("train", "evaluate", "startup", "save"),
+    ("train", "evaluate", "startup", "save", "hosts"),
     "train: training steps. evaluate: the whole test set. startup: from command to first step."
-    " save: checkpoints.",
+    " save: checkpoints. hosts: training on two hosts of one core each.",
 )
 _MODELS = flags.DEFINE_list("models", None, "Which networks; by default all.")
 _BATCH_SIZES = flags.DEFINE_list(
@@ -72,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     if not _JSON.value:
         streams.delivered()
     rows: list[dict[str, Any]] = []
-    tasks = {"startup": _startup, "save": _save}
+    tasks = {"startup": _startup, "save": _save, "hosts": _hosts}
     for some in tasks.get(_TASK.value, _contests)(out):
         rows += some
         if _JSON.value:
@@ -82,7 +86,8 @@ def main(argv: Sequence[str]) -> None:
     if not _JSON.value:
         streams.delivered()
     elif _JSON.value.resolve().parent == page.KEPT:
-        page.PAGE.write_text(page.page())
+        for path, text in page.pages().items():
+            path.write_text(text)
 
 
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
@@ -121,20 +126,22 @@ def _entrants() -> list[Entrant]:
 
 
 def _readings(recipe: Recipe) -> dict[Entrant, list[Reading]]:
+    starts = {entrant: partial(_contender, recipe, *entrant) for entrant in [PEAK, *_entrants()]}
+    return _rounds(starts)
+
+
+def _rounds(starts: Mapping[K, Callable[[], Contender]]) -> dict[K, list[Reading]]:
     """Starts every contender, and takes the rounds."""
     with ExitStack() as stack:
         contenders = {}
-        for entrant in [PEAK, *_entrants()]:
-            contenders[entrant] = stack.enter_context(closing(_contender(recipe, *entrant)))
-            contenders[entrant].measure(_SECONDS.value)  # Alone while it compiles; not counted.
+        for key, start in starts.items():
+            contenders[key] = stack.enter_context(closing(start()))
+            contenders[key].measure(_SECONDS.value)  # Alone while it compiles; not counted.
         rounds = [
-            {
-                entrant: contender.measure(_SECONDS.value)
-                for entrant, contender in contenders.items()
-            }
+            {key: contender.measure(_SECONDS.value) for key, contender in contenders.items()}
             for _ in range(_ROUNDS.value)
         ]
-    return {entrant: [turn[entrant] for turn in rounds] for entrant in contenders}
+    return {key: [turn[key] for turn in rounds] for key in contenders}
 
 
 def _contender(recipe: Recipe, variant: str, seeds: int) -> Contender:
@@ -213,6 +220,42 @@ def _save(out: Console) -> Iterator[list[dict[str, Any]]]:
                 "background_seconds_range": [background.low, background.high],
             }
         ]
+
+
+def _hosts(out: Console) -> Iterator[list[dict[str, Any]]]:
+    """Trains every network at every batch size on one core, and on two that meet on loopback."""
+    if devices.cores() < 2:
+        raise UsageError("Two hosts need a core each, and there is but one.")
+    for recipe in _recipes():
+        if recipe.batch_size % 2:
+            raise UsageError(f"--batch_sizes has {recipe.batch_size}; two hosts share even ones.")
+        alone = Job(variant=HOSTS[0], task="train", recipe=recipe, seeds=1, threads=1)
+        half = replace(alone, recipe=replace(recipe, batch_size=recipe.batch_size // 2))
+        together = [
+            replace(alone, variant=variant, address=f"localhost:{_free_port()}")
+            for variant in (ALL_REDUCE, HOSTS[1])
+        ]
+        readings = _rounds(
+            {
+                scaling.ALONE: partial(Contender, alone),
+                scaling.HALF: partial(Contender, half),
+                scaling.ALL_REDUCE: partial(Contender, together[0], 2),
+                scaling.TWO: partial(Contender, together[1], 2),
+            }
+        )
+        found = scaling.row(recipe, readings)
+        out.print(
+            f"{recipe.model}, batch {recipe.batch_size}: one host {1000 * found['one_host']:.2f}"
+            f" ms, two {1000 * found['two_hosts']:.2f} ms"
+        )
+        yield [found]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 def _integers(name: str, texts: Sequence[str]) -> list[int]:

@@ -1,7 +1,9 @@
 """The benchmark's arithmetic, its rivals' networks, and one worker."""
 
 import json
+import os
 import re
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.contenders import measurements, page
+from experiments.contenders import measurements, page, scaling
 from experiments.contenders.job import MATMUL, Job, whole_batches
 from experiments.contenders.measurements import Entrant, Spread
 from experiments.contenders.saving import saves
+from experiments.contenders.scaling import Link
 from experiments.contenders.stock_flax import stock
 from experiments.contenders.worker import Contender, Reading
 from experiments.evidence import sections
@@ -94,10 +97,12 @@ def test_results_compare_like_with_like() -> None:
     assert two == "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |  | 1, 1 |"
 
 
-def test_the_page_has_the_tables_of_the_measurements() -> None:
-    assert page.page() == page.PAGE.read_text()
+def test_the_pages_have_the_tables_of_the_measurements() -> None:
+    pages = page.pages()
+    for path, text in pages.items():
+        assert text == path.read_text()
     kept = {f"benchmarks/{path.name}" for path in page.KEPT.glob("*.json")}
-    assert set(sections.names(page.PAGE)) == kept
+    assert {name for path in pages for name in sections.names(path)} == {*kept, "links"}
 
 
 def test_the_readme_has_the_ratios_of_the_measurements() -> None:
@@ -111,7 +116,7 @@ def test_the_readme_has_the_ratios_of_the_measurements() -> None:
                 found.append(row["ours_over_this"])
         return f"{min(found):.1f} to {max(found):.1f} times"
 
-    words = " ".join((page.PAGE.parents[1] / "README.md").read_text().split())
+    words = " ".join((page.KEPT.parents[1] / "README.md").read_text().split())
     claims = ("training.json", "AB"), ("training.json", "CDEF"), ("evaluation.json", "ABCDEF")
     claimed = re.findall(r"[\d.]+ to [\d.]+ times", words.partition("**Fast.**")[2])[:3]
     assert claimed == [ratios(*claim) for claim in claims]
@@ -193,6 +198,88 @@ def test_a_worker_measures_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     contender.close()
     assert rate > 0
     assert memory > 10
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="There is but one core.")
+@pytest.mark.parametrize("variant", ["two-hosts", "all-reduce"])
+def test_two_hosts_take_the_same_steps(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    job = Job(variant=variant, task="train", recipe=RECIPE, seeds=1, threads=1, address=address)
+    contender = Contender(job, 2)
+    assert contender.measure(0.01).rate > 0
+    images, seconds, _ = zip(*contender._turns(7), strict=True)
+    contender.close()
+    # An all-reduce counts as one, whichever host did it; of a batch each has its half.
+    assert images == ((3.5, 3.5) if variant == "all-reduce" else (350, 350))
+    assert min(seconds) > 0
+
+
+def test_a_ring_of_hosts_by_hand() -> None:
+    link = Link("slow", latency=1e-3, bandwidth=1e6)
+    # Two hosts: two messages an exchange, and every byte once.
+    assert link.all_reduce(3, 500_000, 2) == pytest.approx(3 * 2e-3 + 0.5)
+    assert link.all_reduce(3, 500_000, 5) == pytest.approx(3 * 8e-3 + 0.8)
+    assert link.all_reduce(3, 500_000, 1) == 0
+    # Where so long a computation takes as long on five hosts as on one.
+    computing = scaling.least_computing(0.8, 5)
+    assert computing / 5 + 0.8 == pytest.approx(computing)
+
+
+def test_what_two_hosts_measure_is_held_against_the_model() -> None:
+    milliseconds = {
+        scaling.ALONE: [8.0, 10.0, 9.0],
+        scaling.HALF: [4.0, 6.0, 5.0],
+        scaling.ALL_REDUCE: [1.0, 1.0, 2.0],
+        scaling.TWO: [6.0, 5.0, 7.0],
+    }
+    images = {scaling.HALF: 50, scaling.ALL_REDUCE: 1}
+    readings = {
+        what: [Reading(1000 * images.get(what, 100) / one, memory=1) for one in rounds]
+        for what, rounds in milliseconds.items()
+    }
+    row = scaling.row(RECIPE, readings)
+    # The kernel of the first layer by itself, and all that is small together.
+    assert (row["exchanges"], row["bytes"]) == (2, 4 * (784 * 100 + 100 + 1000 + 10))
+    assert row["two_hosts"] == pytest.approx(6e-3)
+    assert row["speedup"] == pytest.approx(8 / 6)
+    assert row["speedup_range"] == pytest.approx([9 / 7, 2])
+    assert row["modelled"] == pytest.approx(7e-3)
+    assert row["measured_over_modelled"] == pytest.approx(1)
+    assert row["measured_over_modelled_range"] == pytest.approx([5 / 7, 6 / 5])
+    assert scaling.seconds_per_image(row) == pytest.approx(4e-3 / 50)
+    (line,) = page.table([row]).splitlines()[2:]
+    assert line == (
+        "| dense | 100 | 318 | 9.00 | 5.00 | 1.00 | 6.00 | 1.00 (0.71 to 1.20) |"
+        " 1.33 (1.29 to 2.00) |"
+    )
+
+
+def test_the_links_table_says_from_which_batch_on_hosts_are_faster() -> None:
+    loopback = Link("loopback", 1e-3, 1.25e8)
+    rows = [
+        {
+            "task": "hosts",
+            "model": model,
+            "batch_size": 100,
+            "exchanges": exchanges,
+            "bytes": size,
+            "all_reduce": loopback.all_reduce(exchanges, size, 2),
+            "one_host": 0.2,
+            "half_batch": 0.1,
+        }
+        for model, exchanges, size in (("a", 1, 1_000_000), ("b", 4, 400_000), ("c", 2, 10_000))
+    ]
+    found = scaling.fitted(rows)
+    assert (found.latency, found.bandwidth) == pytest.approx((1e-3, 1.25e8))
+    text = page.links(rows)
+    assert "loopback 1,000 µs and 0.125 GB/s; 10 GbE 30.0 µs" in text
+    # Over loopback 2 ms and 8 ms, twice, at 2 ms an image; the rest is as quick as it looks.
+    assert "| a | 1 | 1,000 | 2,000 | 10 | 1, 1 | 12, 36 | 48, 60 |" in text
 
 
 def test_a_worker_that_ends_is_named() -> None:

@@ -18,6 +18,12 @@ FLAX = ("flax-steps", "flax-scan")
 OURS = ("ours", "ours-one-device", "ours-all-devices")
 VARIANTS = (*OURS, *TORCH, *FLAX)
 
+# Processes of ours with one core each, as hosts of a cluster: one alone, and two that meet.
+HOSTS = ("one-host", "two-hosts")
+
+# Two hosts that add up a network's gradients and do nothing else; its "images" are times.
+ALL_REDUCE = "all-reduce"
+
 # Not a variant, but what all are held against: its "images" are floating-point operations.
 MATMUL = "matmul"
 
@@ -27,11 +33,13 @@ class Job:
     """What a worker does.
 
     Attributes:
-      variant: one of `VARIANTS`, or `MATMUL`.
+      variant: one of `VARIANTS` or `HOSTS`, `ALL_REDUCE` or `MATMUL`.
       task: `train`, or `evaluate` for the whole test set.
       recipe: network, batch size, optimiser and dataset.
       seeds: networks trained together in this process.
       threads: of PyTorch; JAX makes its own.
+      address: HOST:PORT where the first of several processes that meet is found.
+      place: which of its contender's processes this is.
     """
 
     variant: str
@@ -39,6 +47,8 @@ class Job:
     recipe: Recipe
     seeds: int
     threads: int
+    address: str = ""
+    place: int = 0
 
     def to_json(self) -> str:
         """Writes the job in one line."""

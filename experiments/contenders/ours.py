@@ -1,18 +1,25 @@
-"""The benchmark's own side: this project, and the matrix product as the ceiling."""
+"""The benchmark's own side: this project, and what it is held against."""
 
+import os
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.contenders.job import MATMUL, Job, Work, share_gpu
+from experiments.contenders.job import ALL_REDUCE, HOSTS, MATMUL, Job, Work, share_gpu
+from mnist_jax import hosts
 from mnist_jax.data import Dataset
 from mnist_jax.files import cache_folder
+from mnist_jax.models import abstract_model
+from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
+from mnist_jax.training.step import mean_over_devices
 from mnist_jax.training.trainer import Trainer
 
 # Side of the matrices that the ceiling is measured with.
@@ -22,8 +29,20 @@ _SIDE = 1024
 def build(job: Job, dataset: Dataset) -> Work:
     """Makes the work of a variant of ours, or the ceiling's; the dataset has whole batches only."""
     share_gpu()
+    if job.variant in (*HOSTS, ALL_REDUCE):
+        _be_a_host(job)
     devices.configure_process(cache_folder() / "compiled")
-    return _matmul() if job.variant == MATMUL else _ours(job, dataset)
+    if job.variant == MATMUL:
+        return _matmul()
+    return _all_reduce(job.recipe) if job.variant == ALL_REDUCE else _ours(job, dataset)
+
+
+def _be_a_host(job: Job) -> None:
+    """Takes a core for this process, and meets the other one if there is one."""
+    os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[job.place]])
+    jax.config.update("jax_platforms", "cpu")
+    if job.address:
+        hosts.meet(job.address, 2, job.place)
 
 
 def _ours(job: Job, dataset: Dataset) -> Work:
@@ -40,7 +59,7 @@ def _ours(job: Job, dataset: Dataset) -> Work:
         end = trainer.step + steps
         while trainer.step < end:
             trainer.advance(end - trainer.step)
-        return steps * job.recipe.batch_size * job.seeds
+        return steps * job.recipe.batch_size * job.seeds / hosts.count()
 
     def evaluate(steps: int) -> float:
         for _ in range(steps):
@@ -66,5 +85,24 @@ def _matmul() -> Work:
     def run(steps: int) -> float:
         multiply(x, mean, steps).block_until_ready()
         return steps * shape[0] * 2.0 * _SIDE**3
+
+    return run
+
+
+def _all_reduce(recipe: Recipe) -> Work:
+    """The mean of a network's gradients over all hosts, again and again; counts how often."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    gradients = nnx.state(abstract_model(recipe.model, **recipe.model_args), nnx.Param)
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), nnx.to_pure_dict(gradients))
+    zeros = devices.place(zeros, mesh, P())
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    def add_up(tree: Any, steps: int) -> Any:
+        return lax.fori_loop(0, steps, lambda _, tree: mean_over_devices(tree, "data"), tree)
+
+    def run(steps: int) -> float:
+        jax.block_until_ready(add_up(zeros, steps))
+        return steps / hosts.count()
 
     return run

@@ -1,16 +1,19 @@
-"""The tables of docs/performance.md, from the measurements that docs/benchmarks keeps."""
+"""The tables of pages in docs/, from the measurements that docs/benchmarks keeps."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.contenders import scaling
 from experiments.contenders.job import FLAX
 from experiments.evidence import sections
 from experiments.evidence.text import table_lines
 
 _DOCS = Path(__file__).parents[2] / "docs"
-PAGE = _DOCS / "performance.md"
+PERFORMANCE = _DOCS / "performance.md"
+DISTRIBUTED = _DOCS / "distributed.md"
 KEPT = _DOCS / "benchmarks"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -28,15 +31,20 @@ _RIVALS = {
 }
 
 
-def page() -> str:
-    """The page with the tables of all measurements that are kept.
+def pages() -> dict[Path, str]:
+    """The text of each page with the tables of all measurements that are kept.
 
     Raises:
-      Failure: the page has no place for them.
+      Failure: a page has no place for them.
     """
-    kept = {f"benchmarks/{path.name}": path for path in sorted(KEPT.glob("*.json"))}
-    parts = {name: _part(json.loads(path.read_text())) for name, path in kept.items()}
-    return sections.filled(PAGE, parts)
+    parts: dict[Path, dict[str, str]] = {PERFORMANCE: {}, DISTRIBUTED: {}}
+    for path in sorted(KEPT.glob("*.json")):
+        measured = json.loads(path.read_text())
+        page = DISTRIBUTED if measured["rows"][0]["task"] == "hosts" else PERFORMANCE
+        parts[page][f"benchmarks/{path.name}"] = _part(measured)
+        if page == DISTRIBUTED:
+            parts[page]["links"] = links(measured["rows"])
+    return {page: sections.filled(page, own) for page, own in parts.items()}
 
 
 def circumstances(measured: Mapping[str, Any]) -> str:
@@ -116,9 +124,64 @@ def _saves(rows: Rows) -> list[list[str]]:
     return lines
 
 
+def _hosts(rows: Rows) -> list[list[str]]:
+    """A line for every network and batch size."""
+    times = {
+        "one host, ms": scaling.ALONE,
+        "half the batch": scaling.HALF,
+        "all-reduce": scaling.ALL_REDUCE,
+        "two hosts": scaling.TWO,
+    }
+    ratios = {"÷ model": "measured_over_modelled", "two are faster": "speedup"}
+    lines = [["network", "batch", "kB", *times, *ratios]]
+    for row in rows:
+        lines.append(
+            [
+                *(row["model"], str(row["batch_size"]), f"{row['bytes'] / 1000:,.0f}"),
+                *(_digits(1000 * row[key]) for key in times.values()),
+                *(_spread(row, key, ".2f") for key in ratios.values()),
+            ]
+        )
+    return lines
+
+
+def links(rows: Rows) -> str:
+    """From which batch on two and eight hosts are faster than one, by network and link."""
+    loopback = scaling.fitted(rows)
+    largest = {row["model"]: row for row in sorted(rows, key=lambda row: row["batch_size"])}
+    slow = {loopback: (2,), scaling.ETHERNET: (2, 8)}
+    head = ["network", "exchanges", "kB", "µs an image"]
+    head += [f"{link.name}: images" for link in slow]
+    lines = [[*head, *(f"{link.name}: µs" for link in scaling.ACCELERATORS)]]
+    for model, row in sorted(largest.items()):
+        image = scaling.seconds_per_image(row)
+
+        def least(link: scaling.Link, hosts: int, row: Mapping[str, Any] = row) -> float:
+            cost = link.all_reduce(row["exchanges"], row["bytes"], hosts)
+            return scaling.least_computing(cost, hosts)
+
+        line = [model, str(row["exchanges"]), f"{row['bytes'] / 1000:,.0f}", _digits(1e6 * image)]
+        for link, counts in slow.items():
+            line.append(", ".join(f"{math.ceil(least(link, hosts) / image):,}" for hosts in counts))
+        for link in scaling.ACCELERATORS:
+            line.append(", ".join(f"{1e6 * least(link, hosts):,.0f}" for hosts in (2, 8)))
+        lines.append(line)
+    described = "; ".join(
+        f"{link.name} {_digits(1e6 * link.latency)} µs and {_digits(link.bandwidth / 1e9)} GB/s"
+        for link in (loopback, scaling.ETHERNET, *scaling.ACCELERATORS)
+    )
+    return f"Links: {described}.\n\n" + "\n".join(table_lines(lines))
+
+
+def _digits(value: float) -> str:
+    """A number with three digits that count, or all before the point."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
 _TABLES: Mapping[str, Callable[[Rows], list[list[str]]]] = {
     "train": _speeds,
     "evaluate": _speeds,
     "startup": _starts,
     "save": _saves,
+    "hosts": _hosts,
 }

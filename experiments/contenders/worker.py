@@ -1,8 +1,8 @@
 """One variant of the benchmark in a process of its own.
 
 `python -m experiments.contenders.worker JOB` compiles and then waits. Every line on its standard
-input is a number of seconds to work for, answered by a line of JSON: what it did per second, and
-its peak memory. So the benchmark can go round its contenders while only one of them is busy.
+input is a number of steps to do, answered by a line of JSON: what they were, how long they took,
+and its peak memory. So the benchmark can go round its contenders while only one of them is busy.
 """
 
 import json
@@ -11,7 +11,10 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from experiments.contenders.job import FLAX, TORCH, Job, Work, whole_batches
 from mnist_jax.data import load_dataset
@@ -33,15 +36,29 @@ class Reading(NamedTuple):
     memory: float
 
 
+class _Turn(NamedTuple):
+    """What one worker has done: images, the seconds they took, and its peak memory in MiB."""
+
+    images: float
+    seconds: float
+    memory: float
+
+
 class Contender:
-    """The running workers of one variant, told to work at the same time."""
+    """The running workers of one variant, told to do as many steps at the same time."""
 
     def __init__(self, job: Job, processes: int = 1):
-        command = [sys.executable, "-m", "experiments.contenders.worker", job.to_json()]
+        command = [sys.executable, "-m", "experiments.contenders.worker"]
         self._name = f"{job.variant} on {job.recipe.model}"
+        self._steps_per_second = 1.0
         self._workers = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(processes)
+            subprocess.Popen(
+                [*command, replace(job, place=place).to_json()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for place in range(processes)
         ]
 
     def measure(self, seconds: float) -> Reading:
@@ -50,22 +67,35 @@ class Contender:
         Raises:
           Failure: a worker has ended.
         """
-        for worker in self._workers:
-            assert worker.stdin is not None
-            worker.stdin.write(f"{seconds}\n")
-            worker.stdin.flush()
-        answers = [self._answer(worker) for worker in self._workers]
-        return Reading(*map(sum, zip(*answers, strict=True)))
+        images, elapsed = np.zeros((2, len(self._workers)))
+        while elapsed.max() < _LEAST * seconds:
+            steps = max(1, round(self._steps_per_second * (seconds - elapsed.max())))
+            turns = self._turns(steps)
+            images += [turn.images for turn in turns]
+            elapsed += [turn.seconds for turn in turns]
+            self._steps_per_second = steps / max(turn.seconds for turn in turns)
+        return Reading(float((images / elapsed).sum()), sum(turn.memory for turn in turns))
 
     def close(self) -> None:
-        """Ends the workers and waits for their end."""
+        """Ends the workers, all before it waits for one: those that have met end together."""
         for worker in self._workers:
-            worker.communicate()
+            assert worker.stdin is not None
+            worker.stdin.close()
+        for worker in self._workers:
+            with worker:  # Closes what is open, and waits.
+                pass
 
-    def _answer(self, worker: subprocess.Popen[str]) -> Reading:
+    def _turns(self, steps: int) -> list[_Turn]:
+        for worker in self._workers:
+            assert worker.stdin is not None
+            worker.stdin.write(f"{steps}\n")
+            worker.stdin.flush()
+        return [self._answer(worker) for worker in self._workers]
+
+    def _answer(self, worker: subprocess.Popen[str]) -> _Turn:
         assert worker.stdout is not None
         if line := worker.stdout.readline():
-            return Reading(**json.loads(line))
+            return _Turn(**json.loads(line))
         raise Failure(f"The worker of {self._name} ended; its own message is above.")
 
 
@@ -85,31 +115,19 @@ def _build(job: Job) -> Work:
     return ours.build(job, dataset)
 
 
-def _work_for(seconds: float, work: Work, speed: float) -> tuple[float, float]:
-    """Works for about so many seconds, given the steps per second so far; returns both rates."""
-    images = elapsed = 0.0
-    while elapsed < _LEAST * seconds:
-        steps = max(1, round(speed * (seconds - elapsed)))
-        started = time.perf_counter()
-        images += work(steps)
-        took = time.perf_counter() - started
-        elapsed += took
-        speed = steps / took
-    return images / elapsed, speed
-
-
 def main() -> None:
-    """Serves the rounds asked for on standard input until it closes."""
+    """Does the steps asked for on standard input until it closes."""
     # Whatever a library prints shall not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     work = _build(Job.from_json(sys.argv[1]))
     work(1)  # Compiles.
-    speed = 1.0
     for line in sys.stdin:
-        rate, speed = _work_for(float(line), work, speed)
+        started = time.perf_counter()
+        images = work(int(line))
+        seconds = time.perf_counter() - started
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        answers.write(json.dumps(Reading(rate, memory)._asdict()) + "\n")
+        answers.write(json.dumps(_Turn(images, seconds, memory)._asdict()) + "\n")
 
 
 if __name__ == "__main__":

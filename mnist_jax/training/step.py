@@ -16,7 +16,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Variables = nnx.State[Any, Any]
 
 # Numbers in an array from which on it travels between devices by itself.
-_LARGE = 10_000
+LARGE = 10_000
 # The axis of a batch's chunks where all of them are computed at once.
 _CHUNKS = "chunks"
 
@@ -242,7 +242,7 @@ def gradients(
     both, batch = jax.value_and_grad(function, has_aux=True), (images, labels, keys)
     means = _mean_over_chunks(both, state.params, batch, 1 if side_by_side else count)
     (loss, (batch_stats, accuracy)), grads = means
-    grads, metrics = _mean_over_devices((grads, Metrics(loss, accuracy)), axis_name)
+    grads, metrics = mean_over_devices((grads, Metrics(loss, accuracy)), axis_name)
     return grads, batch_stats, metrics
 
 
@@ -310,7 +310,7 @@ def _split(batch: tuple[jax.Array, ...], count: int) -> tuple[jax.Array, ...]:
     return tuple(a.reshape(count, -1, *a.shape[1:]) for a in batch)
 
 
-def _mean_over_devices(tree: Any, axis_name: str | None) -> Any:
+def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
     """The mean over a mapped axis: large arrays each by itself, all small ones in one exchange.
 
     An exchange costs more than the bytes of a small array; packing a large one costs a copy.
@@ -318,9 +318,9 @@ def _mean_over_devices(tree: Any, axis_name: str | None) -> Any:
     if axis_name is None:
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    packed, unpack = ravel_pytree([leaf for leaf in leaves if leaf.size < _LARGE])
+    packed, unpack = ravel_pytree([leaf for leaf in leaves if leaf.size < LARGE])
     small = iter(unpack(lax.pmean(packed, axis_name)))
-    means = [lax.pmean(a, axis_name) if a.size >= _LARGE else next(small) for a in leaves]
+    means = [lax.pmean(a, axis_name) if a.size >= LARGE else next(small) for a in leaves]
     return jax.tree.unflatten(structure, means)
 
 
