@@ -44,7 +44,7 @@ _TASK = flags.DEFINE_enum(
     "train",
     ("train", "evaluate", "startup", "save", "hosts"),
     "train: training steps. evaluate: the whole test set. startup: from command to first step."
-    " save: checkpoints. hosts: training on two hosts of one core each.",
+    " save: checkpoints. hosts: training on two hosts of one thread each.",
 )
 _MODELS = flags.DEFINE_list("models", None, "Which networks; by default all.")
 _BATCH_SIZES = flags.DEFINE_list(
@@ -223,7 +223,7 @@ def _save(out: Console) -> Iterator[list[dict[str, Any]]]:
 
 
 def _hosts(out: Console) -> Iterator[list[dict[str, Any]]]:
-    """Trains every network at every batch size on one core, and on two that meet on loopback."""
+    """Trains every network at every batch size in one process, and in two that meet."""
     if devices.cores() < 2:
         raise UsageError("Two hosts need a core each, and there is but one.")
     for recipe in _recipes():

@@ -18,7 +18,7 @@ FLAX = ("flax-steps", "flax-scan")
 OURS = ("ours", "ours-one-device", "ours-all-devices")
 VARIANTS = (*OURS, *TORCH, *FLAX)
 
-# Processes of ours with one core each, as hosts of a cluster: one alone, and two that meet.
+# Processes of ours that compute with one thread, as hosts of a cluster: one, and two that meet.
 HOSTS = ("one-host", "two-hosts")
 
 # Two hosts that add up a network's gradients and do nothing else; its "images" are times.

@@ -1,6 +1,5 @@
 """The benchmark's own side: this project, and what it is held against."""
 
-import os
 from functools import partial
 from typing import Any
 
@@ -29,20 +28,16 @@ _SIDE = 1024
 def build(job: Job, dataset: Dataset) -> Work:
     """Makes the work of a variant of ours, or the ceiling's; the dataset has whole batches only."""
     share_gpu()
-    if job.variant in (*HOSTS, ALL_REDUCE):
-        _be_a_host(job)
-    devices.configure_process(cache_folder() / "compiled")
+    is_host = job.variant in (*HOSTS, ALL_REDUCE)
+    if is_host:
+        jax.config.update("jax_platforms", "cpu")
+        if job.address:
+            hosts.meet(job.address, 2, job.place)
+    # Bound to one core, two would measure how its threads for computing and sending take turns.
+    devices.configure_process(cache_folder() / "compiled", {"threads": 1} if is_host else {})
     if job.variant == MATMUL:
         return _matmul()
     return _all_reduce(job.recipe) if job.variant == ALL_REDUCE else _ours(job, dataset)
-
-
-def _be_a_host(job: Job) -> None:
-    """Takes a core for this process, and meets the other one if there is one."""
-    os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[job.place]])
-    jax.config.update("jax_platforms", "cpu")
-    if job.address:
-        hosts.meet(job.address, 2, job.place)
 
 
 def _ours(job: Job, dataset: Dataset) -> Work:

@@ -1,4 +1,4 @@
-"""What several hosts cost and gain: as two of one core each measure it here, and by a model.
+"""What several hosts cost and gain: as two of one thread each measure it here, and by a model.
 
 In a step each of n hosts computes its share of the batch, and an all-reduce adds up the gradients.
 The model has both one after the other. A ring of n hosts passes 2 (n - 1) messages for each
