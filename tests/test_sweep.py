@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import commands
+import kubernetes_validate
 import pytest
 import toy_sweep
 import yaml
@@ -310,12 +311,16 @@ def test_the_manifest_for_kubernetes_has_a_worker_in_every_pod(tmp_path: Path) -
     printed = start(tmp_path, *arguments).end()
     assert printed.returncode == 0, printed.stderr
     job: Mapping = yaml.safe_load(printed.stdout)
+    # The version named in it, and the newest that is known.
+    for version in ("1.33", "1.37"):
+        kubernetes_validate.validate(job, version, strict=True)
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
     spec = job["spec"]
     assert spec["completionMode"] == "Indexed"
     assert (spec["completions"], spec["parallelism"]) == (4, 4)
     ignored, fails = spec["podFailurePolicy"]["rules"]
-    assert ignored == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    assert ignored["action"] == "Ignore"
+    assert ignored["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert fails["onExitCodes"]["values"] == [1, 2]
     pod = spec["template"]["spec"]
     assert pod["restartPolicy"] == "Never"

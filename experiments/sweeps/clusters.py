@@ -58,6 +58,7 @@ spec:
     - action: Ignore
       onPodConditions:
       - type: DisruptionTarget
+        status: "True"
     # A run that failed would fail again.
     - action: FailIndex
       onExitCodes:
