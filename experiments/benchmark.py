@@ -226,21 +226,17 @@ def _hosts(out: Console) -> Iterator[list[dict[str, Any]]]:
     """Trains every network at every batch size in one process, and in two that meet."""
     if devices.cores() < 2:
         raise UsageError("Two hosts need a core each, and there is but one.")
-    for recipe in _recipes():
-        if recipe.batch_size % 2:
-            raise UsageError(f"--batch_sizes has {recipe.batch_size}; two hosts share even ones.")
-        alone = Job(variant=HOSTS[0], task="train", recipe=recipe, seeds=1, threads=1)
-        half = replace(alone, recipe=replace(recipe, batch_size=recipe.batch_size // 2))
-        together = [
-            replace(alone, variant=variant, address=f"localhost:{_free_port()}")
-            for variant in (ALL_REDUCE, HOSTS[1])
-        ]
+    recipes = list(_recipes())
+    if odd := [recipe.batch_size for recipe in recipes if recipe.batch_size % 2]:
+        raise UsageError(f"--batch_sizes has {odd[0]}; give even ones, which two hosts can share.")
+    for recipe in recipes:
+        half = replace(recipe, batch_size=recipe.batch_size // 2)
         readings = _rounds(
             {
-                scaling.ALONE: partial(Contender, alone),
-                scaling.HALF: partial(Contender, half),
-                scaling.ALL_REDUCE: partial(Contender, together[0], 2),
-                scaling.TWO: partial(Contender, together[1], 2),
+                scaling.ALONE: partial(_host, HOSTS[0], recipe),
+                scaling.HALF: partial(_host, HOSTS[0], half),
+                scaling.ALL_REDUCE: partial(_host, ALL_REDUCE, recipe, 2),
+                scaling.TWO: partial(_host, HOSTS[1], recipe, 2),
             }
         )
         found = scaling.row(recipe, readings)
@@ -251,11 +247,14 @@ def _hosts(out: Console) -> Iterator[list[dict[str, Any]]]:
         yield [found]
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port: int = free.getsockname()[1]
-        return port
+def _host(variant: str, recipe: Recipe, processes: int = 1) -> Contender:
+    """Of several processes the first is found at a port that was free a moment ago."""
+    job = Job(variant=variant, task="train", recipe=recipe, seeds=1, threads=1)
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            job = replace(job, address=f"localhost:{free.getsockname()[1]}")
+    return Contender(job, processes)
 
 
 def _integers(name: str, texts: Sequence[str]) -> list[int]:

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import socket
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments import benchmark
 from experiments.contenders import measurements, page, scaling
+from experiments.contenders.exchanges import exchanges, statistics
 from experiments.contenders.job import MATMUL, Job, whole_batches
 from experiments.contenders.measurements import Entrant, Spread
 from experiments.contenders.saving import saves
@@ -206,17 +208,11 @@ def test_two_hosts_take_the_same_steps(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    job = Job(variant=variant, task="train", recipe=RECIPE, seeds=1, threads=1, address=address)
-    contender = Contender(job, 2)
-    assert contender.measure(0.01).rate > 0
-    images, seconds, _ = zip(*contender._turns(7), strict=True)
-    contender.close()
+    with closing(benchmark._host(variant, RECIPE, 2)) as contender:
+        assert contender.measure(0.01).rate > 0
+        images = [turn.images for turn in contender._turns(7)]
     # An all-reduce counts as one, whichever host did it; of a batch each has its half.
-    assert images == ((3.5, 3.5) if variant == "all-reduce" else (350, 350))
-    assert min(seconds) > 0
+    assert images == ([3.5, 3.5] if variant == "all-reduce" else [350, 350])
 
 
 def test_a_ring_of_hosts_by_hand() -> None:
@@ -277,9 +273,21 @@ def test_the_links_table_says_from_which_batch_on_hosts_are_faster() -> None:
     found = scaling.fitted(rows)
     assert (found.latency, found.bandwidth) == pytest.approx((1e-3, 1.25e8))
     text = page.links(rows)
-    assert "loopback 1,000 µs and 0.125 GB/s; 10 GbE 30.0 µs" in text
-    # Over loopback 2 ms and 7.9 ms, twice, at 2 ms an image; the rest is as quick as it looks.
-    assert "| a | 1 | 990 | 2,000 | 10 | 1, 2 | 12, 36 | 48, 60 |" in text
+    assert "loopback 1,000 µs and 0.125 GB/s; 10 GbE 1,030 µs and 1.25 GB/s" in text
+    # Over loopback 2 ms and 7.9 ms, twice, at 2 ms an image.
+    assert "| a | 1 | 990 | 2,000 | 10 | 3, 10 | 12, 36 | 48, 60 |" in text
+    with pytest.raises(Failure, match="measure more networks"):
+        scaling.fitted(rows[:1])
+
+
+def test_statistics_of_batch_normalisation_are_exchanged_too() -> None:
+    recipe = bare_recipe("batchnorm_cnn")
+    network = abstract_model("batchnorm_cnn")
+    channels = statistics(network)
+    layers = [getattr(network, name) for name in network.layer_names]
+    assert len(channels) == 4 * sum(isinstance(layer, BatchNorm) for layer in layers) > 0
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+    assert exchanges(recipe) == (3 + len(channels), 4 * (parameters + sum(channels)))
 
 
 def test_a_worker_that_ends_is_named() -> None:
@@ -287,7 +295,11 @@ def test_a_worker_that_ends_is_named() -> None:
     contender = Contender(Job(variant="ours", task="train", recipe=recipe, seeds=1, threads=1))
     with pytest.raises(Failure, match="ours on dense ended"):
         contender.measure(0.01)
+    # Told once more, it is known to be gone.
+    with pytest.raises(Failure, match="ours on dense ended"):
+        contender.measure(0.01)
     contender.close()
+    assert [worker.returncode for worker in contender._workers] == [1]
 
 
 def test_a_save_is_measured_in_two_parts() -> None:

@@ -202,7 +202,7 @@ def test_damage_is_told(large: Origin, tmp_path: Path) -> None:
     content = bytearray((tmp_path / "theirs.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "folder/dense/model.safetensors").write_bytes(content)
-    sentence = f"instead of {large.sha256[:12]}….; install again"
+    sentence = f"instead of {large.sha256[:12]}….; restore it from the repository or install again"
     with pytest.raises(Failure, match=sentence):
         load_pretrained("dense")
     (tmp_path / "folder/dense/config.json").write_text("{}")
@@ -263,6 +263,10 @@ def test_published_weights_are_those_of_the_run(
     assert sorted((folder / "shallow").iterdir()) == sorted([folder / "shallow/config.json", large])
     again = load_pretrained("shallow")
     np.testing.assert_array_equal(again.probabilities(IMAGES), ours.probabilities(IMAGES))
+    monkeypatch.undo()
+    publish("toy/plain", record, run, folder)
+    left = sorted(path.name for path in (folder / "shallow").iterdir())
+    assert left == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("what", ["predictions", "recipe", "code"])

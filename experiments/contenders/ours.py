@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experiments.contenders.exchanges import statistics
 from experiments.contenders.job import ALL_REDUCE, HOSTS, MATMUL, Job, Work, share_gpu
 from mnist_jax import hosts
 from mnist_jax.data import Dataset
@@ -85,16 +86,28 @@ def _matmul() -> Work:
 
 
 def _all_reduce(recipe: Recipe) -> Work:
-    """The mean of a network's gradients over all hosts, again and again; counts how often."""
+    """What hosts exchange in a step, again and again; counts how often."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    gradients = nnx.state(abstract_model(recipe.model, **recipe.model_args), nnx.Param)
-    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), nnx.to_pure_dict(gradients))
-    zeros = devices.place(zeros, mesh, P())
+    network = abstract_model(recipe.model, **recipe.model_args)
+    gradients = nnx.to_pure_dict(nnx.state(network, nnx.Param))
+    zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), gradients)
+    zeros = zeros, [np.zeros(channels, np.float32) for channels in statistics(network)]
 
     @jax.jit
     @partial(jax.shard_map, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
     def add_up(tree: Any, steps: int) -> Any:
-        return lax.fori_loop(0, steps, lambda _, tree: mean_over_devices(tree, "data"), tree)
+        def step(_: int, tree: Any) -> Any:
+            gradients, moments = tree
+            # In a network one follows from the other, so that they wait for each other.
+            means, last = [], jnp.zeros(())
+            for values in moments:
+                means.append(lax.pmean(values + last, "data"))
+                last = 0 * means[-1][0]
+            return mean_over_devices(gradients, "data"), means
+
+        return lax.fori_loop(0, steps, step, tree)
+
+    zeros = devices.place(zeros, mesh, P())
 
     def run(steps: int) -> float:
         jax.block_until_ready(add_up(zeros, steps))

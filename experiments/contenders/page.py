@@ -149,8 +149,9 @@ def links(rows: Rows) -> str:
     """From which batch on two and eight hosts are faster than one, by network and link."""
     loopback = scaling.fitted(rows)
     largest = {row["model"]: row for row in sorted(rows, key=lambda row: row["batch_size"])}
-    slow = {loopback: (2,), scaling.ETHERNET: (2, 8)}
-    head = ["network", "exchanges", "kB", "µs an image"]
+    ethernet = scaling.ethernet(loopback)
+    slow = {loopback: (2,), ethernet: (2, 8)}
+    head = ["network", "all-reduces", "kB", "µs an image"]
     head += [f"{link.name}: images" for link in slow]
     lines = [[*head, *(f"{link.name}: µs" for link in scaling.ACCELERATORS)]]
     for model, row in sorted(largest.items()):
@@ -168,7 +169,7 @@ def links(rows: Rows) -> str:
         lines.append(line)
     described = "; ".join(
         f"{link.name} {_digits(1e6 * link.latency)} µs and {_digits(link.bandwidth / 1e9)} GB/s"
-        for link in (loopback, scaling.ETHERNET, *scaling.ACCELERATORS)
+        for link in (loopback, ethernet, *scaling.ACCELERATORS)
     )
     return f"Links: {described}.\n\n" + "\n".join(table_lines(lines))
 

@@ -1,24 +1,22 @@
 """What several hosts cost and gain: as two of one thread each measure it here, and by a model.
 
-In a step each of n hosts computes its share of the batch, and an all-reduce adds up the gradients.
-The model has both one after the other. A ring of n hosts passes 2 (n - 1) messages for each
-exchange and, over every link, 2 (n - 1) / n of the gradients' bytes.
+In a step each of n hosts computes its share of the batch, and all-reduces add up the gradients and
+the statistics of batch normalisation. The model has one after the other. A ring of n hosts passes
+2 (n - 1) messages for each all-reduce and, over every link, 2 (n - 1) / n of the bytes.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from flax import nnx
 
+from experiments.contenders.exchanges import exchanges
 from experiments.contenders.measurements import Spread
 from experiments.contenders.worker import Reading
-from mnist_jax.models import abstract_model
+from mnist_jax.errors import Failure
 from mnist_jax.recipe import Recipe
-from mnist_jax.training.step import LARGE
 
-# The batches of what is measured: one host, one with half the batch, the all-reduce, two hosts.
+# What is measured: one host, one with half the batch, the all-reduces of a step, and two hosts.
 ALONE, HALF, ALL_REDUCE, TWO = "one_host", "half_batch", "all_reduce", "two_hosts"
 
 
@@ -27,7 +25,7 @@ class Link(NamedTuple):
 
     Attributes:
       name: of its kind.
-      latency: seconds from one host to the next.
+      latency: seconds that a message takes, by the programs at both ends too.
       bandwidth: bytes per second, each way.
     """
 
@@ -36,26 +34,23 @@ class Link(NamedTuple):
     bandwidth: float
 
     def all_reduce(self, exchanges: int, size: int, hosts: int) -> float:
-        """Seconds to add up so many bytes, in so many exchanges."""
+        """Seconds for so many all-reduces of so many bytes together."""
         messages = 2 * (hosts - 1)
         return exchanges * messages * self.latency + messages / hosts * size / self.bandwidth
 
 
-# By their data sheets, with latencies as programs see them; none was at hand.
-ETHERNET = Link("10 GbE", 30e-6, 1.25e9)
+# Assumed, in round figures: none was at hand.
 ACCELERATORS = (Link("NVLink 4", 2e-6, 450e9), Link("TPU v5e ICI", 1e-6, 45e9))
 
 
-def gradients(recipe: Recipe) -> tuple[int, int]:
-    """In how many exchanges a network's gradients are added up, and their bytes together."""
-    network = abstract_model(recipe.model, **recipe.model_args)
-    sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]
-    return 1 + sum(size >= LARGE for size in sizes), 4 * sum(sizes)
+def ethernet(loopback: Link) -> Link:
+    """10 Gbit/s, where messages cost what the same programs need on loopback, and the way."""
+    return Link("10 GbE", loopback.latency + 30e-6, 1.25e9)
 
 
 def row(recipe: Recipe, readings: Mapping[str, Sequence[Reading]]) -> dict[str, Any]:
     """What the rounds of a network and batch size give: a row of the JSON file."""
-    exchanges, size = gradients(recipe)
+    count, size = exchanges(recipe)
     images = {ALONE: recipe.batch_size, HALF: recipe.batch_size // 2, ALL_REDUCE: 1}
     seconds = {
         what: [images.get(what, recipe.batch_size) / one.rate for one in rounds]
@@ -66,7 +61,7 @@ def row(recipe: Recipe, readings: Mapping[str, Sequence[Reading]]) -> dict[str, 
         "task": "hosts",
         "model": recipe.model,
         "batch_size": recipe.batch_size,
-        "exchanges": exchanges,
+        "exchanges": count,
         "bytes": size,
     }
     spreads = {what: Spread.of(times) for what, times in (*seconds.items(), ("modelled", model))}
@@ -78,11 +73,17 @@ def row(recipe: Recipe, readings: Mapping[str, Sequence[Reading]]) -> dict[str, 
 
 
 def fitted(rows: Sequence[Mapping[str, Any]]) -> Link:
-    """The link whose all-reduces come closest to those that two hosts have measured."""
+    """The link whose all-reduces come closest to those that two hosts have measured.
+
+    Raises:
+      Failure: they fit to none.
+    """
     costs = [[2 * row["exchanges"], row["bytes"]] for row in rows]
     times = np.array([row[ALL_REDUCE] for row in rows])
     # Relative deviations: the fastest counts as much as the slowest.
-    solution = np.linalg.lstsq(costs / times[:, None], np.ones(len(rows)))[0]
+    solution, _, rank, _ = np.linalg.lstsq(costs / times[:, None], np.ones(len(rows)))
+    if rank < 2 or min(solution) <= 0:
+        raise Failure("No link explains these all-reduces; measure more networks, at rest.")
     return Link("loopback", float(solution[0]), float(1 / solution[1]))
 
 

@@ -5,6 +5,7 @@ input is a number of steps to do, answered by a line of JSON: what they were, ho
 and its peak memory. So the benchmark can go round its contenders while only one of them is busy.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -80,7 +81,8 @@ class Contender:
         """Ends the workers, all before it waits for one: those that have met end together."""
         for worker in self._workers:
             assert worker.stdin is not None
-            worker.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # It has ended by itself.
+                worker.stdin.close()
         for worker in self._workers:
             with worker:  # Closes what is open, and waits.
                 pass
@@ -88,8 +90,9 @@ class Contender:
     def _turns(self, steps: int) -> list[_Turn]:
         for worker in self._workers:
             assert worker.stdin is not None
-            worker.stdin.write(f"{steps}\n")
-            worker.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # It has ended, and will not answer.
+                worker.stdin.write(f"{steps}\n")
+                worker.stdin.flush()
         return [self._answer(worker) for worker in self._workers]
 
     def _answer(self, worker: subprocess.Popen[str]) -> _Turn:

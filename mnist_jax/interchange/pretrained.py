@@ -23,6 +23,8 @@ LARGEST_IN_PACKAGE = 2 * 2**20
 # Where release files are looked for: an address of the folder that has them.
 RELEASES = "MNIST_JAX_RELEASES"
 
+_RESTORE = "restore it from the repository or install again."
+
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
@@ -71,7 +73,7 @@ class Origin:
             values = parse_json(path.read_text())
             return cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})
         except (OSError, ValueError, TypeError, KeyError, Failure) as error:
-            raise Failure(f"{path} is damaged or of another version; install again.") from error
+            raise Failure(f"{path} is damaged or of another version; {_RESTORE}") from error
 
 
 def pretrained_names() -> list[str]:
@@ -122,10 +124,9 @@ def _verified(origin: Origin, folder: Path) -> Path:
     if not path.exists():
         _fetch(origin, path)
     if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != origin.sha256:
-        what_to_do = "remove it to have it fetched again" if path == cached else "install again"
         raise Failure(
-            f"{path} is damaged (SHA-256 {found[:12]}… instead of {origin.sha256[:12]}…);"
-            f" {what_to_do}."
+            f"{path} is damaged (SHA-256 {found[:12]}… instead of {origin.sha256[:12]}…); "
+            + ("remove it to have it fetched again." if path == cached else _RESTORE)
         )
     return path
 

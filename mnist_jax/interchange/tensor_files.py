@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import replacing, unwritable
 
-# The largest documented network needs 7 MB.
+# The largest documented network needs 19 MB.
 _MOST_BYTES = 2**28
 _PARALLEL = "module."
 

@@ -35,7 +35,7 @@ class Checkpoints:
 
     Two, because the latest may turn out damaged. Beside Orbax's files every checkpoint has a
     manifest, `SHA256SUMS`, in the format of `sha256sum` with paths relative to `directory`. It
-    is written after everything else, so a checkpoint without one was never finished.
+    is written after everything else and removed before it: without one, a checkpoint is none.
 
     Used as a context manager, which waits for the last save to end.
 
@@ -126,13 +126,14 @@ class Checkpoints:
         """
         intact = []
         for step in self.steps():
-            if not (self._directory / str(step) / _MANIFEST).exists():
+            path = self._directory / str(step)
+            if not (path / _MANIFEST).exists():
                 continue
-            if damage := self._damage(step):
-                path = self._directory / str(step)
-                logging.warning("The checkpoint %s is damaged: %s; leaving it out.", path, damage)
-            else:
+            damage = self._damage(step)
+            if damage is None:
                 intact.append(step)
+            elif (path / _MANIFEST).exists():  # Otherwise it has just been removed.
+                logging.warning("The checkpoint %s is damaged: %s; leaving it out.", path, damage)
         return intact
 
     def _read(self, step: int, like: Any) -> Any:
@@ -218,7 +219,7 @@ class Checkpoints:
             lines = (self._directory / str(step) / _MANIFEST).read_text("ascii").splitlines()
             expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         except FileNotFoundError:
-            return f"it has no {_MANIFEST}, so it was never finished"
+            return f"it has no {_MANIFEST}, so it was never finished, or is half removed"
         except ValueError:
             return f"its {_MANIFEST} is not one"
         found = self._digests(step)

@@ -64,7 +64,7 @@ def test_a_run_of_two_nodes_survives_the_loss_of_one(
     while not (path / "metrics.jsonl").exists():
         assert first.poll() is None
         time.sleep(0.05)
-    os.kill(_task(rank=1), 9)
+    os.kill(_task(env, rank=1), 9)
     _, errors = first.communicate(timeout=400)
     assert first.returncode != 0
     assert errors.count("start all of them again with the same command") == 1, errors
@@ -75,14 +75,16 @@ def test_a_run_of_two_nodes_survives_the_loss_of_one(
     assert_same_run(tmp_path / "alone", path)
 
 
-def _task(rank: int) -> int:
-    """The process of a task of a step."""
+def _task(env: Mapping[str, str], rank: int) -> int:
+    """The process of a task of a step on this cluster."""
+    marks = (f"SLURM_PROCID={rank}\0", f"SLURM_CONF={env['SLURM_CONF']}\0")
     for place in Path("/proc").glob("[0-9]*"):
         try:
             variables = (place / "environ").read_bytes()
             command = (place / "cmdline").read_bytes()
         except OSError:
             continue
-        if f"SLURM_PROCID={rank}\0".encode() in variables and TRAIN.encode() in command:
+        mine = all(mark.encode() in variables for mark in marks)
+        if mine and TRAIN.encode() in command:
             return int(place.name)
     raise AssertionError(f"There is no task {rank}.")

@@ -99,10 +99,13 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
         number = cluster.call(env, "squeue", "--noheader", f"--job={job}_{task}", "--format=%A")
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
-                mine = f"SLURM_JOB_ID={number.strip()}\0".encode() in path.read_bytes()
+                variables = path.read_bytes()
                 command = (path.parent / "cmdline").read_bytes()
             except OSError:
                 continue
+            # Another test's cluster has the same numbers.
+            marks = (f"SLURM_JOB_ID={number.strip()}\0", f"SLURM_CONF={env['SLURM_CONF']}\0")
+            mine = all(mark.encode() in variables for mark in marks)
             if mine and b"--worker=" in command and b"bash" not in command:
                 return int(path.parent.name)
         return 0

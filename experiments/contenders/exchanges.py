@@ -1,0 +1,33 @@
+"""What devices that share a batch tell each other in a step."""
+
+import jax
+from flax import nnx
+
+from mnist_jax.models import abstract_model
+from mnist_jax.models.layers import BatchNorm, Network
+from mnist_jax.recipe import Recipe
+from mnist_jax.training.step import LARGE
+
+
+def statistics(network: Network) -> list[int]:
+    """The numbers in each all-reduce of batch normalisation, of a step.
+
+    Mean and variance, and the gradients of both.
+    """
+    layers = [getattr(network, name) for name in network.layer_names]
+    found: list[int] = []
+    for layer in layers:
+        if isinstance(layer, BatchNorm):
+            found += 4 * [layer.scale.size]
+        elif isinstance(layer, Network):
+            found += statistics(layer)
+    return found
+
+
+def exchanges(recipe: Recipe) -> tuple[int, int]:
+    """How many all-reduces a step has, and their bytes together."""
+    network = abstract_model(recipe.model, **recipe.model_args)
+    sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]
+    others = statistics(network)
+    count = 1 + sum(size >= LARGE for size in sizes) + len(others)
+    return count, 4 * (sum(sizes) + sum(others))
