@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 from commands import run as run_command
 from flax import nnx
 
@@ -175,6 +176,17 @@ def test_the_command_writes_what_says_of_itself_what_it_is(tmp_path: Path) -> No
     assert json.loads(said["recipe"])["model"] == "lenet"
     assert said["step"] == "1175"
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_a_file_says_what_a_run_does_to_pixels(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="`make onnx` installs it")
+    changed = dataclasses.replace(small_runs.RECIPE, augmentation=(CropResize(),), std=0.5)
+    small_runs.train_small([tmp_path / "run"], changed)
+    target = tmp_path / "run.onnx"
+    done = run_command(tmp_path, "mnist_jax.export", f"--workdir={tmp_path}/run", f"--to={target}")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = {one.key: one.value for one in onnx.load(target).metadata_props}
+    assert said["normalization"] == "(crop_resize(pixel / 255) - 0.0) / 0.5"
 
 
 @pytest.mark.parametrize(
