@@ -246,6 +246,23 @@ def test_passes_over_a_checkpoint_whose_removal_was_interrupted(
     assert checkpoints.steps() == [3, 4]
 
 
+def test_a_checkpoint_that_is_removed_while_it_is_verified_is_not_damaged(
+    monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path, caplog: Any
+) -> None:
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(saved, directory)
+    verify = Checkpoints._damage
+
+    def overtaken(self: Checkpoints, step: int) -> str | None:
+        if step == 1:
+            shutil.rmtree(directory / "1")
+        return verify(self, step)
+
+    monkeypatch.setattr(Checkpoints, "_damage", overtaken)
+    assert Checkpoints(directory).intact() == [2]
+    assert caplog.text == ""
+
+
 def test_says_what_there_is(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no checkpoint of step 7; there are: 1, 2"):
         Checkpoints(saved).restore({}, step=7)
