@@ -181,10 +181,9 @@ def _combine_outputs(products: jax.Array) -> jax.Array:
 
 def _combine_outputs_transposed(grad: jax.Array) -> jax.Array:
     """[O, h, w, N] to [s, t, O, tile rows, tile columns, N]."""
-    features, height, width, n = grad.shape
-    grad = _fill_columns(grad, width)
-    grad = grad.reshape(features, height // TILE, TILE, -1, TILE, n)
-    return _in_both_directions(transforms(_TAPS).a, materialize(grad.transpose(4, 2, 0, 1, 3, 5)))
+    grad = _fill_columns(grad, grad.shape[2])
+    points = _stack(transforms(_TAPS).a, [grad[:, i::TILE] for i in range(TILE)], 0)
+    return _stack(transforms(_TAPS).a, [points[:, :, :, i::TILE] for i in range(TILE)], 0)
 
 
 def _fill_columns(x: jax.Array, outputs: int) -> jax.Array:
