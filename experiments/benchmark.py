@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     if _JSON.value and not os.access(_JSON.value.parent, os.W_OK):
         raise UsageError(f"--json is {_JSON.value}, in no folder that can be written to.")
     out = display.console()
-    measured = measurements.circumstances()
+    measured = measurements.circumstances("experiments.benchmark")
     out.print(f"{page.circumstances(measured)}.")
     if not _JSON.value:
         streams.delivered()

@@ -21,6 +21,8 @@ Rows = Sequence[Mapping[str, Any]]
 # What is compared has the same of these.
 _MEASURED = ("model", "batch_size", "seeds")
 _BEST = "best of PyTorch"
+# With fewer busy processes than this, on average over a minute, a machine does nothing else.
+_AT_REST = 1
 # Whom ours is compared with, by the heading of the column.
 _RIVALS = {
     "best PyTorch": _BEST,
@@ -47,18 +49,25 @@ def pages() -> dict[Path, str]:
     return {page: sections.filled(page, own) for page, own in parts.items()}
 
 
-def circumstances(measured: Mapping[str, Any]) -> str:
-    """When and where something was measured, from the head of its file."""
+def when_and_where(measured: Mapping[str, Any]) -> str:
+    """When, at which revision and on what something was measured, from the head of its file."""
     git, packages = measured["git"] or {"revision": "unknown", "dirty": False}, measured["packages"]
     shown = [name for name in ("jax", "flax", "torch") if name in packages]
     versions = ", ".join(f"{name} {packages[name]}" for name in shown)
-    busy = measured["busy_before"]  # Not noted by the first version of these files.
     return (
         f"{measured['date']}, revision {git['revision'][:7]}{' with changes' * git['dirty']};"
         f" {measured['cores']} cores of {measured['processor']}, {measured['memory_gib']} GiB;"
         f" {versions}"
-        + ("" if busy is None else f"; {busy:.1f} processes were busy before it began")
     )
+
+
+def circumstances(measured: Mapping[str, Any]) -> str:
+    """That of speeds, which are worth little where other processes were busy."""
+    busy = measured["busy_before"]  # Not noted by the first version of these files.
+    if busy is None:
+        return when_and_where(measured)
+    warning = "" if busy < _AT_REST else "no evidence of speed: "
+    return f"{when_and_where(measured)}; {warning}{busy:.1f} processes were busy before it began"
 
 
 def _part(measured: Mapping[str, Any]) -> str:
