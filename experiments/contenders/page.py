@@ -72,7 +72,21 @@ def circumstances(measured: Mapping[str, Any]) -> str:
 
 def _part(measured: Mapping[str, Any]) -> str:
     command, rows = measured["command"], measured["rows"]
-    return f"```\n{command}\n```\n\n{circumstances(measured)}.\n\n{table(rows)}"
+    words = f"{circumstances(measured)}.{_anew(measured)}"
+    return f"```\n{command}\n```\n\n{words}\n\n{table(rows)}"
+
+
+def _anew(measured: Mapping[str, Any]) -> str:
+    """Which rows are of another revision than the head of their file."""
+    sizes: dict[tuple[str, str], dict[str, None]] = {}
+    for row in measured["rows"]:
+        # The first of these files had none.
+        if (revision := row.get("revision", "")) and revision != measured["git"]["revision"]:
+            sizes.setdefault((revision, row["model"]), {})[str(row["batch_size"])] = None
+    return "".join(
+        f" `{model}` at {', '.join(found)} is of revision {revision[:7]}."
+        for (revision, model), found in sizes.items()
+    )
 
 
 def table(rows: Rows) -> str:
