@@ -21,9 +21,6 @@ from mnist_jax.models import model_entry  # noqa: E402
 EVERY = {**REFERENCES, **VARIANTS}
 # Both losses, both optimisers, decay, and both kinds of pooling.
 TRAINED = {"dense", "dbl_conv_relu", "lenet"}
-# More images a batch than these (20 elsewhere) take longer and show nothing more; fewer let
-# BatchNorm divide by the spread of a few values, which enlarges the rounding.
-BATCH = {"residual_cnn": 4, "strided_cnn": 32}
 
 
 def references(names: Iterable[str], quick: Container[str]) -> pytest.MarkDecorator:
@@ -77,7 +74,8 @@ def test_gradients_when_the_same_units_are_dropped(reference: Original) -> None:
 
 @article
 def test_fifty_steps_of_training(reference: Original) -> None:
-    size = min(reference.batch_size, BATCH.get(reference.model, 20))
+    # More images a batch take longer and show nothing more.
+    size = min(reference.batch_size, compare_torch.WIDE.get(reference.model, 20))
     small = dataclasses.replace(reference, batch_size=size)
     differences = compare_torch.training(small, steps=50)
     assert differences.losses < limits.TORCH["losses"]

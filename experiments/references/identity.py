@@ -1,5 +1,6 @@
 """Measures how far every network is from its article's program, for `docs/identity.md`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,8 @@ def _torch(name: str, reference: Original) -> Mapping[str, Any]:
         return found
     if any(isinstance(layer, torch.nn.Dropout) for layer in reference.network().modules()):
         found["same masks"] = compare_torch.gradients(reference, images, labels, dropout=True)
-    training = compare_torch.training(reference)
+    size = compare_torch.WIDE.get(name, reference.batch_size)
+    training = compare_torch.training(dataclasses.replace(reference, batch_size=size))
     found |= {"losses": training.losses, "values": training.values}
     if training.moments:
         found["moments"] = training.moments
