@@ -19,6 +19,7 @@ from experiments.contenders import measurements, page, scaling
 from experiments.contenders.exchanges import exchanges, statistics
 from experiments.contenders.job import MATMUL, Job, whole_batches
 from experiments.contenders.measurements import Entrant, Spread
+from experiments.contenders.ours import augmented
 from experiments.contenders.saving import saves
 from experiments.contenders.scaling import Link
 from experiments.contenders.stock_flax import stock
@@ -40,6 +41,7 @@ from mnist_jax.models.layers import (
     flatten,
     relu,
 )
+from mnist_jax.transforms import Affine
 
 RECIPE = replace(model_entry("dense").recipe, dataset="digits", batch_size=100)
 
@@ -157,7 +159,7 @@ def test_the_readme_has_the_ratios_of_the_measurements() -> None:
     words = " ".join((page.KEPT.parents[1] / "README.md").read_text().split())
     evaluated = json.loads((page.KEPT / "evaluation.json").read_text())["rows"]
     assert {model_entry(row["model"]).article[0] for row in evaluated} == set("ABCDEF")
-    assert "evaluates the six articles' convolutional networks" in words
+    assert "The six articles' convolutional networks are evaluated" in words
     claims = ("training.json", "AB"), ("training.json", "CDEF"), ("evaluation.json", "ABCDEF")
     claimed = re.findall(r"[\d.]+ to [\d.]+ times", words.partition("**Fast.**")[2])[:3]
     assert claimed == [ratios(*claim) for claim in claims]
@@ -222,6 +224,12 @@ def test_article_a_s_decay_leaves_pytorch_s_biases_alone() -> None:
         for p in group["params"]
     }
     assert decays == {True: pytest.approx(0.1 / 100), False: 0}
+
+
+def test_what_is_augmented_is_changed_as_its_source_says_or_as_h_does() -> None:
+    own = model_entry("residual_cnn").recipe.augmentation
+    assert augmented(bare_recipe("residual_cnn")).augmentation == own
+    assert augmented(RECIPE) == replace(RECIPE, augmentation=(Affine(),))
 
 
 def test_short_last_batches_are_left_out() -> None:
