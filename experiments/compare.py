@@ -42,7 +42,8 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     }
     if _ours(directory):
         page = _pages(directory) / "README.md"
-        made[page] = sections.filled(page, {"results": rendering.summary(results)})
+        parts = {"results": rendering.summary(results), "others": rendering.others(results)}
+        made[page] = sections.filled(page, parts)
         made[_SWEEPS] = sections.filled(_SWEEPS, {"times": times.page_part(results)})
         names = pretrained.pretrained_names()
         origins = {name: pretrained.Origin.load(pretrained.FOLDER / name) for name in names}

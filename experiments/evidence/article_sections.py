@@ -81,6 +81,13 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
     yield from _outside(results, article, row)
     for figure in row.figures:
+        if figure.exceeds is not None and runs:
+            ours = [analysis.accuracy(run, row) for run in runs]
+            above = sum(one > figure.exceeds for one in ours)
+            yield (
+                f"`{row.id}`: ours exceed {figure.exceeds:g}% in {above} of {len(ours)} runs; the"
+                f" best has {max(ours):.2f}%."
+            )
         if shares := analysis.batches(results, article, row, figure):
             yield (
                 f"`{row.id}`: after the first epoch {text.mean(shares)}% of a run's training"

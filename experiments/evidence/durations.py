@@ -6,7 +6,7 @@ import math
 
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
-from experiments.evidence.rows import Row
+from experiments.evidence.rows import Article, Row
 from mnist_jax.models import abstract_model
 from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
@@ -14,6 +14,8 @@ from mnist_jax.training.schedule import Schedule
 
 # Images in the training set of MNIST and of Fashion-MNIST.
 _TRAINING_IMAGES = 60_000
+# What most rows have, and every row of ours is to have.
+SEEDS = 5
 
 
 def device(run: Record) -> str:
@@ -22,6 +24,11 @@ def device(run: Record) -> str:
     count = math.prod(on["mesh"].values())
     kind = "CPU core" if on["platform"] == "cpu" else on["kind"]
     return f"{count} {kind}{'s' if count > 1 else ''}"
+
+
+def missing(results: Results, article: Article, row: Row) -> int:
+    """How many seeds a row has fewer than `SEEDS`."""
+    return max(0, SEEDS - len(results.runs[article.name, row.id, "jax"]))
 
 
 def on_a_core(results: Results, row: Row) -> float | None:

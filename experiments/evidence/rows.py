@@ -51,6 +51,7 @@ class Figure:
         stands for there being no figure.
       batches_from: the accuracy in percent that training batches do not fall below after the first
         epoch; None where it does not speak of them.
+      exceeds: the accuracy in percent that it says is exceeded, where that gets no verdict.
     """
 
     printed: str
@@ -62,6 +63,7 @@ class Figure:
     source: str
     untested: str = "not a claim"
     batches_from: float | None = None
+    exceeds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +217,7 @@ def no_figure(what: str, source: str) -> Sequence[Figure]:
     return (unmeasured(f"{what}, no figure", source, NO_FIGURE),)
 
 
-def unmeasured(printed: str, source: str, untested: str) -> Figure:
+def unmeasured(printed: str, source: str, untested: str, exceeds: float | None = None) -> Figure:
     """What an article says of a row without having measured it there."""
     return Figure(
         printed=printed,
@@ -224,6 +226,7 @@ def unmeasured(printed: str, source: str, untested: str) -> Figure:
         selection="",
         source=source,
         untested=untested,
+        exceeds=exceeds,
     )
 
 
