@@ -18,6 +18,7 @@ from experiments.contenders import measurements, page, scaling
 from experiments.contenders.exchanges import exchanges, statistics
 from experiments.contenders.job import MATMUL, Job, whole_batches
 from experiments.contenders.measurements import Entrant, Spread
+from experiments.contenders.ours import augmented
 from experiments.contenders.saving import saves
 from experiments.contenders.scaling import Link
 from experiments.contenders.stock_flax import stock
@@ -39,6 +40,7 @@ from mnist_jax.models.layers import (
     flatten,
     relu,
 )
+from mnist_jax.transforms import Affine
 
 RECIPE = replace(model_entry("dense").recipe, dataset="digits", batch_size=100)
 
@@ -183,6 +185,12 @@ def test_article_a_s_decay_leaves_pytorch_s_biases_alone() -> None:
         for p in group["params"]
     }
     assert decays == {True: pytest.approx(0.1 / 100), False: 0}
+
+
+def test_what_is_augmented_is_changed_as_its_source_says_or_as_h_does() -> None:
+    own = model_entry("residual_cnn").recipe.augmentation
+    assert augmented(bare_recipe("residual_cnn")).augmentation == own
+    assert augmented(RECIPE) == replace(RECIPE, augmentation=(Affine(),))
 
 
 def test_short_last_batches_are_left_out() -> None:

@@ -14,7 +14,8 @@ from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
 from mnist_jax.errors import Failure
-from mnist_jax.interchange.pretrained import FOLDER
+from mnist_jax.interchange.pretrained import FOLDER, pretrained_names
+from mnist_jax.models import model_names
 
 
 @pytest.mark.parametrize(
@@ -265,9 +266,15 @@ def test_files_follow_from_the_records_alone(tmp_path):
     # The summary has its place in our page alone, and the cards beside the weights.
     here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
     summary = here.pop(records.RESULTS.parent / "README.md")
-    times = here.pop(records.RESULTS.parents[1] / "docs" / "sweeps.md")
+    times, in_use = (
+        here.pop(records.RESULTS.parents[1] / "docs" / name)
+        for name in ("sweeps.md", "networks_in_use.md")
+    )
     assert list(there.values()) == list(here.values())
     assert "| seeds of every row | runs |" in times.split("<!-- times -->")[1]
+    shipped = in_use.split("<!-- pretrained -->")[1].split("<!-- end -->")[0]
+    assert all(f"`{name}`" in shipped for name in model_names())
+    assert shipped.count(" of 10,000 (") == len(pretrained_names())
     headline = here[records.RESULTS.parent / "RESULTS.md"].split("## Results\n\n")[1].split("\n")[0]
     lines = summary.split("<!-- results -->\n")[1].split("<!-- end -->")[0].strip().splitlines()
     rows = [f"{article.letter} `{row.id}`" for article in all_articles() for row in article.entries]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.contenders import scaling
-from experiments.contenders.job import FLAX
+from experiments.contenders.job import AUGMENTED, FLAX
 from experiments.evidence import sections
 from experiments.evidence.text import table_lines
 
@@ -28,6 +28,7 @@ _RIVALS = {
     "Flax, steps": FLAX[0],
     "Flax, scan": FLAX[1],
     "one device": "ours-one-device",
+    "augmented": AUGMENTED,
 }
 
 
