@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import signal
 import time
+from typing import Any
 
 import commands
 import numpy as np
@@ -194,7 +195,7 @@ def test_the_protocols_of_g_and_h_are_their_programs():
 # What a row changes of another's recipe.
 _WITHOUT_CROP = (GridDistortion(), MagnifyingRotation(), Standardize())
 _OF_G = (CropResize(window=25, centre="published"), *_WITHOUT_CROP)
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ttdoucet/half_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 64}}),
     "ttdoucet/quarter_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 32}}),
     "ttdoucet/quarter_width_true_centre": (
