@@ -143,7 +143,7 @@ def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     assert analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0], "jax") == [98.0, 97.0, 96.0]
     text = rendering.markdown(results)
     p = 2 * stats.t.sf(5.995 / (4 / 3) ** 0.5, 2)
-    assert f"as far from our mean as 91.00% is {p:.2g} by the row's own spread.\n" in text
+    assert f"as far from our mean as 91.00% is {p:.3g} by the row's own spread.\n" in text
     assert "is 97.00 ± 1.00 over all epochs, 96.00 to 98.00; in 0 of 3 it is as low as 91" in text
     inside = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     text = rendering.markdown(results_of(tmp_path / "other", *inside))

@@ -28,8 +28,16 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
     )
     assert "| pooling max / avg | 3 |" in line
     # One question is its own family.
-    p = f"{stats.ttest_rel(found.first, found.second).pvalue:.2g}"
-    assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.062 to 0.5 |")
+    p = f"{stats.ttest_rel(found.first, found.second).pvalue:.3g}"
+    assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.0625 to 0.5 |")
+
+
+def test_two_seeds_are_too_few_for_a_test(tmp_path):
+    runs = [record(0, 10), record(1, 12), record(5, 9)]
+    others = [record(seed, 7 + seed, "variant", VARIANT) for seed in range(2)]
+    results = results_of(tmp_path, *runs, *others)
+    assert comparisons.variants(results, ARTICLE.ablations[0]).difference is None
+    assert "| 2 *provisional* |  |  |  | < 0.05 for 0 of 2 seeds;" in rendering.markdown(results)
 
 
 def test_variants_are_compared_by_what_is_asked():

@@ -60,6 +60,11 @@ def test_paired_and_welch():
         certain = test([2.0, 2.0], [1.0, 1.0])
         assert (certain.mean, certain.low, certain.high) == (1.0, 1.0, 1.0)
         assert math.isnan(certain.p)
+    # 28 images of 10,000 in both, but for the rounding of percentages.
+    certain = statistics.paired([99.57, 99.59], [99.29, 99.31])
+    assert 99.57 - 99.29 != 99.59 - 99.31
+    assert certain.mean == pytest.approx(0.28)
+    assert math.isnan(certain.p)
 
 
 def test_equivalence_is_shown_where_the_90_percent_interval_is_within_the_margin():

@@ -81,7 +81,8 @@ def cross_framework(results: Results) -> str:
 
 _VARIANTS_TEXT = """\
 Both rows on the seeds they share: the difference of the means, first minus second, with the paired
-t-test, whose p is also adjusted by Holm's method for all questions. Where more than one field of
+t-test, whose p is also adjusted by Holm's method for all questions that are tested; of a
+*provisional* one, with fewer than 3 shared seeds, nothing is. Where more than one field of
 the recipe differs, a difference can't be put down to one of them. McNemar's exact test, on the test
 images that only one of two runs has right, is made for every shared seed: it compares two networks,
 not two recipes, and may differ from seed to seed. What is compared is the test accuracy that
