@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 from scipy import stats
-from toy_records import ARTICLE, VARIANT, record, results_of
+from toy_records import ARTICLE, LABELS, RECIPE, VARIANT, record, results_of
 
 from experiments import compare
-from experiments.evidence import analysis, exports, records, rendering
+from experiments.evidence import analysis, durations, exports, records, rendering
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Cost, Figure, all_articles, no_figure
@@ -65,6 +65,31 @@ def test_a_figure_is_compared_by_the_rows_own_spread_and_by_its_familys(tmp_path
     assert (own.own is None, own.pooled) == (False, None)
 
 
+def test_a_family_is_of_one_kind_of_network_and_of_runs_that_learn():
+    dense = dataclasses.replace(RECIPE, model="dense", model_args={})
+    rows = [
+        dataclasses.replace(ARTICLE.rows[1], id=name, recipe=recipe)
+        for name, recipe in (("other", RECIPE), ("dense", dense), ("wider", dense), ("one", RECIPE))
+    ]
+    article = dataclasses.replace(ARTICLE, rows=(ARTICLE.rows[0], *rows), ablations=())
+    runs = {("toy", row.id, "torch"): [] for row in article.rows}
+    for row in article.rows:
+        made = [record(s, 8 + s, row.id, row.recipe) for s in range(3)]
+        runs["toy", row.id, "jax"] = made
+    # The last row's first run takes every image for a 3.
+    stuck, *others = runs["toy", "one", "jax"]
+    same = np.full(100, 3, np.uint8)
+    stuck = dataclasses.replace(stuck, predictions=same, correct=same == LABELS)
+    runs["toy", "one", "jax"] = [stuck, *others]
+    results = Results([article], runs)
+    families = [analysis.family(results, article, row) for row in article.rows]
+    members = [list(one.rows) if one else None for one in families]
+    convolutions, without = ["plain", "other"], ["dense", "wider"]
+    assert members == [convolutions, convolutions, without, without, None]
+    text = rendering.markdown(results)
+    assert "- `one`: 1 of 3 runs give every test image the same class and stay at 10.00%" in text
+
+
 def test_a_mean_of_many_is_compared_with_our_mean(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
     mean = dataclasses.replace(ARTICLE.rows[0].figures[0], value=94.0, runs=34)
@@ -86,6 +111,9 @@ def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_pat
     assert found.own is not None
     # Of 70, 90, 91, 92: 0.075 of the way from the first to the second, and to the last.
     assert found.own.interval == pytest.approx((71.5, 91.925))
+    article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
+    text = rendering.markdown(dataclasses.replace(results, articles=[article]))
+    assert f"70.00 to 92.00, skew {stats.skew([91, 90, 92, 70]):.2f}; in 1 of 4" in text
     assert (found.verdict, found.pooled, unexplained.verdict) == ("inside", None, "unexplained")
     assert analysis.family(results, ARTICLE, row) is None
 
@@ -149,6 +177,38 @@ def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     text = rendering.markdown(results_of(tmp_path / "other", *inside))
     assert text.count("in the second half of our runs") == 1
     assert "in 0 of 3 it is as high as 99.5%." in text
+
+
+def test_how_normal_the_runs_are_is_said_of_a_figure_that_none_of_many_reaches(tmp_path):
+    wrongs = (9, 10, 11, 9, 10, 12, 9, 10, 16)
+    runs = [record(seed, wrong) for seed, wrong in enumerate(wrongs)]
+    theirs = [record(0, 10, framework="torch")]
+    found = results_of(tmp_path, *runs, *theirs)
+
+    def noted(value, results=found):
+        figure = dataclasses.replace(ARTICLE.rows[0].figures[0], value=value, printed="so much")
+        row = dataclasses.replace(ARTICLE.rows[0], figures=(figure,))
+        article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
+        text = rendering.markdown(dataclasses.replace(results, articles=[article]))
+        return [line for line in text.splitlines() if "so much is inside, yet" in line]
+
+    (line,) = noted(91.1)
+    ours = [100.0 - wrong for wrong in wrongs]
+    assert "is inside, yet above each of 10 runs, PyTorch's 1 with them." in line
+    assert f"has p {stats.shapiro(ours).pvalue:.3g}" in line
+    assert f"skew is {stats.skew(ours):.2f}." in line
+    assert not noted(91.0)
+    # Nine runs are not many.
+    assert not noted(91.1, results_of(tmp_path / "few", *runs))
+
+
+def test_records_that_took_over_three_times_their_training_are_counted(tmp_path):
+    # 120,000 images at 1000 a second.
+    took = [dataclasses.replace(record(seed), seconds=s) for seed, s in enumerate((359.0, 361.0))]
+    text = rendering.markdown(results_of(tmp_path, *took))
+    assert " 1 of 2 records took over 3 times as long as their training images take" in text
+    half = dataclasses.replace(took[0], ended_after=1)
+    assert [durations.took_long(one) for one in (*took, half)] == [False, True, True]
 
 
 def test_rows_without_a_figure_are_no_published_figures(tmp_path):
@@ -241,8 +301,8 @@ def test_tables_say_what_there_is(tmp_path):
     text = rendering.markdown(results)
     assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
     assert "|  | 99.5%, PyTorch; last epoch; elsewhere |  |  | above |" in text
-    counts = "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional."
-    assert f"{counts} Of the 2 that are tested, 0.1 would lie outside by chance alone." in text
+    counts = "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional.\n"
+    assert counts in text
     assert "- T, `toy`: `variant`" in text
     assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
     head, line, other, vote = exports.csv_table(results).splitlines()

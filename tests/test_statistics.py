@@ -78,6 +78,14 @@ def test_equivalence_is_shown_where_the_90_percent_interval_is_within_the_margin
     assert math.isnan(statistics.equivalence([1.0, 1.0], [1.0, 1.0], 0.1))
 
 
+def test_as_many_runs_as_are_needed_show_equivalence_four_times_of_five():
+    n = statistics.runs_for_equivalence(0.5, 0.5)
+    assert n == 18  # 2 · (1.645 + 1.282)², up.
+    draws = np.random.default_rng(0).normal(99, 0.5, (400, 2, n))
+    shown = [statistics.equivalence(a, b, 0.5) < 0.05 for a, b in draws]
+    assert np.mean(shown) == pytest.approx(0.8, abs=0.06)
+
+
 def test_holm_adjusts_step_by_step():
     # 4 · 0.005, 3 · 0.01, 2 · 0.03, and the last not below the one before it.
     assert statistics.holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])

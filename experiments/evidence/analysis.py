@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.evidence import durations, statistics
+from experiments.evidence import durations, networks, statistics
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Curve, Ensemble, Figure, Row
@@ -25,7 +25,9 @@ MOST_BATCHES = 95.0
 
 @dataclass(frozen=True)
 class Family:
-    """An article's rows on one dataset, but for those that jump: what they say of their spread.
+    """An article's rows on one dataset with, or all without, convolutions, and their spread.
+
+    Rows that jump, or of which a run is stuck, are in none: their runs are not normal.
 
     Attributes:
       rows: those with at least two runs; two or more of them.
@@ -165,18 +167,22 @@ def verdict(
 
 def family(results: Results, article: Article, row: Row, framework: str = "jax") -> Family | None:
     """The family of a row; None where it has none."""
-    if row.jumps:
-        return None
     samples = {}
     for other in article.rows:
         runs = results.runs[article.name, other.id, framework]
-        if len(runs) > 1 and not other.jumps and other.recipe.dataset == row.recipe.dataset:
+        normal = not other.jumps and not any(run.stuck for run in runs)
+        if len(runs) > 1 and normal and _kind(other) == _kind(row):
             samples[other.id] = [accuracy(run, other) for run in runs]
-    if len(samples) < 2:
+    if len(samples) < 2 or row.id not in samples:
         return None
     values = list(samples.values())
     spread, p = statistics.pooled(values), statistics.equally_spread(values)
     return Family(list(samples), sum(map(len, values)), spread, p)
+
+
+def _kind(row: Row) -> tuple[str, bool]:
+    """What the rows of a family have in common."""
+    return row.recipe.dataset, networks.has_convolutions(row.recipe)
 
 
 def later_epochs(results: Results, article: Article, row: Row, framework: str) -> list[float]:

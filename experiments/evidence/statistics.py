@@ -140,6 +140,25 @@ def equivalence(first: Sequence[float], second: Sequence[float], margin: float) 
     )
 
 
+def runs_for_equivalence(sd: float, margin: float) -> int:
+    """How many runs on each side TOST needs to show that equal means are within a margin.
+
+    With a power of 0.8 at p < 0.05, by the normal approximation.
+    """
+    quantiles = stats.norm.ppf(0.95) + stats.norm.ppf(0.9)
+    return math.ceil(2 * (quantiles * sd / margin) ** 2)
+
+
+def normality(values: Sequence[float]) -> float:
+    """The p of Shapiro and Wilk's test of at least three values, not all the same, being normal."""
+    return float(stats.shapiro(values).pvalue)
+
+
+def skewness(values: Sequence[float]) -> float:
+    """The third standardised moment."""
+    return float(stats.skew(values))
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Adjusts the p values of a family of tests by Holm's method; NaN is no test, and stays."""
     adjusted = np.full(len(ps), np.nan)
