@@ -28,7 +28,7 @@ _SHALLOW = changed(_DENSE, model="shallow", loss="cross_entropy", learning_rate=
 
 
 def _figure(value: float, source: str) -> Figure:
-    return Figure(printed=f"{value:.2f}%", value=value, source=source)
+    return Figure(printed=f"{value:.2f}%", value=value, selection="last epoch", source=source)
 
 
 def _repository(value: float) -> Figure:
@@ -63,7 +63,13 @@ ARTICLE = Article(
             id="dense",
             recipe=_DENSE,
             figures=(
-                Figure(printed="close to 98%", value=98.0, rounding=0.5, source="introduction"),
+                Figure(
+                    printed="close to 98%",
+                    value=98.0,
+                    rounding=1.0,
+                    selection="not said",
+                    source="introduction",
+                ),
                 _repository(97.78),
             ),
         ),
@@ -88,6 +94,7 @@ ARTICLE = Article(
                 Figure(
                     printed='"my results were significantly worse, hovering at around 85%"',
                     value=None,
+                    selection="of several runs",
                     source="the sentence before",
                     untested="unexplained",
                 ),
@@ -120,14 +127,21 @@ ARTICLE = Article(
             recipe=changed(_DROPOUT, learning_rate=0.03),
             figures=(
                 Figure(
-                    printed='best 99.64%, mostly "around 99.5%"',
+                    printed='mostly "around 99.5%"',
                     value=99.5,
-                    rounding=0.05,
-                    selection="last epoch, of several runs",
+                    rounding=0.1,
+                    selection="last epoch, of most of several runs",
                     source="Final Results",
                 ),
+                Figure(
+                    printed="best 99.64%",
+                    value=None,
+                    selection="last epoch, of the best of several runs",
+                    source="Final Results",
+                    untested="best of unknown many",
+                ),
             ),
-            note="Compared with 99.5, since the best of several runs has no counterpart in ours.",
+            note="How many runs 99.64% is the best of is not said: ours have no counterpart.",
         ),
         Row(
             id="double_fc_dropout",

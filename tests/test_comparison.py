@@ -25,7 +25,7 @@ from mnist_jax.interchange.pretrained import FOLDER
         (84.0, 0.005, "below"),
         (96.0, 3.0, "not testable"),
         (96.0, 0.9, "above"),
-        (None, 0.005, "not a claim"),
+        (None, 0.005, ""),
     ],
 )
 def test_verdicts(figure, rounding, expected):
@@ -119,7 +119,7 @@ def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_pat
 
 
 def test_a_figure_about_batches_is_true_of_most_after_the_first_epoch():
-    figure = Figure(printed="", value=None, source="", batches_from=90.0)
+    figure = Figure(printed="", value=None, selection="", source="", batches_from=90.0)
     row = dataclasses.replace(ARTICLE.rows[0], figures=(figure,))
 
     def log(low):
@@ -249,10 +249,40 @@ def test_points_of_a_curve(tmp_path):
     row = ARTICLE.rows[0]
     shown, picture = (analysis.points(results, ARTICLE, row, curve) for curve in row.curves)
     assert [(p.epoch, p.published, p.verdict) for p in shown] == [
-        (1, 0.5, "not testable"),
-        (2, 0.91, "inside"),
+        (1, "0.50", "not testable"),
+        (2, "0.91", "inside"),
     ]
-    assert [(p.epoch, p.published) for p in picture] == [(1, None), (2, None)]
+    # Half a unit of the last digit of each, as it is printed: ours is 0.499.
+    for printed, expected in (("0.50", "not testable"), ("0.500", "above")):
+        curve = dataclasses.replace(row.curves[0], printed=(printed, "0.908"), scale=0.998)
+        assert analysis.points(results, ARTICLE, row, curve)[0].verdict == expected
+    assert [(p.epoch, p.published) for p in picture] == [(1, ""), (2, "")]
+
+
+def test_a_figure_of_a_curve_has_the_verdict_of_its_point(tmp_path):
+    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
+
+    def verdict_of(printed, epoch, runs=results):
+        figure = Figure(printed="loss", value=None, selection="", source="", curve_epoch=epoch)
+        curve = dataclasses.replace(ARTICLE.rows[0].curves[0], printed=printed)
+        row = dataclasses.replace(ARTICLE.rows[0], figures=(figure,), curves=(curve,))
+        (one,) = analysis.outcome(runs, ARTICLE, row).comparisons
+        return one.verdict
+
+    assert verdict_of(("0.5", "0.91"), 2) == "inside"
+    assert verdict_of(("0.5", "0.80"), 2) == "below"
+    assert verdict_of(("0.5", "0.80"), 1) == "not testable"
+    two = results_of(tmp_path / "two", *(record(seed) for seed in range(2)))
+    assert verdict_of(("0.5", "0.91"), 2, two) == "provisional"
+
+
+def test_runs_that_exceed_what_is_said_to_be_exceeded_are_counted(tmp_path):
+    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
+    said = dataclasses.replace(ARTICLE.rows[1].figures[0], exceeded=91.0)
+    rows = dataclasses.replace(ARTICLE.rows[0], figures=(said,)), ARTICLE.rows[1]
+    article = dataclasses.replace(ARTICLE, rows=rows)
+    text = rendering.markdown(dataclasses.replace(results, articles=[article]))
+    assert "- `plain`: 1 of our 3 runs exceed 91%." in text
 
 
 def test_an_ensemble_may_vote_by_the_mean_of_probabilities():
@@ -292,6 +322,10 @@ def test_an_ensemble_is_right_where_most_are(tmp_path):
     # Errors on images 0-9, 1-10 and 2-11: at least two err on images 1 to 10.
     results = results_of(tmp_path, *(record(seed) for seed in range(3)))
     assert analysis.ensemble(results, ARTICLE, ARTICLE.ensembles[0]) == pytest.approx(90.0)
+    other = dataclasses.replace(ARTICLE.ensembles[0].figures[0], value=None, untested="of whom?")
+    members = dataclasses.replace(ARTICLE.ensembles[0], figures=(other,))
+    (compared,) = analysis.outcome(results, ARTICLE, members).comparisons
+    assert compared.verdict == "of whom?"
     two = Results.load([ARTICLE], tmp_path / "empty")
     assert analysis.ensemble(two, ARTICLE, ARTICLE.ensembles[0]) is None
 

@@ -70,7 +70,8 @@ class Comparison:
       verdict: `inside`, `above` or `below` our interval is where it lies; `not testable` if it is
         inside, but rounded more coarsely than our runs are spread; `provisional` with too few runs
         to say; what the figure says itself where it has no value; empty without runs. Of a figure
-        about training batches `inside` where it is true of most in every run, else `above`.
+        of a curve that of its point; of one about training batches `inside` where it is true of
+        most in every run, else `above`.
       own: by the row's own runs; None where nothing is tested.
       pooled: by the spread of its family, for a row of few runs; None besides.
     """
@@ -105,13 +106,13 @@ class Point:
 
     Attributes:
       epoch: after which.
-      published: in the article's unit; None where it has only a picture.
+      published: as the article prints it; empty where it has only a picture.
       ours: in the same unit.
       verdict: as of `Comparison`.
     """
 
     epoch: int
-    published: float | None
+    published: str
     ours: Summary
     verdict: str
 
@@ -126,7 +127,9 @@ def outcome(
         if reached is None:
             return Outcome(None, nothing, None, "")
         vote = percentages([reached])
-        compared = [Comparison(f, verdict(vote, f.value, f.rounding)) for f in row.figures]
+        compared = [
+            Comparison(f, f.untested or verdict(vote, f.value, f.rounding)) for f in row.figures
+        ]
         return Outcome(vote, compared, None, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
@@ -154,7 +157,7 @@ def verdict(
 ) -> str:
     """Where a published value lies, as `Comparison.verdict` says; the interval is for one run."""
     if value is None:
-        return "not a claim"
+        return ""
     if summary.n < ENOUGH_SEEDS:
         return "provisional"
     low, high = summary.interval if interval is None else interval
@@ -194,21 +197,26 @@ def later_epochs(results: Results, article: Article, row: Row, framework: str) -
     return [100 * one for run in runs for one in run.second_half()]
 
 
-def points(results: Results, article: Article, row: Row, curve: Curve) -> list[Point]:
+def points(
+    results: Results, article: Article, row: Row, curve: Curve, framework: str = "jax"
+) -> list[Point]:
     """Compares a curve epoch by epoch; empty without runs."""
-    runs = results.runs[article.name, row.id, "jax"]
+    runs = results.runs[article.name, row.id, framework]
     if not runs:
         return []
     ran = min(run.epochs for run in runs)
     ours = curve.scale * np.asarray([run.by_epoch(curve.column)[:ran] for run in runs])
-    published: dict[int, float] = dict(enumerate(curve.values[:ran], start=1))
+    published = dict(enumerate(curve.printed[:ran], start=1))
     epochs = list(published) or _round_epochs(ran)
     bounds = (0.0, 1.0 if curve.column.endswith("accuracy") else math.inf)
     found = []
     for epoch in epochs:
         summary = statistics.summarize(ours[:, epoch - 1].tolist(), bounds)
-        value = published.get(epoch)
-        found.append(Point(epoch, value, summary, verdict(summary, value, curve.rounding)))
+        printed = published.get(epoch, "")
+        value = float(printed) if printed else None
+        # Half a unit of its last digit.
+        rounding = 0.5 * 10.0 ** -len(printed.partition(".")[2])
+        found.append(Point(epoch, printed, summary, verdict(summary, value, rounding)))
     return found
 
 
@@ -284,6 +292,10 @@ def _compare(
         if shares is None or shares.n < ENOUGH_SEEDS:
             return Comparison(figure, "provisional")
         return Comparison(figure, "inside" if shares.low >= MOST_BATCHES else "above")
+    if figure.curve_epoch is not None:
+        compared = points(results, article, row, row.curves[0], framework)
+        found = {point.epoch: point.verdict for point in compared}
+        return Comparison(figure, found.get(figure.curve_epoch, "provisional"))
     if figure.value is None:
         return Comparison(figure, figure.untested)
     if summary.n < ENOUGH_SEEDS:

@@ -88,6 +88,9 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     yield from _outside(results, article, row)
     yield from _beyond_every_run(results, article, row)
     for figure in row.figures:
+        if figure.exceeded is not None and runs:
+            count = sum(run.accuracy > figure.exceeded for run in runs)
+            yield f"`{row.id}`: {count} of our {len(runs)} runs exceed {figure.exceeded:g}%."
         if shares := analysis.batches(results, article, row, figure):
             yield (
                 f"`{row.id}`: after the first epoch {text.mean(shares)}% of a run's training"

@@ -276,9 +276,8 @@ def curves(results: Results) -> str:
 
 def _point(curve: Curve, point: Point) -> list[str]:
     digits = 3 if curve.column.endswith("accuracy") else 4
-    published = "" if point.published is None else f"{point.published:.{digits}f}"
     ours = (text.mean(point.ours, digits), text.interval(point.ours, digits))
-    return [str(point.epoch), published, *ours, point.verdict]
+    return [str(point.epoch), point.published, *ours, point.verdict]
 
 
 _COSTS_TEXT = """\
