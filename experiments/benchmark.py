@@ -71,14 +71,16 @@ def main(argv: Sequence[str]) -> None:
     if _JSON.value and not os.access(_JSON.value.parent, os.W_OK):
         raise UsageError(f"--json is {_JSON.value}, in no folder that can be written to.")
     out = display.console()
-    measured = measurements.circumstances()
+    measured = measurements.circumstances("experiments.benchmark")
+    revision = measured["git"] and measured["git"]["revision"]
     out.print(f"{page.circumstances(measured)}.")
     if not _JSON.value:
         streams.delivered()
     rows: list[dict[str, Any]] = []
     tasks = {"startup": _startup, "save": _save, "hosts": _hosts}
     for some in tasks.get(_TASK.value, _contests)(out):
-        rows += some
+        # Of each row, so that those of another file can be put beside them.
+        rows += [row | {"revision": revision} for row in some]
         if _JSON.value:
             text = json.dumps(measured | {"rows": rows}, indent=1)
             _JSON.value.write_text(text + "\n")

@@ -22,7 +22,8 @@ _RESULTS = cli.define_path(
     records.RESULTS,
     "Where the records live; of other records than ours, all is written there.",
 )
-_SWEEPS = Path(__file__).parents[1] / "docs" / "sweeps.md"
+_DOCS = Path(__file__).parents[1] / "docs"
+_SWEEPS, _IN_USE = _DOCS / "sweeps.md", _DOCS / "networks_in_use.md"
 flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
 
@@ -41,11 +42,14 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
     }
     if _ours(directory):
         page = _pages(directory) / "README.md"
-        made[page] = sections.filled(page, {"results": rendering.summary(results)})
+        parts = {"results": rendering.summary(results), "others": rendering.others(results)}
+        made[page] = sections.filled(page, parts)
         made[_SWEEPS] = sections.filled(_SWEEPS, {"times": times.page_part(results)})
-        for name in pretrained.pretrained_names():
-            folder = pretrained.FOLDER / name
-            made[folder / "README.md"] = cards.card(pretrained.Origin.load(folder), results)
+        names = pretrained.pretrained_names()
+        origins = {name: pretrained.Origin.load(pretrained.FOLDER / name) for name in names}
+        for name, origin in origins.items():
+            made[pretrained.FOLDER / name / "README.md"] = cards.card(origin, results)
+        made[_IN_USE] = sections.filled(_IN_USE, {"pretrained": cards.table(origins)})
     return made
 
 

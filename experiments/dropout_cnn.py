@@ -19,7 +19,7 @@ _RECIPE = model_entry("dropout_cnn").recipe
 ARTICLE = Article(
     name="dropout_cnn",
     letter="F",
-    title="amineHY, the CNN with an illustration of image classification",
+    title="amineHY's article on the CNN, whose text has no title",
     rows=(
         Row(
             id="dropout_cnn",

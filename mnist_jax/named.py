@@ -1,6 +1,5 @@
 """Frozen values that JSON names: an object with a `name` and the value's fields."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import NoneType
@@ -8,15 +7,22 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mnist_jax.errors import UsageError
 
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_KINDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    Mapping: "an object",
+}
+# In float32, which numbers become.
+LARGEST = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
     """A value of a kind that has a name.
 
-    A subclass gives `name` its default, and its own fields types of `_KINDS`, one of these or
-    None, or a `Literal`.
+    A subclass gives `name` its default, and its own fields types that `checked` knows.
 
     Attributes:
       name: of the kind.
@@ -30,21 +36,11 @@ class Named:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for one in fields(self):
-            kind, value = hints[one.name], getattr(self, one.name)
-            choices = get_args(kind)
-            if get_origin(kind) is Literal:
-                if value not in choices:
-                    self.refuse(one.name, " or ".join(choices))
-                continue
-            if NoneType in choices:
-                kind = choices[0]
-                if value is None:
-                    continue
-            if kind is float and type(value) is int:
-                value = float(value)
-                object.__setattr__(self, one.name, value)  # The same text however it is given.
-            if type(value) is not kind or (kind is float and not math.isfinite(value)):
-                self.refuse(one.name, _KINDS[kind])
+            try:
+                value = checked(getattr(self, one.name), hints[one.name])
+            except ValueError as error:
+                self.refuse(one.name, str(error))
+            object.__setattr__(self, one.name, value)
 
     def refuse(self, name: str, give: str) -> None:
         """Refuses a field's value.
@@ -60,6 +56,38 @@ class Named:
 
 
 Kind = TypeVar("Kind", bound=Named)
+
+
+def checked(value: Any, hint: Any) -> Any:
+    """A value that JSON may have given, as its annotation has it.
+
+    Args:
+      value: what is given.
+      hint: a type of `_KINDS`, one of these or None, a `Literal`, or any other type, of which
+        nothing is asked.
+
+    Returns:
+      The same; a float for a whole number where one is asked for, so that both have one text.
+
+    Raises:
+      ValueError: it is of another type, or no number of float32; the message says what to give.
+    """
+    origin, choices = get_origin(hint) or hint, get_args(hint)
+    if origin is Literal:
+        if value not in choices:
+            raise ValueError(f"{', '.join(choices[:-1])} or {choices[-1]}")
+        return value
+    if NoneType in choices:
+        return None if value is None else checked(value, choices[0])
+    if origin is float and type(value) is int and abs(value) <= LARGEST:
+        value = float(value)
+    if origin in _KINDS and (
+        not isinstance(value, origin)
+        or (type(value) is bool) != (origin is bool)
+        or (origin is float and not abs(value) <= LARGEST)  # NaN too.
+    ):
+        raise ValueError(_KINDS[origin])
+    return value
 
 
 def read(values: Any, kinds: Mapping[str, type[Kind]], where: str) -> tuple[Kind, ...]:

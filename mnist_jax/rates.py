@@ -1,11 +1,26 @@
 """Stretches of a learning rate's course, which a recipe may list."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import optax
 
-from mnist_jax.named import Named
+from mnist_jax.errors import UsageError
+from mnist_jax.named import LARGEST, Named
+
+
+def steps_of(epochs: float, steps_per_epoch: int) -> int:
+    """How many steps so many epochs have, to the nearest.
+
+    Raises:
+      UsageError: they are more than 32 bits count, as a training's are counted.
+    """
+    if epochs * steps_per_epoch > 2**31 - 2:
+        raise UsageError(
+            f"learning_rate_schedule has {epochs:g} epochs of {steps_per_epoch} steps; give fewer."
+        )
+    return round(epochs * steps_per_epoch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +50,18 @@ class Stretch(Named, ABC):
           start: where it begins.
           steps: how long it lasts.
           steps_per_epoch: that an epoch has.
+
+        Raises:
+          UsageError: it counts more steps than there can be.
         """
 
     @abstractmethod
-    def end_from(self, start: float) -> float:
-        """Where it ends if it begins at `start`."""
+    def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
+        """What its course comes to after its last step; arguments and errors as there.
+
+        Raises:
+          UsageError: no number can hold it.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +75,9 @@ class Constant(Stretch):
         del steps, steps_per_epoch
         return optax.constant_schedule(start)
 
-    def end_from(self, start: float) -> float:
+    def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
         """See `Stretch`."""
+        del steps, steps_per_epoch
         return start
 
 
@@ -82,15 +105,25 @@ class Exponential(Stretch):
     def course(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
         """See `Stretch`."""
         del steps
-        period = max(round(self.over * steps_per_epoch), 1)
+        period = self._period(steps_per_epoch)
         smooth = optax.exponential_decay(start, period, self.factor)
         # Optax's own staircase rounds a quotient down, and so a step late where that is inexact.
         return (lambda count: smooth(count - count % period)) if self.staircase else smooth
 
-    def end_from(self, start: float) -> float:
+    def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
         """See `Stretch`."""
-        times = self.epochs / self.over
-        return float(start * self.factor ** (times // 1 if self.staircase else times))
+        period = self._period(steps_per_epoch)
+        times = steps // period if self.staircase else steps / period
+        try:
+            end = start * self.factor**times
+        except OverflowError:
+            end = math.inf
+        if end > LARGEST:
+            self.refuse("epochs", "fewer, so that the rate stays a number")
+        return end
+
+    def _period(self, steps_per_epoch: int) -> int:
+        return max(steps_of(self.over, steps_per_epoch), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +141,9 @@ class _ToEnd(Stretch):
         if self.end < 0:
             self.refuse("end", "0 or more")
 
-    def end_from(self, start: float) -> float:
+    def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
         """See `Stretch`."""
-        del start
+        del start, steps, steps_per_epoch
         return self.end
 
 

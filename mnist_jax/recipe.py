@@ -131,39 +131,34 @@ class Recipe:
         # JSON gives lists of objects.
         object.__setattr__(self, "augmentation", changes)
         object.__setattr__(self, "learning_rate_schedule", stretches)
-        for option in options():
-            value = getattr(self, option.name)
-            if option.choices and value not in option.choices:
-                raise UsageError(f"{option.name} is {value!r}; give {_either(option.choices)}.")
+        for name, hint in get_type_hints(Recipe).items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, named.checked(value, hint))
+            except ValueError as error:
+                raise UsageError(f"{name} is {value!r}; give {error}.") from error
         for name, lowest in (
             ("batch_size", 1),
             ("epochs", 1),
             ("validation", 0),
             ("eval_every", 0),
             ("patience", 0),
+            ("weight_decay", 0),
         ):
             if getattr(self, name) < lowest:
                 raise UsageError(f"{name} is {getattr(self, name)}; give {lowest} or more.")
-        # Written so that NaN is out of range too.
-        if not 0 < self.learning_rate < float("inf"):
-            raise UsageError(f"learning_rate is {self.learning_rate}; give a positive number.")
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"momentum is {self.momentum}; give a number from 0 to below 1.")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise UsageError(f"weight_decay is {self.weight_decay}; give 0 or more.")
-        if not 0 < self.std < float("inf"):
-            raise UsageError(f"std is {self.std}; give a positive number.")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}.")
-        if self.momentum and self.optimizer != "sgd":
-            raise UsageError(f"momentum is for sgd; the optimizer is {self.optimizer}.")
-        for name in ("b1", "b2", "average_decay"):
+        for name in ("learning_rate", "std", "eps"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; give a positive number.")
+        for name in ("momentum", "b1", "b2", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(
                     f"{name} is {getattr(self, name)}; give a number from 0 to below 1."
                 )
-        if not 0 < self.eps < float("inf"):
-            raise UsageError(f"eps is {self.eps}; give a positive number.")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}.")
+        if self.momentum and self.optimizer != "sgd":
+            raise UsageError(f"momentum is for sgd; the optimizer is {self.optimizer}.")
         if self.eps_sense == "keras" and self.optimizer != "adam":
             raise UsageError(f"eps_sense keras is for adam; the optimizer is {self.optimizer}.")
         if self.optimizer == "sgd" and (self.b1, self.b2, self.eps) != (0.9, 0.999, 1e-8):
@@ -264,7 +259,3 @@ def options() -> tuple[Option, ...]:
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         found.append(Option(name, str if choices else get_origin(kind) or kind, choices, what))
     return tuple(found)
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -47,7 +47,7 @@ _DATASET = flags.DEFINE_enum(
     "auto: the article's dataset if it is here or can be fetched, otherwise digits.",
 )
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Train so many seeds, from --seed on.", 1)
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Train so many seeds, from --seed on.", 1, 2**32)
 _NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by default all.", 1)
 _WORKDIR = cli.define_path("workdir", None, "The run directory; by default one below runs/.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start again where there is a run already.")

@@ -15,6 +15,7 @@ from absl import flags
 from PIL import Image, ImageDraw
 
 import mnist_jax
+from mnist_jax.data import load_dataset
 
 HERE = Path.cwd()
 PROGRAMS = Path(sys.executable).parent
@@ -48,4 +49,10 @@ ImageDraw.Draw(picture).line([(80, 60), (200, 60), (130, 230)], fill="black", wi
 picture.save("seven.png")
 label = json.loads(command("predict", "--model=dbl_conv_relu", "--json", "seven.png"))["label"]
 assert label == 7, label
+images = load_dataset("digits").test.images
+assert mnist_jax.load_pretrained("dbl_conv_relu").probabilities(images[:7]).shape == (7, 10)
+command("demo", "--model=dense", "--to=demo.html")
+assert "<canvas" in (HERE / "demo.html").read_text()
+command("export", "--workdir=run", "--to=network.stablehlo")
+assert (HERE / "network.stablehlo").stat().st_size > 0
 sys.stdout.write(f"mnist_jax {mnist_jax.__version__}, installed in {sys.prefix}, works.\n")

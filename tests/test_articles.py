@@ -1,8 +1,10 @@
 """The articles' rows and the scripts that run them."""
 
+import dataclasses
 import shutil
 import signal
 import time
+from typing import Any
 
 import commands
 import numpy as np
@@ -13,12 +15,14 @@ from experiments.evidence import records, rows
 from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model
+from mnist_jax.rates import Exponential
 from mnist_jax.training.optimizers import learning_rate
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.transforms import (
     Affine,
     CropResize,
     GridDistortion,
+    HorizontalFlip,
     MagnifyingRotation,
     Standardize,
 )
@@ -186,6 +190,72 @@ def test_the_protocols_of_g_and_h_are_their_programs():
         assert callable(rate)
         found = [float(rate(step)) for step in expected]
         np.testing.assert_allclose(found, list(expected.values()), rtol=1e-4)
+
+
+# What a row changes of another's recipe.
+_WITHOUT_CROP = (GridDistortion(), MagnifyingRotation(), Standardize())
+_OF_G = (CropResize(window=25, centre="published"), *_WITHOUT_CROP)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ttdoucet/half_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 64}}),
+    "ttdoucet/quarter_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 32}}),
+    "ttdoucet/quarter_width_true_centre": (
+        "ttdoucet/quarter_width",
+        {"augmentation": (CropResize(window=25, centre="true"), *_WITHOUT_CROP)},
+    ),
+    "ttdoucet/quarter_width_plain": (
+        "ttdoucet/quarter_width",
+        {"augmentation": (Standardize(),)},
+    ),
+    "ttdoucet/double_fc_dropout_augmented": (
+        "nested_software/double_fc_dropout",
+        {"augmentation": _OF_G, "one_pixel_shifts": False, "epochs": 200},
+    ),
+    "ttdoucet/fashion_mnist": ("ttdoucet/residual_cnn", {"dataset": "fashion_mnist"}),
+    "ttdoucet/fashion_mnist_flips": (
+        "ttdoucet/fashion_mnist",
+        {"augmentation": (HorizontalFlip(), *_OF_G)},
+    ),
+    "batchnorm_cnn/as_published": ("batchnorm_cnn/batchnorm_cnn", {"evaluation": "training_mode"}),
+    "batchnorm_cnn/early_stopping": (
+        "batchnorm_cnn/batchnorm_cnn",
+        {"validation": 10_000, "selection": "best_validation"},
+    ),
+    # Source H's changes of images and course of the rate.
+    "batchnorm_cnn/augmented": (
+        "batchnorm_cnn/batchnorm_cnn",
+        {
+            "epochs": 30,
+            "augmentation": (Affine(rotation=15, shift=2.8, zoom=0.15, fill="nearest"),),
+            "learning_rate_schedule": (
+                Exponential(epochs=30, factor=0.95, over=1, staircase=True),
+            ),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_changes_what_it_says_and_nothing_else(name):
+    of, changes = VARIANTS[name]
+    assert rows.find(name).recipe == dataclasses.replace(rows.find(of).recipe, **changes)
+
+
+def test_every_row_of_e_and_g_but_their_own_is_a_variant():
+    others = {f"{article.name}/{row.id}" for article, row in ROWS if article.letter in "EG"}
+    assert others - VARIANTS.keys() == {"ttdoucet/residual_cnn", "batchnorm_cnn/batchnorm_cnn"}
+
+
+def test_committees_are_those_of_the_articles():
+    found = [
+        (article.letter, one.members, one.size, one.vote, *(f.value for f in one.figures))
+        for article in ARTICLES
+        for one in article.ensembles
+    ]
+    assert found == [
+        ("A", "double_fc_dropout", 5, "majority", 99.67),
+        ("G", "residual_cnn", 10, "mean", 99.82, None),
+        ("H", "strided_cnn", 15, "mean", 99.745),
+    ]
 
 
 def test_what_the_repository_of_article_b_prints_for_the_same_commands():

@@ -1,7 +1,9 @@
 """Augmentation in training: the same images however a step is computed, and in evaluation."""
 
+import itertools
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 from PIL import Image
+from runs_compared import assert_same_run
+from small_runs import train_small
 
 from mnist_jax.data import Dataset
 from mnist_jax.errors import UsageError
@@ -18,6 +22,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.reporting import inspection
 from mnist_jax.reporting.network_contents import training_images
 from mnist_jax.runs.network import classifier
+from mnist_jax.training.session import Stopped
 from mnist_jax.training.step import step_keys, train_step
 from mnist_jax.training.trainer import Trainer
 from mnist_jax.transforms import Affine, CropResize, Standardize
@@ -57,20 +62,39 @@ def test_standardisation_has_the_last_word(changes: dict[str, Any]) -> None:
         recipe(**changes)
 
 
-def test_images_do_not_depend_on_devices(trainer: Trainer, digits: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("augmentation", "tolerance"),
+    [
+        (AUGMENTED, 1e-5),
+        (({"name": "elastic"},), 1e-5),
+        # Of 8-bit numbers, which have no last digits.
+        (
+            (
+                *({"name": "horizontal_flip"}, {"name": "crop_resize"}),
+                *({"name": "grid_distortion"}, {"name": "magnifying_rotation"}),
+            ),
+            0,
+        ),
+    ],
+    ids=["affine", "elastic", "8-bit"],
+)
+def test_images_do_not_depend_on_devices(
+    trainer: Trainer, digits: Dataset, augmentation: Any, tolerance: float
+) -> None:
     images, state = jnp.asarray(digits.train.images[:48]), trainer.state(0)
+    one = recipe(augmentation=augmentation)
 
     def seen(images: jax.Array, axis_name: str | None) -> jax.Array:
-        return training_inputs(recipe(), images, step_keys(state, len(images), axis_name))
+        return training_inputs(one, images, step_keys(state, len(images), axis_name))
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.shard_map(
         partial(seen, axis_name="data"), mesh=mesh, in_specs=P("data"), out_specs=P("data")
     )
-    whole = np.asarray(jax.jit(partial(seen, axis_name=None))(images))
-    np.testing.assert_allclose(jax.jit(split)(images), whole, atol=1e-5)
+    seen_whole = jax.jit(partial(seen, axis_name=None))
+    np.testing.assert_allclose(jax.jit(split)(images), seen_whole(images), rtol=0, atol=tolerance)
     # Equal images are changed each in its own way.
-    same = np.asarray(jax.jit(partial(seen, axis_name=None))(images[:1].repeat(48, axis=0)))
+    same = np.asarray(seen_whole(images[:1].repeat(48, axis=0)))
     assert len({image.tobytes() for image in same}) == 48
 
 
@@ -101,6 +125,31 @@ def test_a_trainer_that_goes_on_sees_the_same_images(digits: Dataset) -> None:
     np.testing.assert_array_equal(later.advance(2), whole.advance(2))
     for a, b in zip(*(jax.tree.leaves(one.saved()) for one in (later, whole)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("short_stretches")
+def test_a_run_goes_on_with_the_same_images_rates_and_moments(tmp_path: Path) -> None:
+    changed = recipe(
+        dataset="mnist",
+        batch_size=16,
+        validation=20,
+        last_batch="dropped",
+        optimizer="adam",
+        eps_sense="keras",
+        learning_rate=0.01,
+        augmentation=AUGMENTED[1:],
+        learning_rate_schedule=[
+            {"name": "linear", "epochs": 0.5, "start": 0.1, "end": 1},
+            {"name": "exponential", "epochs": 1.5, "factor": 0.5},
+        ],
+    )
+    asked = itertools.count()
+    for _ in range(3):
+        with pytest.raises(Stopped):
+            train_small([tmp_path / "run"], changed, stop=lambda: next(asked) % 3 == 2)
+    assert train_small([tmp_path / "run"], changed) == 9
+    train_small([tmp_path / "whole"], changed)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_evaluation_crops_and_standardises(trainer: Trainer, digits: Dataset) -> None:

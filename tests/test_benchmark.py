@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import commands
 import jax
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from experiments.contenders import measurements, page, scaling
 from experiments.contenders.exchanges import exchanges, statistics
 from experiments.contenders.job import MATMUL, Job, whole_batches
 from experiments.contenders.measurements import Entrant, Spread
+from experiments.contenders.ours import augmented
 from experiments.contenders.saving import saves
 from experiments.contenders.scaling import Link
 from experiments.contenders.stock_flax import stock
@@ -39,6 +41,7 @@ from mnist_jax.models.layers import (
     flatten,
     relu,
 )
+from mnist_jax.transforms import Affine
 
 RECIPE = replace(model_entry("dense").recipe, dataset="digits", batch_size=100)
 
@@ -107,6 +110,41 @@ def test_the_pages_have_the_tables_of_the_measurements() -> None:
     assert {name for path in pages for name in sections.names(path)} == {*kept, "links"}
 
 
+def _kept(**head: Any) -> dict[str, Any]:
+    """A kept file as its writer makes it, with two networks' checkpoints."""
+    row = {"task": "save", "bytes": 1000, "seconds": 1e-3, "background_seconds": 1e-3}
+    row |= {"seconds_range": [1e-3, 1e-3], "background_seconds_range": [1e-3, 1e-3]}
+    rows = [row | {"model": "lenet", "batch_size": size} for size in (10, 100)]
+    made = measurements.circumstances("experiments.benchmark")
+    return made | {"git": {"revision": "a" * 40, "dirty": False}} | head | {"rows": rows}
+
+
+def test_a_page_tells_which_rows_were_measured_anew() -> None:
+    kept = _kept()
+    assert " is of revision" not in page._part(kept)
+    kept["rows"] = [row | {"revision": "a" * 40} for row in kept["rows"]]
+    assert " is of revision" not in page._part(kept)
+    kept["rows"].append(kept["rows"][0] | {"model": "dense", "revision": "b" * 40})
+    kept["rows"].append(kept["rows"][1] | {"model": "dense", "revision": "b" * 40})
+    assert "began. `dense` at 10, 100 is of revision bbbbbbb.\n" in page._part(kept)
+
+
+@pytest.mark.parametrize(("busy", "evidence"), [(None, True), (0.9, True), (1.0, False)])
+def test_what_was_measured_beside_others_is_no_evidence(busy: float, evidence: bool) -> None:
+    text = page.circumstances(_kept(busy_before=busy))
+    assert ("no evidence of speed" not in text) == evidence
+    assert ("processes were busy" in text) == (busy is not None)
+
+
+def test_every_row_keeps_its_revision(tmp_path: Path) -> None:
+    arguments = ["--task=save", "--models=dense", "--rounds=1", f"--json={tmp_path}/kept.json"]
+    done = commands.run(tmp_path, "experiments.benchmark", *arguments)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert kept["command"].split()[:3] == ["python", "-m", "experiments.benchmark"]
+    assert [row["revision"] for row in kept["rows"]] == [kept["git"]["revision"]]
+
+
 def test_the_readme_has_the_ratios_of_the_measurements() -> None:
     def ratios(file: str, letters: str) -> str:
         found = []
@@ -119,6 +157,9 @@ def test_the_readme_has_the_ratios_of_the_measurements() -> None:
         return f"{min(found):.1f} to {max(found):.1f} times"
 
     words = " ".join((page.KEPT.parents[1] / "README.md").read_text().split())
+    evaluated = json.loads((page.KEPT / "evaluation.json").read_text())["rows"]
+    assert {model_entry(row["model"]).article[0] for row in evaluated} == set("ABCDEF")
+    assert "The six articles' convolutional networks are evaluated" in words
     claims = ("training.json", "AB"), ("training.json", "CDEF"), ("evaluation.json", "ABCDEF")
     claimed = re.findall(r"[\d.]+ to [\d.]+ times", words.partition("**Fast.**")[2])[:3]
     assert claimed == [ratios(*claim) for claim in claims]
@@ -183,6 +224,12 @@ def test_article_a_s_decay_leaves_pytorch_s_biases_alone() -> None:
         for p in group["params"]
     }
     assert decays == {True: pytest.approx(0.1 / 100), False: 0}
+
+
+def test_what_is_augmented_is_changed_as_its_source_says_or_as_h_does() -> None:
+    own = model_entry("residual_cnn").recipe.augmentation
+    assert augmented(bare_recipe("residual_cnn")).augmentation == own
+    assert augmented(RECIPE) == replace(RECIPE, augmentation=(Affine(),))
 
 
 def test_short_last_batches_are_left_out() -> None:

@@ -221,6 +221,15 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=lenet", "--momentum=1"], "momentum is 1.0"),
         (["--model=lenet", "--optimizer=adam", "--momentum=0.9"], "momentum is for sgd"),
         (["--model=lenet", "--seed=-1"], "seed is -1"),
+        (["--model=lenet", f"--num_seeds={10**399}"], "in the range [1, 4294967296]"),
+        (["--model=lenet", f"--learning_rate={10**399}"], "learning_rate is inf; give a number"),
+        (
+            [
+                *("--model=dense", "--dataset=digits", "--num_devices=1"),
+                '--learning_rate_schedule=[{"name": "exponential", "epochs": 1e6, "factor": 2}]',
+            ],
+            "epochs of exponential is 1000000.0; give fewer, so that the rate stays a number",
+        ),
         (["--model=lenet", "--augmentation=affine"], "--augmentation=affine: it is not JSON"),
         (["--model=lenet", '--augmentation=[{"name": "x"}]'], "with one of affine, crop_resize"),
         (["--model=lenet", '--learning_rate_schedule={"name": "cosine"}'], "give a list such as"),

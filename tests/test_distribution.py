@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from mnist_jax.interchange.pretrained import LARGEST_IN_PACKAGE
 from mnist_jax.version import __version__
@@ -93,6 +94,17 @@ def test_an_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Pa
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"mnist_jax {__version__}, installed in {environment}, works." in done.stdout
+
+
+def test_it_takes_releases_from_the_pinned_ones_on() -> None:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pinned = [Requirement(line) for line in lines if not line.startswith("#")]
+    wanted = [Requirement(line) for line in PROJECT["dependencies"]]
+    assert [one.name for one in wanted] == [one.name for one in pinned]
+    for ours, pin in zip(wanted, pinned, strict=True):
+        version = str(pin.specifier).removeprefix("==")
+        assert f">={version}" in str(ours.specifier).split(",")
+        assert version in ours.specifier
 
 
 def test_the_citation_is_of_this_package() -> None:

@@ -1,5 +1,6 @@
 """The pages that `make docs` builds: all, without a warning, with links that lead somewhere."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -7,6 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+
+from mnist_jax.rates import STRETCHES, Stretch
+from mnist_jax.transforms import TRANSFORMS
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,3 +45,18 @@ def test_links_lead_somewhere(pages: Path) -> None:
             checked += 1
             assert (page.parent / unquote(link)).exists(), f"{page.name}: {link}"
     assert checked > 500
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMS, *STRETCHES])
+def test_the_guide_has_every_argument_with_its_default(name: str) -> None:
+    lines = (ROOT / "docs/training.md").read_text().splitlines()
+    rows = [line.split("|") for line in lines if line.startswith("| ")]
+    (cell,) = (row[3] for row in rows if f"`{name}`" in row[1])
+    of_all = {one.name for one in dataclasses.fields(Stretch)}
+    arguments = {
+        one.name: "" if one.default is dataclasses.MISSING else str(one.default)
+        for one in dataclasses.fields((TRANSFORMS | STRETCHES)[name])
+        if one.init and one.name not in of_all
+    }
+    # They are listed with semicolons between them.
+    assert dict(re.findall(r"(?:^|;) `(\w+)`(?: \((.*?)\))?", cell)) == arguments

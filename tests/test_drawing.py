@@ -92,6 +92,11 @@ def test_no_name_can_end_the_data(runs_folder: Path) -> None:
     assert "\\u003c/script>" in html
 
 
+class Scaled(Conv):
+    def __call__(self, inputs: jax.Array) -> jax.Array:  # type: ignore[override]
+        return 2 * super().__call__(inputs)
+
+
 class Doubled(Residual):
     def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         return 2 * super().__call__(images, keys=keys)
@@ -117,6 +122,7 @@ def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
     refused: list[tuple[Any, str]] = [
         (nnx.LayerNorm(2, rngs=rngs), "The layer inner.more is a LayerNorm, which"),
         (nnx.silu, "The layer inner.more is a silu, which"),
+        (Scaled(1, 1, 3, rngs=rngs), "The layer inner.more is a Scaled, which"),
         (Doubled(**block), "The layer inner.more is a Doubled, which"),
     ]
     for layer, words in refused:

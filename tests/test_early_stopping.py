@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,15 +57,19 @@ def test_it_ends_at_the_same_epoch_however_often_it_is_stopped(ended: Path, tmp_
     assert_same_run(path, ended)
 
 
-def test_more_epochs_do_not_make_it_go_on(ended: Path) -> None:
+def test_more_epochs_do_not_make_it_go_on(ended: Path, tmp_path: Path) -> None:
     before = RunDirectory(ended).result()
     step = RunDirectory(ended).metrics()[-1].step
-    assert train_small([ended], PATIENT) == step
-    after = RunDirectory(ended).result()
+    path = shutil.copytree(ended, tmp_path / "run")
+    longer = dataclasses.replace(PATIENT, epochs=40)
+    assert train_small([path], longer) == step
+    after = RunDirectory(path).finished(longer)
     assert before is not None
     assert after is not None
-    assert after["selected_step"] == before["selected_step"]
-    assert len(by_epoch(ended)) * 7 == step
+    # Nothing that counts: the time is the last checkpoint's.
+    assert after == before | {"epochs": 40, "seconds": after["seconds"]}
+    assert by_epoch(path) == by_epoch(ended)
+    assert len(by_epoch(path)) * 7 == step
 
 
 def test_seeds_that_end_at_different_epochs_are_not_trained_together(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from commands import run as run_command
 from flax import nnx
 
 from experiments.references.ours import make_network
-from mnist_jax.data import load_dataset
+from mnist_jax.data import DatasetNotFound, load_dataset
 from mnist_jax.errors import Failure
 from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.interchange.onnx_files import to_onnx
@@ -214,7 +214,10 @@ def test_misuse_is_one_sentence(
 @pytest.mark.parametrize("name", pretrained_names())
 def test_shipped_networks_are_the_same_in_onnx_on_the_test_set(name: str) -> None:
     run = load_pretrained(name)
-    images = load_dataset(run.recipe.dataset).test.images
+    try:
+        images = load_dataset(run.recipe.dataset).test.images
+    except DatasetNotFound as error:
+        pytest.skip(str(error))
     ours, theirs = (of(run.network, run.recipe, images) for of in (_ours, _onnx))
     # Of an image with logits beyond 10 the last digits are more than 1e-6.
     largest = np.abs(ours[:1000]).max(1, keepdims=True)

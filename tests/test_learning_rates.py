@@ -97,6 +97,41 @@ def test_a_staircase_changes_with_the_epoch(steps_per_epoch: int) -> None:
     np.testing.assert_allclose(rates(one, steps_per_epoch, steps), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "over", "staircase", "multiple"),
+    [
+        (0.3, 0.1, True, 0.5**3),  # Three stairs of a step; 0.3 / 0.1 is less than 3.
+        (0.7, 0.2, True, 0.5**3),
+        (0.7, 0.3, False, 0.5 ** (7 / 3)),
+        (0.58, 0.24, False, 0.5 ** (6 / 2)),  # In whole steps.
+    ],
+)
+def test_a_stretch_ends_where_its_steps_lead(
+    epochs: float, over: float, staircase: bool, multiple: float
+) -> None:
+    stretch = {"name": "exponential", "epochs": epochs, "factor": 0.5, "over": over}
+    one = recipe(stretch | {"staircase": staircase}, {"name": "linear", "epochs": 1, "end": 0})
+    last = round(10 * epochs)
+    np.testing.assert_allclose(rates(one, 10, [last]), 0.5 * multiple, rtol=1e-5)
+    alone = recipe(stretch | {"staircase": staircase})
+    np.testing.assert_allclose(rates(alone, 10, [last, 99]), 0.5 * multiple, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stretches", "sentence"),
+    [
+        ([{"name": "exponential", "epochs": 1e6, "factor": 2}], "epochs of exponential is 1000000"),
+        ([{"name": "exponential", "epochs": 100, "factor": 10}], "fewer, so that the rate stays"),
+        ([{"name": "constant", "epochs": 3e8}], r"3e\+08 epochs of 10 steps; give fewer"),
+        (2 * [{"name": "constant", "epochs": 3e38}], r"3e\+38 epochs of 10 steps; give fewer"),
+        ([{"name": "exponential", "epochs": 1, "factor": 2, "over": 1e30}], "1e.30 epochs of 10"),
+    ],
+)
+def test_what_no_number_holds_is_refused_in_a_sentence(stretches: Any, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        make_optimizer(recipe(*stretches), steps_per_epoch=10)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_an_optimizer_s_updates_follow_the_schedule(optimizer: str) -> None:
     one = recipe({"name": "linear", "epochs": 2, "end": 0}, optimizer=optimizer)

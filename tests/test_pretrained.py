@@ -67,7 +67,6 @@ def test_what_is_shipped_is_of_a_record_and_its_card_says_so(name: str, results:
     assert load_pretrained(name).recipe == origin.recipe
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", pretrained_names())
 def test_what_is_shipped_has_as_many_right_as_its_card_and_its_record(
     name: str, results: Results

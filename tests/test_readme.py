@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run as run_command
 
 from experiments.evidence.analysis import ENOUGH_SEEDS
 from mnist_jax.models import model_entry, model_names
@@ -21,6 +22,13 @@ def test_the_research_scripts_run_one_after_the_other() -> None:
     assert isinstance(names["accuracy"], float)
     assert names["accuracy"] > 0.85
     assert names["product"].any()
+
+
+def test_the_first_picture_is_read_as_the_readme_says(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^python -m (mnist_jax\.predict) (.*)$", README, re.MULTILINE)
+    done = run_command(tmp_path, command[0], *command[1].split(), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f"\n{done.stdout}```" in README
 
 
 @pytest.mark.parametrize("name", model_names())

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from report_runs import RECIPE, STEPS, pictures
@@ -15,7 +16,8 @@ from report_runs import RECIPE, STEPS, pictures
 from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.inputs import normalize
 from mnist_jax.measures import Course, rates
-from mnist_jax.reporting import contents, images, network_contents, scores
+from mnist_jax.models import create_model
+from mnist_jax.reporting import contents, images, inspection, network_contents, scores
 from mnist_jax.reporting.curves import Panel, courses
 from mnist_jax.reporting.history import History, read_histories
 from mnist_jax.reporting.page import Code, Page, Table, Text
@@ -198,6 +200,16 @@ def test_filters_are_the_weights(whole_report: Page, histories: list[History]) -
     grid = np.asarray(pictures(whole_report)["filters-conv2"].axes[0].images[0].get_array())
     assert grid.shape == (6 * 16 + 1, 16 * 16 + 1)
     np.testing.assert_array_equal(grid[17:32:3, 33:48:3], second[:, :, 1, 2])
+
+
+def test_filters_of_networks_within_are_shown_too() -> None:
+    network = create_model("residual_cnn", rngs=nnx.Rngs(0), width=2)
+    found = inspection.kernels(network)
+    expected = ["conv1", "res1.conv", "res2.conv", "conv2", "res3.conv", "conv3", "res4.conv"]
+    assert list(found) == expected
+    inner: Any = network
+    np.testing.assert_array_equal(found["res3.conv"], inner.res3.conv.kernel[...])
+    assert found["res3.conv"].shape == (3, 3, 4, 4)
 
 
 def test_no_more_filters_are_shown_than_can_be_seen() -> None:

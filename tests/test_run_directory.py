@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,38 @@ def test_deeply_nested_files_are_one_sentence(
     if name == "config.json":
         with pytest.raises(UsageError, match=r"is no recipe .*\(it is nested too deeply\)"):
             Recipe.load(copy / name)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"epochs": 2.5}, "epochs is 2.5; give a whole number"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; give a whole number"),
+        ({"patience": 1.5}, "patience is 1.5; give a whole number"),
+        ({"seed": True}, "seed is True; give a whole number"),
+        ({"one_pixel_shifts": "no"}, "one_pixel_shifts is 'no'; give true or false"),
+        ({"learning_rate": 10**399}, "0; give a number"),
+        ({"mean": math.nan}, "mean is nan; give a number"),
+        ({"std": "1"}, "std is '1'; give a number"),
+        ({"weight_decay": None}, "weight_decay is None; give a number"),
+        ({"model": 5}, "model is 5; give a text"),
+        ({"model_args": [1]}, r"model_args is \[1\]; give an object"),
+        ({"selection": ["last"]}, r"selection is \['last'\]; give last or best_validation"),
+        ({"augmentation": [{"name": "affine", "shift": 10**399}]}, "0; give a number"),
+    ],
+)
+def test_values_of_other_types_are_no_recipe(
+    values: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(json.loads(RECIPE.to_json()) | values))
+    with pytest.raises(UsageError, match=rf"is no recipe of this version \(.*{sentence}\)\."):
+        Recipe.load(file)
+
+
+def test_a_whole_number_has_the_text_of_its_float() -> None:
+    texts = {dataclasses.replace(RECIPE, learning_rate=one).to_json() for one in (1, 1.0)}
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.references import compare_theano
+from experiments.references import compare_theano, limits
 from experiments.references.distributions import standard_errors_apart
 
 
@@ -17,9 +17,9 @@ from experiments.references.distributions import standard_errors_apart
 )
 def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
     differences = compare_theano.training(case, steps=20)
-    assert differences.losses < 1e-12
-    assert differences.values < 1e-12
-    assert differences.logits < 1e-12
+    assert differences.losses < limits.THEANO["losses"]
+    assert differences.values < limits.THEANO["weights"]
+    assert differences.logits < limits.THEANO["logits"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ torch = pytest.importorskip(
     " gradients, training, dropout, initial values and evaluation",
 )
 
-from experiments.references import compare_torch  # noqa: E402
+from experiments.references import compare_torch, limits  # noqa: E402
 from experiments.references.distributions import standard_errors_apart  # noqa: E402
 from experiments.references.ours import training_images  # noqa: E402
 from experiments.references.torch_networks import REFERENCES, VARIANTS, Original  # noqa: E402
@@ -21,11 +21,6 @@ from mnist_jax.models import model_entry  # noqa: E402
 EVERY = {**REFERENCES, **VARIANTS}
 # Both losses, both optimisers, decay, and both kinds of pooling.
 TRAINED = {"dense", "dbl_conv_relu", "lenet"}
-# More images a batch than these (20 elsewhere) take longer and show nothing more; fewer let
-# BatchNorm divide by the spread of a few values, which enlarges the rounding.
-BATCH = {"residual_cnn": 4, "strided_cnn": 32}
-# Of gradients; one BatchNorm after the other enlarges the rounding.
-LIMIT = {"strided_cnn": 1e-11}
 
 
 def references(names: Iterable[str], quick: Container[str]) -> pytest.MarkDecorator:
@@ -57,14 +52,15 @@ def _batch(reference: Original) -> tuple[np.ndarray, np.ndarray]:
 @references(EVERY, EVERY.keys() - WIDE)
 def test_logits(reference: Original) -> None:
     images, _ = _batch(reference)
-    assert compare_torch.logits(reference, images) < 1e-12
-    assert compare_torch.logits(reference, images, np.float32) < 1e-5
+    assert compare_torch.logits(reference, images) < limits.TORCH["logits"]
+    found = compare_torch.logits(reference, images, np.float32)
+    assert found < limits.TORCH["logits, float32"]
 
 
 # Whoever trains the same has the same gradients.
 @references(EVERY, EVERY.keys() - TRAINED - WIDE)
 def test_gradients(reference: Original) -> None:
-    limit = LIMIT.get(reference.model, 1e-12)
+    limit = limits.of_torch("gradients", reference.model)
     assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < limit
 
 
@@ -72,18 +68,19 @@ def test_gradients(reference: Original) -> None:
     ["double_fc_dropout", "batchnorm_cnn", "dropout_cnn", "strided_cnn"], ["double_fc_dropout"]
 )
 def test_gradients_when_the_same_units_are_dropped(reference: Original) -> None:
-    limit = LIMIT.get(reference.model, 1e-12)
+    limit = limits.of_torch("same masks", reference.model)
     assert compare_torch.gradients(reference, *_batch(reference), dropout=True) < limit
 
 
 @article
 def test_fifty_steps_of_training(reference: Original) -> None:
-    size = min(reference.batch_size, BATCH.get(reference.model, 20))
+    # More images a batch take longer and show nothing more.
+    size = min(reference.batch_size, compare_torch.WIDE.get(reference.model, 20))
     small = dataclasses.replace(reference, batch_size=size)
     differences = compare_torch.training(small, steps=50)
-    assert differences.losses < 1e-10
-    assert differences.values < 1e-10
-    assert differences.moments < 1e-10
+    assert differences.losses < limits.TORCH["losses"]
+    assert differences.values < limits.TORCH["values"]
+    assert differences.moments < limits.TORCH["moments"]
 
 
 @article
@@ -104,7 +101,7 @@ def test_evaluation(name: str) -> None:
         REFERENCES[name]
     )
     assert our_accuracy == their_accuracy
-    assert our_loss == pytest.approx(their_loss, rel=1e-6)
+    assert our_loss == pytest.approx(their_loss, rel=limits.TORCH["loss, float32"])
 
 
 def test_evaluation_as_article_e_published_it() -> None:

@@ -109,7 +109,7 @@ def test_says_that_pytorch_is_missing(monkeypatch):
     monkeypatch.setattr(references.util, "find_spec", {}.get)
     with pytest.raises(UsageError, match="make torch"):
         references.require_torch()
-    assert "torch" not in measurements.circumstances()["packages"]
+    assert "torch" not in measurements.circumstances("experiments.benchmark")["packages"]
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,11 @@ def test_numbers_have_one_text() -> None:
         ([{"name": "crop_resize", "window": 29}], "window .* 29; give a number from 2 to 28"),
         ([{"name": "crop_resize", "window": 25.0}], "is 25.0; give a whole number"),
         ([{"name": "elastic", "alpha": -1}], "give 0 or more"),
-        ([{"name": "elastic", "sigma": 0}], "give a positive number"),
+        ([{"name": "elastic", "sigma": 0}], "give a number from 0.1 to 28"),
+        ([{"name": "elastic", "sigma": 1e18}], r"is 1e\+18; give a number from 0.1 to 28"),
+        ([{"name": "affine", "rotation": True}], "rotation of affine is True; give a number"),
+        ([{"name": "affine", "shift": 10**399}], "0; give a number"),
+        ([{"name": "elastic", "alpha": 1e39}], r"alpha of elastic is 1e\+39; give a number"),
     ],
 )
 def test_what_is_no_transform_is_refused_in_a_sentence(given: Any, sentence: str) -> None:

@@ -15,7 +15,8 @@ Work = Callable[[int], float]
 
 TORCH = ("torch-eager", "torch-channels_last", "torch-compile", "torch-cuda-graphs")
 FLAX = ("flax-steps", "flax-scan")
-OURS = ("ours", "ours-one-device", "ours-all-devices")
+AUGMENTED = "ours-augmented"
+OURS = ("ours", "ours-one-device", "ours-all-devices", AUGMENTED)
 VARIANTS = (*OURS, *TORCH, *FLAX)
 
 # Processes of ours that compute with one thread, as hosts of a cluster: one, and two that meet.

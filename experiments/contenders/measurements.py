@@ -22,11 +22,11 @@ from mnist_jax.training import devices
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def circumstances() -> dict[str, Any]:
-    """What measurements depend on besides what is measured: the head of the JSON file."""
+def circumstances(program: str) -> dict[str, Any]:
+    """What a program's measurements depend on besides what is measured: the head of its file."""
     packages = [*_PACKAGES, *(["torch"] if util.find_spec("torch") else [])]
     return {
-        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "git": git_revision(),
         "python": platform.python_version(),

@@ -1,5 +1,6 @@
 """The benchmark's own side: this project, and what it is held against."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -12,15 +13,16 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.contenders.exchanges import statistics
-from experiments.contenders.job import ALL_REDUCE, HOSTS, MATMUL, Job, Work, share_gpu
+from experiments.contenders.job import ALL_REDUCE, AUGMENTED, HOSTS, MATMUL, Job, Work, share_gpu
 from mnist_jax import hosts
 from mnist_jax.data import Dataset
 from mnist_jax.files import cache_folder
-from mnist_jax.models import abstract_model
+from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
 from mnist_jax.training.step import mean_over_devices
 from mnist_jax.training.trainer import Trainer
+from mnist_jax.transforms import Affine
 
 # Side of the matrices that the ceiling is measured with.
 _SIDE = 1024
@@ -41,11 +43,17 @@ def build(job: Job, dataset: Dataset) -> Work:
     return _all_reduce(job.recipe) if job.variant == ALL_REDUCE else _ours(job, dataset)
 
 
+def augmented(recipe: Recipe) -> Recipe:
+    """A recipe with its network's own augmentation, or with source H's where it has none."""
+    own = model_entry(recipe.model).recipe.augmentation
+    return dataclasses.replace(recipe, augmentation=own or (Affine(),))
+
+
 def _ours(job: Job, dataset: Dataset) -> Work:
     """What the training command does between two reports of progress, or to evaluate."""
     num_devices = {"ours-one-device": 1, "ours-all-devices": jax.device_count()}
     trainer = Trainer(
-        job.recipe,
+        augmented(job.recipe) if job.variant == AUGMENTED else job.recipe,
         dataset,
         seeds=range(job.seeds),
         num_devices=num_devices.get(job.variant),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.contenders import scaling
-from experiments.contenders.job import FLAX
+from experiments.contenders.job import AUGMENTED, FLAX
 from experiments.evidence import sections
 from experiments.evidence.text import table_lines
 
@@ -21,6 +21,8 @@ Rows = Sequence[Mapping[str, Any]]
 # What is compared has the same of these.
 _MEASURED = ("model", "batch_size", "seeds")
 _BEST = "best of PyTorch"
+# With fewer busy processes than this, on average over a minute, a machine does nothing else.
+_AT_REST = 1
 # Whom ours is compared with, by the heading of the column.
 _RIVALS = {
     "best PyTorch": _BEST,
@@ -28,6 +30,7 @@ _RIVALS = {
     "Flax, steps": FLAX[0],
     "Flax, scan": FLAX[1],
     "one device": "ours-one-device",
+    "augmented": AUGMENTED,
 }
 
 
@@ -47,23 +50,44 @@ def pages() -> dict[Path, str]:
     return {page: sections.filled(page, own) for page, own in parts.items()}
 
 
-def circumstances(measured: Mapping[str, Any]) -> str:
-    """When and where something was measured, from the head of its file."""
+def when_and_where(measured: Mapping[str, Any]) -> str:
+    """When, at which revision and on what something was measured, from the head of its file."""
     git, packages = measured["git"] or {"revision": "unknown", "dirty": False}, measured["packages"]
     shown = [name for name in ("jax", "flax", "torch") if name in packages]
     versions = ", ".join(f"{name} {packages[name]}" for name in shown)
-    busy = measured["busy_before"]  # Not noted by the first version of these files.
     return (
         f"{measured['date']}, revision {git['revision'][:7]}{' with changes' * git['dirty']};"
         f" {measured['cores']} cores of {measured['processor']}, {measured['memory_gib']} GiB;"
         f" {versions}"
-        + ("" if busy is None else f"; {busy:.1f} processes were busy before it began")
     )
+
+
+def circumstances(measured: Mapping[str, Any]) -> str:
+    """That of speeds, which are worth little where other processes were busy."""
+    busy = measured["busy_before"]  # Not noted by the first version of these files.
+    if busy is None:
+        return when_and_where(measured)
+    warning = "" if busy < _AT_REST else "no evidence of speed: "
+    return f"{when_and_where(measured)}; {warning}{busy:.1f} processes were busy before it began"
 
 
 def _part(measured: Mapping[str, Any]) -> str:
     command, rows = measured["command"], measured["rows"]
-    return f"```\n{command}\n```\n\n{circumstances(measured)}.\n\n{table(rows)}"
+    words = f"{circumstances(measured)}.{_anew(measured)}"
+    return f"```\n{command}\n```\n\n{words}\n\n{table(rows)}"
+
+
+def _anew(measured: Mapping[str, Any]) -> str:
+    """Which rows are of another revision than the head of their file."""
+    sizes: dict[tuple[str, str], dict[str, None]] = {}
+    for row in measured["rows"]:
+        # The first of these files had none.
+        if (revision := row.get("revision", "")) and revision != measured["git"]["revision"]:
+            sizes.setdefault((revision, row["model"]), {})[str(row["batch_size"])] = None
+    return "".join(
+        f" `{model}` at {', '.join(found)} is of revision {revision[:7]}."
+        for (revision, model), found in sizes.items()
+    )
 
 
 def table(rows: Rows) -> str:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from experiments.evidence import text
 from experiments.evidence.results import Results
 from experiments.evidence.statistics import summarize
 from mnist_jax.interchange.pretrained import LARGEST_IN_PACKAGE, RELEASES, Origin
-from mnist_jax.models import model_entry
+from mnist_jax.models import model_entry, model_names
 from mnist_jax.recipe import Recipe, options
 
 
@@ -35,6 +36,23 @@ _DATA = {
         " under the MIT license.",
     ),
 }
+
+
+def table(origins: Mapping[str, Origin]) -> str:
+    """What there is, as a table of the networks with and the names of those without."""
+    rows = [["network", "a seed of", "right, of the test images", "size"]]
+    for name in model_names():
+        if name in origins:
+            one = origins[name]
+            link = f"[`{name}`](../mnist_jax/pretrained/{name}/README.md)"
+            right = f"{one.correct:,} of {one.images:,} ({one.correct / one.images:.2%})"
+            size = f"{one.size / 2**20:.1f} MiB"
+            if one.size >= LARGEST_IN_PACKAGE:
+                size += ", a release file"
+            rows.append([link, f"`{one.row}`", right, size])
+    without = [f"`{name}`" for name in model_names() if name not in origins]
+    end = ["", f"Without weights so far: {', '.join(without)}."] if without else []
+    return "\n".join([*text.table_lines(rows), *end])
 
 
 def card(origin: Origin, results: Results) -> str:

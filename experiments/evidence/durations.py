@@ -5,7 +5,7 @@ import math
 from experiments.evidence import networks
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
-from experiments.evidence.rows import Row
+from experiments.evidence.rows import Article, Row
 from mnist_jax.recipe import Recipe
 from mnist_jax.training.schedule import Schedule
 
@@ -13,6 +13,8 @@ from mnist_jax.training.schedule import Schedule
 _TRAINING_IMAGES = 60_000
 # So many times as long as training is long.
 LONG = 3
+# What most rows have, and every row of ours is to have.
+SEEDS = 5
 
 
 def device(run: Record) -> str:
@@ -30,6 +32,11 @@ def took_long(run: Record) -> bool:
     """
     images = _images(run.recipe) * run.epochs / run.recipe.epochs
     return run.seconds > LONG * images / run.images_per_second
+
+
+def missing(results: Results, article: Article, row: Row) -> int:
+    """How many seeds a row has fewer than `SEEDS`."""
+    return max(0, SEEDS - len(results.runs[article.name, row.id, "jax"]))
 
 
 def on_a_core(results: Results, row: Row) -> float | None:

@@ -10,9 +10,9 @@ _INTRODUCTION = """\
 # Published figures beside ours
 
 Every number that the articles report, and what this code reaches under the same protocol. This
-file is written by `python -m experiments.compare` from the records in `results/` alone; the same
-table is there as `table.csv` and `table.tex`. [README.md](README.md) says how to read the tables
-and how to run a row.
+file is written by `python -m experiments.compare` from the records in `results/`, and memory from
+`docs/benchmarks/`; the same table is there as `table.csv` and `table.tex`. [README.md](README.md)
+says how to read the tables and how to run a row.
 """
 
 
@@ -35,12 +35,24 @@ def markdown(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """A line for each row, for `experiments/README.md`."""
+    """A line for each row that was run and has a figure, for `experiments/README.md`."""
+    return "\n".join([headline(results), "", *text.table_lines(_lines(results, compared=True))])
+
+
+def others(results: Results) -> str:
+    """A line for each other row, for `experiments/README.md`."""
+    return "\n".join(text.table_lines(_lines(results, compared=False)))
+
+
+def _lines(results: Results, *, compared: bool) -> list[list[str]]:
     table = [["row", "published", "ours, %", "n", "the figure is"]]
     for article in results.articles:
         for row in article.entries:
             outcome = analysis.outcome(results, article, row)
             ours = outcome.summary
+            figures = any(figure.untested != NO_FIGURE for figure in row.figures)
+            if compared != bool(ours and figures):
+                continue
             table.append(
                 [
                     f"{article.letter} `{row.id}`",
@@ -49,7 +61,7 @@ def summary(results: Results) -> str:
                     "; ".join(filter(None, (one.verdict for one in outcome.comparisons))),
                 ]
             )
-    return "\n".join([headline(results), "", *text.table_lines(table)])
+    return table
 
 
 def headline(results: Results) -> str:
@@ -84,11 +96,43 @@ def _about_times(results: Results) -> str:
     )
 
 
+_NOT_RUN = """\
+Every row is to have {seeds} seeds. Core-hours are what the missing ones take on one core, as
+[docs/sweeps.md](../docs/sweeps.md) expects it of the quickest records, from another network's
+where a network has none. A vote is of runs that another row lacks.
+"""
+
+
 def _not_run(results: Results) -> str:
-    lines = []
+    table = [["article", "rows", "not run", "short of seeds", "seeds missing", "core-hours"]]
+    lists, total = [], [0, 0, 0, 0, 0.0]
     for article in results.articles:
-        outcomes = {row.id: analysis.outcome(results, article, row) for row in article.entries}
-        missing = [f"`{name}`" for name, outcome in outcomes.items() if outcome.summary is None]
-        if missing:
-            lines.append(f"- {article.letter}, `{article.name}`: {', '.join(missing)}")
-    return "\n".join(["## Not run", "", *lines, ""]) if lines else ""
+        lacking = {row.id: durations.missing(results, article, row) for row in article.rows}
+        names = [f"`{name}` ({count})" for name, count in lacking.items() if count]
+        names += [
+            f"`{row.id}` (a vote)"
+            for row in article.ensembles
+            if analysis.outcome(results, article, row).summary is None
+        ]
+        if not names:
+            continue
+        never = sum(count == durations.SEEDS for count in lacking.values())
+        short = sum(count > 0 for count in lacking.values()) - never
+        seconds = sum(
+            lacking[row.id] * (durations.on_a_core(results, row) or 0.0) for row in article.rows
+        )
+        line = [len(lacking), never, short, sum(lacking.values()), seconds / 3600]
+        total = [a + b for a, b in zip(total, line, strict=True)]
+        table.append([f"{article.letter}, `{article.name}`", *_counts(line)])
+        lists.append(f"- {article.letter}, `{article.name}`: {', '.join(names)}")
+    if not lists:
+        return ""
+    table.append(["all of these", *_counts(total)])
+    words = _NOT_RUN.format(seeds=durations.SEEDS)
+    missing = "The rows, and how many seeds each lacks:"
+    return text.section("## Not run", words, table) + "\n".join(["", missing, "", *lists, ""])
+
+
+def _counts(line: list[float]) -> list[str]:
+    *counts, core_hours = line
+    return [*(str(count) for count in counts), f"{core_hours:.1f}"]

@@ -58,8 +58,7 @@ class Figure:
         epoch; None where it does not speak of them.
       curve_epoch: the epoch after which it is the value of the row's first curve, whose verdict it
         has; None where it is not.
-      exceeded: the test accuracy in percent that is said to be exceeded, without more; None where
-        nothing of the kind is said.
+      exceeds: the accuracy in percent that it says is exceeded, where that gets no verdict.
     """
 
     printed: str
@@ -72,7 +71,7 @@ class Figure:
     untested: str = ""
     batches_from: float | None = None
     curve_epoch: int | None = None
-    exceeded: float | None = None
+    exceeds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +225,7 @@ def no_figure(what: str, source: str) -> Sequence[Figure]:
     return (unmeasured(f"{what}, no figure", source, NO_FIGURE),)
 
 
-def unmeasured(printed: str, source: str, untested: str) -> Figure:
+def unmeasured(printed: str, source: str, untested: str, exceeds: float | None = None) -> Figure:
     """What an article says of a row without having measured it there."""
     return Figure(
         printed=printed,
@@ -235,6 +234,7 @@ def unmeasured(printed: str, source: str, untested: str) -> Figure:
         selection="",
         source=source,
         untested=untested,
+        exceeds=exceeds,
     )
 
 

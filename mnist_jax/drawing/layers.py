@@ -64,31 +64,32 @@ def _add_layers(network: Network, prefix: str, found: list[dict[str, Any]]) -> N
             found.append({"name": path} | _layer(layer, path))
 
 
-def _layer(layer: object, name: str) -> dict[str, Any]:
-    match layer:
-        case Conv():
-            settings = {"padding": layer.padding, "strides": layer.strides}
-            return {"op": "conv"} | settings | _weights(layer)
-        case Linear():
-            return {"op": "dense"} | _weights(layer)
-        case MaxPool():
-            return {"op": "max_pool", "padding": layer.padding}
-        case BatchNorm():
-            mean, var, scale, bias = (
-                np.asarray(value[...], np.float64)
-                for value in (layer.mean, layer.var, layer.scale, layer.bias)
-            )
-            scale = scale / np.sqrt(var + layer.epsilon)
-            return _affine(scale, bias - mean * scale)
-        case ClassicDropout():
-            return _affine(np.asarray([1 - layer.rate]), np.zeros(1))
-        case Dropout():
-            return {"op": "dropout"}
+def _layer(layer: Any, name: str) -> dict[str, Any]:
+    kind = type(layer)
+    # By the very class: one derived from it may compute something else.
+    if kind is Conv:
+        settings = {"padding": layer.padding, "strides": layer.strides}
+        return {"op": "conv"} | settings | _weights(layer)
+    if kind is Linear:
+        return {"op": "dense"} | _weights(layer)
+    if kind is MaxPool:
+        return {"op": "max_pool", "padding": layer.padding}
+    if kind is BatchNorm:
+        mean, var, scale, bias = (
+            np.asarray(value[...], np.float64)
+            for value in (layer.mean, layer.var, layer.scale, layer.bias)
+        )
+        scale = scale / np.sqrt(var + layer.epsilon)
+        return _affine(scale, bias - mean * scale)
+    if kind is ClassicDropout:
+        return _affine(np.asarray([1 - layer.rate]), np.zeros(1))
+    if kind is Dropout:
+        return {"op": "dropout"}
     for function, known in _FUNCTIONS.items():
         if layer is known:
             return {"op": function}
-    kind = getattr(layer, "__name__", type(layer).__name__)
-    raise Failure(f"The layer {name} is a {kind}, which the page can't compute; give another run.")
+    what = getattr(layer, "__name__", kind.__name__)
+    raise Failure(f"The layer {name} is a {what}, which the page can't compute; give another run.")
 
 
 def _weights(layer: Conv | Linear) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mnist_jax.models.layers import (
 from mnist_jax.models.registry import register
 from mnist_jax.recipe import Recipe
 
-_ARTICLE = "F: amineHY, the CNN with an illustration of image classification"
+_ARTICLE = "F: amineHY's article on the CNN, whose text has no title"
 
 
 @register(

@@ -29,7 +29,7 @@ _POOLINGS: dict[str, Layer] = {"avg": avg_pool, "max": max_pool}
         epochs=5,
         learning_rate=0.9,
     ),
-    article="D: LeNet on Fashion-MNIST",
+    article="D: Convolutional neural network (LeNet) - [torch learning notes]",
     published="75.6% after epoch 4",
     torch_names={"1": "conv1", "4": "conv2", "8": "fc1", "10": "fc2", "12": "out"},
 )

@@ -44,14 +44,21 @@ def augmented(recipe: Recipe, images: np.ndarray) -> np.ndarray:
     return np.asarray(jnp.rint(255 * changed[..., 0]), np.uint8)
 
 
-def kernels(network: Network) -> dict[str, np.ndarray]:
-    """The weights [h, w, inputs, outputs] of every convolution, by the layer's name."""
-    layers = {name: getattr(network, name) for name in network.layer_names}
-    return {
-        name: np.asarray(layer.kernel[...])
-        for name, layer in layers.items()
-        if isinstance(layer, nnx.Conv)
-    }
+def kernels(network: Network, prefix: str = "") -> dict[str, np.ndarray]:
+    """The weights [h, w, inputs, outputs] of every convolution, in order, by the layer's name.
+
+    Args:
+      network: which may have networks among its layers.
+      prefix: of the names, where the network is a layer itself.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in network.layer_names:
+        layer, path = getattr(network, name), prefix + name
+        if isinstance(layer, Network):
+            found |= kernels(layer, f"{path}.")
+        elif isinstance(layer, nnx.Conv):
+            found[path] = np.asarray(layer.kernel[...])
+    return found
 
 
 def activations(

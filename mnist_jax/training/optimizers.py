@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mnist_jax.rates import steps_of
 from mnist_jax.recipe import Recipe
 
 
@@ -35,18 +36,23 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
 
 
 def learning_rate(recipe: Recipe, steps_per_epoch: int) -> float | optax.Schedule:
-    """The recipe's learning rate: a number, or by the steps taken before."""
+    """The recipe's learning rate: a number, or by the steps taken before.
+
+    Raises:
+      UsageError: its schedule has more steps, or reaches larger rates, than can be computed with.
+    """
     if not recipe.learning_rate_schedule:
         return recipe.learning_rate
     courses, boundaries = list[optax.Schedule](), list[int]()
     multiple, epochs = 1.0, 0.0
     for stretch in recipe.learning_rate_schedule:
         start = multiple if stretch.start is None else stretch.start
-        first = round(epochs * steps_per_epoch)
+        first = steps_of(epochs, steps_per_epoch)
         epochs += stretch.epochs
-        boundaries.append(max(round(epochs * steps_per_epoch), first + 1))
-        courses.append(stretch.course(start, boundaries[-1] - first, steps_per_epoch))
-        multiple = stretch.end_from(start)
+        last = max(steps_of(epochs, steps_per_epoch), first + 1)
+        boundaries.append(last)
+        courses.append(stretch.course(start, last - first, steps_per_epoch))
+        multiple = stretch.end_from(start, last - first, steps_per_epoch)
     courses.append(optax.constant_schedule(multiple))
     joined = optax.join_schedules(courses, boundaries)
     return lambda count: recipe.learning_rate * joined(count)

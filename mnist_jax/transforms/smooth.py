@@ -90,8 +90,8 @@ class Elastic(Transform):
         super().__post_init__()
         if self.alpha < 0:
             self.refuse("alpha", "0 or more")
-        if self.sigma <= 0:
-            self.refuse("sigma", "a positive number")
+        if not 0.1 <= self.sigma <= 28:  # From no smoothing to an image's side.
+            self.refuse("sigma", "a number from 0.1 to 28")
 
     def draw(self, key: jax.Array) -> Any:
         """The field before it is smoothed: [2, 28, 28], rows first."""
