@@ -29,6 +29,7 @@ ARTICLE = Article(
                     rounding=0.0005,
                     framework="TensorFlow",
                     runs=1500,
+                    selection="last epoch",
                     source="README.md",
                 ),
             ),

@@ -21,7 +21,14 @@ ARTICLE = Article(
         Row(
             id="cmu_cnn",
             recipe=_RECIPE,
-            figures=(Figure(printed="98.86%", value=98.86, source="Training and Testing"),),
+            figures=(
+                Figure(
+                    printed="98.86%",
+                    value=98.86,
+                    selection="last epoch",
+                    source="Training and Testing",
+                ),
+            ),
             iterations=10,
         ),
         Row(

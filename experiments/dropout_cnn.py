@@ -28,6 +28,7 @@ ARTICLE = Article(
                 Figure(
                     printed="90 to 100% on training batches",
                     value=None,
+                    selection="every iteration",
                     source="Monitoring the training; the network of the printed summary",
                     batches_from=90.0,
                 ),
@@ -44,19 +45,21 @@ ARTICLE = Article(
             iterations=1,
             figures=(
                 Figure(
-                    printed="training loss 0.0112 in epoch 11",
+                    printed="training loss 0.0112169087 in epoch 11",
                     value=None,
+                    selection="the last epoch printed, the eleventh of 15",
+                    curve_epoch=11,
                     source="pytorch_mnist_deep_cnn.ipynb",
                 ),
             ),
             curves=(
                 Curve(
                     column="train_loss",
-                    values=(
-                        *(0.1248, 0.0455, 0.0343, 0.0272, 0.0235, 0.0202),
-                        *(0.0180, 0.0159, 0.0138, 0.0150, 0.0112),
+                    printed=(
+                        *("0.124820858", "0.0454975255", "0.0342978314", "0.0271685198"),
+                        *("0.0235471297", "0.0201890636", "0.0180015843", "0.0159422997"),
+                        *("0.0138327638", "0.0150435949", "0.0112169087"),
                     ),
-                    rounding=0.00005,
                 ),
             ),
             note="The notebook keeps every unit and skips the ReLU after the first dense layer.",
@@ -69,14 +72,15 @@ ARTICLE = Article(
                 Figure(
                     printed="training loss 0.0291 in epoch 5",
                     value=None,
+                    selection="last epoch",
+                    curve_epoch=5,
                     source="pytorch_mnist_simple_cnn.ipynb",
                 ),
             ),
             curves=(
                 Curve(
                     column="train_loss",
-                    values=(0.224, 0.062, 0.0449, 0.0356, 0.0291),
-                    rounding=0.00005,
+                    printed=("0.224", "0.062", "0.0449", "0.0356", "0.0291"),
                 ),
             ),
         ),

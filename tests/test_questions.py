@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from scipy import stats
 from toy_records import ARTICLE, RECIPE, VARIANT, record, results_of
 
-from experiments.evidence import comparisons, rendering, stopping
+from experiments.evidence import comparisons, questions, rendering, statistics, stopping
 from experiments.evidence.results import Results
 
 
@@ -28,8 +29,22 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
     )
     assert "| pooling max / avg | 3 |" in line
     # One question is its own family.
-    p = f"{stats.ttest_rel(found.first, found.second).pvalue:.2g}"
-    assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.062 to 0.5 |")
+    p = f"{stats.ttest_rel(found.first, found.second).pvalue:.3g}"
+    assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.0625 to 0.5 |")
+
+
+def test_two_seeds_are_too_few_for_a_test_and_a_stuck_run_has_none(tmp_path):
+    runs = [record(0, 10), record(1, 12), record(5, 9)]
+    others = [record(seed, 7 + seed, "variant", VARIANT) for seed in range(2)]
+    results = results_of(tmp_path, *runs, *others)
+    assert comparisons.variants(results, ARTICLE.ablations[0]).difference is None
+    learned = [*runs[:2], record(2, 9)], [*others, record(2, 8, "variant", VARIANT)]
+    names = ("toy", "plain", "jax"), ("toy", "variant", "jax")
+    tried = Results([ARTICLE], dict(zip(names, learned, strict=True)))
+    assert comparisons.variants(tried, ARTICLE.ablations[0]).difference is not None
+    learned[0][0] = dataclasses.replace(runs[0], predictions=np.zeros(100, np.uint8))
+    assert comparisons.variants(tried, ARTICLE.ablations[0]).difference is None
+    assert "| 2 *provisional* |  |  |  | < 0.05 for 0 of 2 seeds;" in rendering.markdown(results)
 
 
 def test_variants_are_compared_by_what_is_asked():
@@ -161,6 +176,26 @@ def test_frameworks_are_compared(tmp_path):
     assert compared.difference.mean == pytest.approx(3.0)
     # t of 4 degrees of freedom: (3 - 0.1) / sqrt(2/3).
     assert compared.equivalence == pytest.approx(stats.t.cdf(2.9 / (2 / 3) ** 0.5, 4))
-    assert "| not shown |" in rendering.markdown(results)
+    # Of variances of 1, and two normal quantiles.
+    needed = 2 * (stats.norm.ppf([0.95, 0.9]).sum() / 0.1) ** 2
+    assert compared.needed == int(needed) + 1
+    assert f"| {compared.needed:,} | out of reach |" in rendering.markdown(results)
     assert comparisons.cross_framework(results, ARTICLE, ARTICLE.rows[1]) is None
     assert "+3.00 [" in rendering.markdown(results)
+
+
+@pytest.mark.parametrize(
+    ("p", "rows", "shown"), [(0.04, 1, "yes"), (0.04, 2, "not shown"), (0.3, 1, "not shown")]
+)
+def test_equivalence_counts_when_adjusted(monkeypatch, p, rows, shown):
+    """Of two rows of p 0.04 none is below 0.05."""
+    found = comparisons.Frameworks(statistics.Difference(0.0, -1.0, 1.0, 0.9), p, 20)
+    monkeypatch.setattr(comparisons, "cross_framework", lambda *_: found)
+    article = dataclasses.replace(ARTICLE, rows=ARTICLE.rows[:rows])
+    runs = {
+        ("toy", row.id, framework): [record(0, 10, row.id, row.recipe, framework)]
+        for row in article.rows
+        for framework in ("jax", "torch")
+    }
+    text = questions.cross_framework(Results([article], runs))
+    assert text.count(f"| {p} | {rows * p:.3g} | 20 | {shown} |") == rows

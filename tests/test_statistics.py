@@ -60,6 +60,11 @@ def test_paired_and_welch():
         certain = test([2.0, 2.0], [1.0, 1.0])
         assert (certain.mean, certain.low, certain.high) == (1.0, 1.0, 1.0)
         assert math.isnan(certain.p)
+    # 28 images of 10,000 in both, but for the rounding of percentages.
+    certain = statistics.paired([99.57, 99.59], [99.29, 99.31])
+    assert 99.57 - 99.29 != 99.59 - 99.31
+    assert certain.mean == pytest.approx(0.28)
+    assert math.isnan(certain.p)
 
 
 def test_equivalence_is_shown_where_the_90_percent_interval_is_within_the_margin():
@@ -71,6 +76,14 @@ def test_equivalence_is_shown_where_the_90_percent_interval_is_within_the_margin
     assert statistics.equivalence(first, second, edge * 0.9) > 0.05
     assert statistics.equivalence([99.0, 99.1], [98.0, 98.1], 0.1) > 0.9
     assert math.isnan(statistics.equivalence([1.0, 1.0], [1.0, 1.0], 0.1))
+
+
+def test_as_many_runs_as_are_needed_show_equivalence_four_times_of_five():
+    n = statistics.runs_for_equivalence(0.5, 0.5)
+    assert n == 18  # 2 · (1.645 + 1.282)², up.
+    draws = np.random.default_rng(0).normal(99, 0.5, (400, 2, n))
+    shown = [statistics.equivalence(a, b, 0.5) < 0.05 for a, b in draws]
+    assert np.mean(shown) == pytest.approx(0.8, abs=0.06)
 
 
 def test_holm_adjusts_step_by_step():

@@ -13,7 +13,7 @@ recipe = Recipe(
     selection="best_validation",
     eval_every=10,
 )
-figure = Figure(printed="", value=99.0, source="")
+figure = Figure(printed="", value=99.0, selection="", source="")
 row = Row(id="row", recipe=recipe, figures=(figure,))
 vote = Ensemble(id="vote", members="row", size=2, figures=(figure,), vote="mean")
 if __name__ == "__main__":

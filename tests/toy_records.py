@@ -27,18 +27,24 @@ ARTICLE = Article(
             id="plain",
             recipe=RECIPE,
             figures=(
-                Figure(printed="91.00%", value=91.0, source="nowhere"),
-                Figure(printed="99.5%", value=99.5, rounding=0.05, source="elsewhere"),
+                Figure(printed="91.00%", value=91.0, selection="last epoch", source="nowhere"),
+                Figure(
+                    printed="99.5%",
+                    value=99.5,
+                    rounding=0.05,
+                    selection="last epoch",
+                    source="elsewhere",
+                ),
             ),
             curves=(
-                Curve(column="test_accuracy", values=(0.5, 0.91), rounding=0.005),
+                Curve(column="test_accuracy", printed=("0.50", "0.91")),
                 Curve(column="train_loss"),
             ),
         ),
         Row(
             id="variant",
             recipe=VARIANT,
-            figures=(Figure(printed="nothing", value=None, source="nowhere"),),
+            figures=(Figure(printed="nothing", value=None, selection="", source="nowhere"),),
         ),
     ),
     ensembles=(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.evidence import durations, statistics
+from experiments.evidence import durations, networks, statistics
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Curve, Ensemble, Figure, Row
@@ -25,7 +25,9 @@ MOST_BATCHES = 95.0
 
 @dataclass(frozen=True)
 class Family:
-    """An article's rows on one dataset, but for those that jump: what they say of their spread.
+    """An article's rows on one dataset with, or all without, convolutions, and their spread.
+
+    Rows that jump, or of which a run is stuck, are in none: their runs are not normal.
 
     Attributes:
       rows: those with at least two runs; two or more of them.
@@ -68,7 +70,8 @@ class Comparison:
       verdict: `inside`, `above` or `below` our interval is where it lies; `not testable` if it is
         inside, but rounded more coarsely than our runs are spread; `provisional` with too few runs
         to say; what the figure says itself where it has no value; empty without runs. Of a figure
-        about training batches `inside` where it is true of most in every run, else `above`.
+        of a curve that of its point; of one about training batches `inside` where it is true of
+        most in every run, else `above`.
       own: by the row's own runs; None where nothing is tested.
       pooled: by the spread of its family, for a row of few runs; None besides.
     """
@@ -103,13 +106,13 @@ class Point:
 
     Attributes:
       epoch: after which.
-      published: in the article's unit; None where it has only a picture.
+      published: as the article prints it; empty where it has only a picture.
       ours: in the same unit.
       verdict: as of `Comparison`.
     """
 
     epoch: int
-    published: float | None
+    published: str
     ours: Summary
     verdict: str
 
@@ -124,7 +127,9 @@ def outcome(
         if reached is None:
             return Outcome(None, nothing, None, "")
         vote = percentages([reached])
-        compared = [Comparison(f, verdict(vote, f.value, f.rounding)) for f in row.figures]
+        compared = [
+            Comparison(f, f.untested or verdict(vote, f.value, f.rounding)) for f in row.figures
+        ]
         return Outcome(vote, compared, None, "")
     runs = results.runs[article.name, row.id, framework]
     if not runs:
@@ -152,7 +157,7 @@ def verdict(
 ) -> str:
     """Where a published value lies, as `Comparison.verdict` says; the interval is for one run."""
     if value is None:
-        return "not a claim"
+        return ""
     if summary.n < ENOUGH_SEEDS:
         return "provisional"
     low, high = summary.interval if interval is None else interval
@@ -165,18 +170,22 @@ def verdict(
 
 def family(results: Results, article: Article, row: Row, framework: str = "jax") -> Family | None:
     """The family of a row; None where it has none."""
-    if row.jumps:
-        return None
     samples = {}
     for other in article.rows:
         runs = results.runs[article.name, other.id, framework]
-        if len(runs) > 1 and not other.jumps and other.recipe.dataset == row.recipe.dataset:
+        normal = not other.jumps and not any(run.stuck for run in runs)
+        if len(runs) > 1 and normal and _kind(other) == _kind(row):
             samples[other.id] = [accuracy(run, other) for run in runs]
-    if len(samples) < 2:
+    if len(samples) < 2 or row.id not in samples:
         return None
     values = list(samples.values())
     spread, p = statistics.pooled(values), statistics.equally_spread(values)
     return Family(list(samples), sum(map(len, values)), spread, p)
+
+
+def _kind(row: Row) -> tuple[str, bool]:
+    """What the rows of a family have in common."""
+    return row.recipe.dataset, networks.has_convolutions(row.recipe)
 
 
 def later_epochs(results: Results, article: Article, row: Row, framework: str) -> list[float]:
@@ -188,21 +197,26 @@ def later_epochs(results: Results, article: Article, row: Row, framework: str) -
     return [100 * one for run in runs for one in run.second_half()]
 
 
-def points(results: Results, article: Article, row: Row, curve: Curve) -> list[Point]:
+def points(
+    results: Results, article: Article, row: Row, curve: Curve, framework: str = "jax"
+) -> list[Point]:
     """Compares a curve epoch by epoch; empty without runs."""
-    runs = results.runs[article.name, row.id, "jax"]
+    runs = results.runs[article.name, row.id, framework]
     if not runs:
         return []
     ran = min(run.epochs for run in runs)
     ours = curve.scale * np.asarray([run.by_epoch(curve.column)[:ran] for run in runs])
-    published: dict[int, float] = dict(enumerate(curve.values[:ran], start=1))
+    published = dict(enumerate(curve.printed[:ran], start=1))
     epochs = list(published) or _round_epochs(ran)
     bounds = (0.0, 1.0 if curve.column.endswith("accuracy") else math.inf)
     found = []
     for epoch in epochs:
         summary = statistics.summarize(ours[:, epoch - 1].tolist(), bounds)
-        value = published.get(epoch)
-        found.append(Point(epoch, value, summary, verdict(summary, value, curve.rounding)))
+        printed = published.get(epoch, "")
+        value = float(printed) if printed else None
+        # Half a unit of its last digit.
+        rounding = 0.5 * 10.0 ** -len(printed.partition(".")[2])
+        found.append(Point(epoch, printed, summary, verdict(summary, value, rounding)))
     return found
 
 
@@ -278,6 +292,10 @@ def _compare(
         if shares is None or shares.n < ENOUGH_SEEDS:
             return Comparison(figure, "provisional")
         return Comparison(figure, "inside" if shares.low >= MOST_BATCHES else "above")
+    if figure.curve_epoch is not None:
+        compared = points(results, article, row, row.curves[0], framework)
+        found = {point.epoch: point.verdict for point in compared}
+        return Comparison(figure, found.get(figure.curve_epoch, "provisional"))
     if figure.value is None:
         return Comparison(figure, figure.untested)
     if summary.n < ENOUGH_SEEDS:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from experiments.evidence import analysis, text
+from experiments.evidence import analysis, statistics, text
 from experiments.evidence.analysis import Comparison, Limits, Outcome
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Ensemble, Figure, Row
@@ -79,7 +79,14 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     runs = results.runs[article.name, row.id, "jax"]
     if unknown := [str(run.seed) for run in runs if not run.committed]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
+    if stuck := [run.accuracy for run in runs if run.stuck]:
+        yield (
+            f"`{row.id}`: {len(stuck)} of {len(runs)} runs give every test image the same class and"
+            f" stay at {max(stuck):.2f}%: mean and standard deviation describe no run, and nothing"
+            " is tested."
+        )
     yield from _outside(results, article, row)
+    yield from _beyond_every_run(results, article, row)
     for figure in row.figures:
         if figure.exceeds is not None and runs:
             ours = [analysis.accuracy(run, row) for run in runs]
@@ -123,10 +130,35 @@ def _outside(results: Results, article: Article, row: Row) -> Iterator[str]:
             if later := analysis.later_epochs(results, article, row, framework):
                 spread = analysis.percentages(later)
                 high = side == "above"
+                skewed = f", skew {statistics.skewness(later):.2f}" if row.jumps else ""
                 reached = sum(a >= figure.value if high else a <= figure.value for a in later)
                 yield (
                     f"`{row.id}`: in the second half of {whose} runs the accuracy is"
                     f" {text.mean(spread)} over all epochs, {spread.low:.2f} to"
-                    f" {spread.high:.2f}; in {reached} of {len(later)} it is as"
+                    f" {spread.high:.2f}{skewed}; in {reached} of {len(later)} it is as"
                     f" {'high' if high else 'low'} as {figure.printed}."
                 )
+
+
+def _beyond_every_run(results: Results, article: Article, row: Row) -> Iterator[str]:
+    """Of a figure inside that none of many runs reaches: how normal the runs are that say so."""
+    ours, theirs = (
+        [analysis.accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
+        for framework in ("jax", "torch")
+    )
+    both = [*ours, *theirs]
+    if row.jumps or len(both) < analysis.MANY_SEEDS:
+        return
+    for comparison in analysis.outcome(results, article, row).comparisons:
+        figure, own = comparison.figure, comparison.own
+        if figure.value is None or own is None or figure.runs > 1 or own.verdict != "inside":
+            continue
+        above = figure.value - figure.rounding > max(both)
+        if above or figure.value + figure.rounding < min(both):
+            yield (
+                f"`{row.id}`: {figure.printed} is inside, yet {'above' if above else 'below'} each"
+                f" of {len(both)} runs, PyTorch's {len(theirs)} with them. Its p,"
+                f" {text.p_value(own.p)}, takes runs for normal; by Shapiro and Wilk's test of our"
+                f" {len(ours)} that has p {text.p_value(statistics.normality(ours))}, and their"
+                f" skew is {statistics.skewness(ours):.2f}."
+            )

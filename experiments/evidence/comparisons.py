@@ -26,7 +26,8 @@ class Variants:
     Attributes:
       first: what the ablation measures of the first row's runs, in percent, by shared seed.
       second: the second one's.
-      difference: with the paired test; None under two shared seeds.
+      difference: with the paired test; None with fewer than `ENOUGH_SEEDS` of
+        those, and where one of the runs is stuck.
       changed: the fields of the recipes that differ, with the first's and the second's value.
       mcnemar: McNemar's p of the two runs of every shared seed; none on different test images, and
         where something else than the accuracy that counts is measured.
@@ -46,10 +47,12 @@ class Frameworks:
     Attributes:
       difference: ours minus PyTorch's, with Welch's test.
       equivalence: p of the means lying `MARGIN` or farther apart, by two one-sided Welch tests.
+      needed: runs of each to show it of equal means, by the spread of both.
     """
 
     difference: Difference
     equivalence: float
+    needed: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,10 @@ def variants(results: Results, ablation: Ablation) -> Variants:
     first, second = (results.by_seed(name) for name in (ablation.first, ablation.second))
     shared = sorted(first.keys() & second.keys())
     ours, others = ([_measured(runs[s], ablation) for s in shared] for runs in (first, second))
-    difference = statistics.paired(ours, others) if len(shared) > 1 else None
+    tested = len(shared) >= analysis.ENOUGH_SEEDS and not any(
+        runs[s].stuck for s in shared for runs in (first, second)
+    )
+    difference = statistics.paired(ours, others) if tested else None
     recipes = [results.row(name).recipe for name in (ablation.first, ablation.second)]
     same = recipes[0].dataset == recipes[1].dataset and ablation.measure == "accuracy"
     ps = [statistics.mcnemar(first[s].correct, second[s].correct) for s in shared if same]
@@ -100,15 +106,16 @@ def selection(results: Results, article: Article, row: Row) -> Selection | None:
 
 
 def cross_framework(results: Results, article: Article, row: Row) -> Frameworks | None:
-    """Ours beside PyTorch's, measured here; None if either has fewer than two runs."""
+    """Ours beside PyTorch's, measured here; None if either has too few runs."""
     ours, theirs = (
         [analysis.accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
         for framework in ("jax", "torch")
     )
-    if min(len(ours), len(theirs)) < 2:
+    if min(len(ours), len(theirs)) < analysis.ENOUGH_SEEDS:
         return None
     equivalence = statistics.equivalence(ours, theirs, MARGIN)
-    return Frameworks(statistics.welch(ours, theirs), equivalence)
+    needed = statistics.runs_for_equivalence(statistics.pooled([ours, theirs]).sd, MARGIN)
+    return Frameworks(statistics.welch(ours, theirs), equivalence, needed)
 
 
 def _measured(run: Record, ablation: Ablation) -> float:

@@ -1,19 +1,18 @@
 """How long a seed takes, and on what."""
 
-import functools
-import json
 import math
 
+from experiments.evidence import networks
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Row
-from mnist_jax.models import abstract_model
-from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
 from mnist_jax.training.schedule import Schedule
 
 # Images in the training set of MNIST and of Fashion-MNIST.
 _TRAINING_IMAGES = 60_000
+# So many times as long as training is long.
+LONG = 3
 # What most rows have, and every row of ours is to have.
 SEEDS = 5
 
@@ -24,6 +23,15 @@ def device(run: Record) -> str:
     count = math.prod(on["mesh"].values())
     kind = "CPU core" if on["platform"] == "cpu" else on["kind"]
     return f"{count} {kind}{'s' if count > 1 else ''}"
+
+
+def took_long(run: Record) -> bool:
+    """Whether a run took over `LONG` times as long as its images at its median speed.
+
+    What it took includes its evaluations and compilation, and what else the machine did.
+    """
+    images = _images(run.recipe) * run.epochs / run.recipe.epochs
+    return run.seconds > LONG * images / run.images_per_second
 
 
 def missing(results: Results, article: Article, row: Row) -> int:
@@ -65,10 +73,4 @@ def _images(recipe: Recipe) -> int:
 
 def _network(recipe: Recipe) -> tuple[str, int]:
     """What decides the cost of an image: the network and its work."""
-    return recipe.model, _multiply_adds(recipe.model, json.dumps(recipe.model_args))
-
-
-@functools.cache
-def _multiply_adds(model: str, model_args: str) -> int:
-    layers = summarize(abstract_model(model, **json.loads(model_args)))
-    return sum(layer.multiply_adds for layer in layers)
+    return recipe.model, sum(layer.multiply_adds for layer in networks.layers(recipe))

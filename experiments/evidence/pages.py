@@ -54,9 +54,9 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
     yield Text(
         "Inside, above or below is where a published figure lies beside the interval in which 95%"
         f" of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not testable:"
-        " inside, but rounded more coarsely than our runs are spread. Not a claim: no test accuracy"
-        " is published. No protocol: it isn't said what of. None: nothing is published of the row."
-        " Unexplained: the row's note says what was tried."
+        " inside, but rounded more coarsely than our runs are spread. No protocol: it isn't said"
+        " what of. None: nothing is published of the row. Unexplained: the row's note says what was"
+        " tried."
     )
     comparisons = []
     for article in results.articles:
@@ -102,7 +102,7 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
             wide=charts.accuracy_by_epoch(shown, figures, wide=True),
         )
     for row in article.rows:
-        if runs[row.id] and any(curve.values for curve in row.curves):
+        if runs[row.id] and any(curve.printed for curve in row.curves):
             yield _published_curves(article, row, runs[row.id])
     for row in article.rows:
         if row.iterations and (known := [run for run in runs[row.id] if run.steps is not None]):
@@ -128,7 +128,7 @@ def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Pic
             for run in runs
         ]
         printed = Course(epochs[: len(curve.values)], np.asarray(curve.values))
-        published = printed if curve.values else None
+        published = printed if curve.printed else None
         part, what = curve.column.split("_")
         name = _NAMES[part]
         panels.append(Panel(f"{name} {what}", {name: ours}, what == "loss", published))

@@ -11,7 +11,6 @@ from experiments.evidence import analysis, comparisons, durations, statistics, s
 from experiments.evidence.analysis import Point
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Cost, Curve
-from experiments.evidence.statistics import Difference
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 
@@ -21,10 +20,12 @@ _TRAINING = Path(__file__).parents[2] / "docs" / "benchmarks" / "training.json"
 
 
 _FAMILIES_TEXT = """\
-The rows of an article on one dataset are a family, but for those whose accuracy jumps from epoch to
-epoch. Where a row has fewer than 10 runs, the spread of its family is put beside its own: the
-square root of the mean variance, weighted by degrees of freedom. That the rows have one spread is
-an assumption, which Levene's test (about the medians) contradicts where its p is small.
+The rows of an article on one dataset whose networks have convolutions are a family, and so are
+those whose networks have none; rows whose accuracy jumps from epoch to epoch, or of which a run
+gives every image the same class, are in none. Where a row has fewer than 10 runs, the spread of its
+family is put beside its own: the square root of the mean variance, weighted by degrees of freedom.
+That the rows have one spread is an assumption, which Levene's test (about the medians) contradicts
+where its p is small.
 """
 
 
@@ -42,12 +43,18 @@ def families(results: Results) -> str:
     return text.section("## How far runs are spread", _FAMILIES_TEXT, table)
 
 
-_CROSS_TEXT = """\
-The same recipes through the PyTorch references of `references/`, the authors' own networks, on this
-machine. The difference of the means is tested with Welch's t-test, whose p is also adjusted by
-Holm's method for all rows of the table. A large p is no evidence of equality: that the means are
-less than 0.1 points apart is shown where two one-sided Welch tests (TOST) against that margin have
-p < 0.05; elsewhere the runs are too few, or too far spread, to say.
+# More runs of each framework than this are not going to be made.
+_OUT_OF_REACH = 1000
+
+_CROSS_TEXT = f"""\
+The same recipes through the PyTorch references of `references/`, on this machine: the authors'
+networks, in PyTorch, which article A's author did not use. The difference of the means is tested
+with Welch's t-test. A large p is no evidence of equality: that the means are less than
+{comparisons.MARGIN} points apart is shown where two one-sided Welch tests (TOST) against that
+margin have p < 0.05. Both p are also adjusted by Holm's method for all rows of the table, and the
+adjusted one counts. Where it is not shown, the runs are too few to say: *needed* are so many of
+each framework for a power of 0.8 at an unadjusted p < 0.05 if the means are equal, by the pooled
+spread of both. Where those are over {_OUT_OF_REACH:,}, it is out of reach.
 """
 
 
@@ -56,20 +63,25 @@ def cross_framework(results: Results) -> str:
     table = [
         [
             *("row", "JAX", "PyTorch", "difference, points [95%]", "p", "Holm p"),
-            *("TOST p", f"within {comparisons.MARGIN} points"),
+            *("TOST p", "TOST Holm p", "needed", f"within {comparisons.MARGIN} points"),
         ]
     ]
     compared = {
         (article.name, row.id): comparisons.cross_framework(results, article, row)
         for article, row in results.rows
     }
-    adjusted = _adjusted({key: one.difference if one else None for key, one in compared.items()})
+    adjusted = _adjusted(
+        {key: one.difference.p if one else math.nan for key, one in compared.items()}
+    )
+    equivalent = _adjusted(
+        {key: one.equivalence if one else math.nan for key, one in compared.items()}
+    )
     for article, row in results.rows:
         ours, theirs = (analysis.outcome(results, article, row, f) for f in ("jax", "torch"))
         if theirs.summary is None:
             continue
         found = compared[article.name, row.id]
-        shown = "" if found is None else "yes" if found.equivalence < 0.05 else "not shown"
+        equal = equivalent[article.name, row.id]
         table.append(
             [
                 f"`{article.name}/{row.id}`",
@@ -79,20 +91,37 @@ def cross_framework(results: Results) -> str:
                 ),
                 *text.difference_cells(found.difference if found else None),
                 text.p_value(adjusted[article.name, row.id]),
-                *(text.p_value(found.equivalence) if found else "", shown),
+                *(
+                    (
+                        text.p_value(found.equivalence),
+                        text.p_value(equal),
+                        f"{found.needed:,}",
+                        _shown(equal, found.needed),
+                    )
+                    if found
+                    else ("", "", "", "")
+                ),
             ]
         )
     return text.section("## PyTorch, measured here", _CROSS_TEXT, table)
 
 
+def _shown(p: float, needed: int) -> str:
+    """Whether two means are shown to be as good as equal."""
+    if p < 0.05:
+        return "yes"
+    return "out of reach" if needed > _OUT_OF_REACH else "not shown"
+
+
 _VARIANTS_TEXT = """\
 Both rows on the seeds they share: the difference of the means, first minus second, with the paired
-t-test, whose p is also adjusted by Holm's method for all questions. Where more than one field of
-the recipe differs, a difference can't be put down to one of them. McNemar's exact test, on the test
-images that only one of two runs has right, is made for every shared seed: it compares two networks,
-not two recipes, and may differ from seed to seed. What is compared is the test accuracy that
-counts, the one after the first epoch, or the fluctuation: the standard deviation, in points, of a
-run's test accuracies after every epoch of the second half.
+t-test, whose p is also adjusted by Holm's method for all questions that are tested. None is with
+fewer than 3 shared seeds (*provisional*), or where a run gives every image the same class. Where
+more than one field of the recipe differs, a difference can't be put down to one of them. McNemar's
+exact test, on the test images that only one of two runs has right, is made for every shared seed:
+it compares two networks, not two recipes, and may differ from seed to seed. What is compared is the
+test accuracy that counts, the one after the first epoch, or the fluctuation: the standard
+deviation, in points, of a run's test accuracies after every epoch of the second half.
 """
 
 
@@ -115,7 +144,9 @@ def variants(results: Results) -> str:
     compared = {
         ablation.question: comparisons.variants(results, ablation) for ablation in ablations
     }
-    adjusted = _adjusted({question: one.difference for question, one in compared.items()})
+    adjusted = _adjusted(
+        {q: one.difference.p if one.difference else math.nan for q, one in compared.items()}
+    )
     for ablation in ablations:
         found = compared[ablation.question]
         count = len(found.first)
@@ -150,10 +181,9 @@ def _mcnemar(ps: Sequence[float]) -> str:
     )
 
 
-def _adjusted(differences: Mapping[_Key, Difference | None]) -> dict[_Key, float]:
-    """Their p values by Holm's method; NaN where nothing was tested."""
-    ps = [one.p if one else math.nan for one in differences.values()]
-    return dict(zip(differences, statistics.holm(ps), strict=True))
+def _adjusted(ps: Mapping[_Key, float]) -> dict[_Key, float]:
+    """P values by Holm's method; NaN, where nothing was tested, stays."""
+    return dict(zip(ps, statistics.holm(list(ps.values())), strict=True))
 
 
 _SELECTION_TEXT = """\
@@ -252,9 +282,8 @@ def curves(results: Results) -> str:
 
 def _point(curve: Curve, point: Point) -> list[str]:
     digits = 3 if curve.column.endswith("accuracy") else 4
-    published = "" if point.published is None else f"{point.published:.{digits}f}"
     ours = (text.mean(point.ours, digits), text.interval(point.ours, digits))
-    return [str(point.epoch), published, *ours, point.verdict]
+    return [str(point.epoch), point.published, *ours, point.verdict]
 
 
 _COSTS_TEXT = """\

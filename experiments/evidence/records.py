@@ -135,6 +135,11 @@ class Record:
         """The test accuracy that counts, in percent."""
         return 100 * float(self.correct.mean())
 
+    @property
+    def stuck(self) -> bool:
+        """Whether every test image is given the same class: nothing was learned."""
+        return bool(np.ptp(self.predictions) == 0)
+
     def accuracy_at(self, epoch: int) -> float:
         """The test accuracy after an epoch, in percent."""
         return 100 * self.by_epoch("test_accuracy")[epoch - 1]

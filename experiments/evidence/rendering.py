@@ -16,15 +16,11 @@ says how to read the tables and how to run a row.
 """
 
 
-# Verdicts of which one in twenty would be another by chance, where there is an interval.
-_TESTED = ("inside", "above", "below")
-
-
 def markdown(results: Results) -> str:
     """The whole comparison, for `experiments/RESULTS.md`."""
     parts = [
         _INTRODUCTION,
-        f"## Results\n\n{headline(results)}\n",
+        f"## Results\n\n{headline(results)}\n\n{_about_times(results)}\n",
         *(article_sections.section(results, article) for article in results.articles),
         questions.families(results),
         questions.cross_framework(results),
@@ -84,15 +80,20 @@ def headline(results: Results) -> str:
     words = f"Of {verdicts.total()} published figures of {len(entries)} rows: {counts}."
     if without := entries.count([NO_FIGURE]):
         words += f" {without} of the rows are exercises and readings without a figure."
-    tested = sum(one.own is not None and one.verdict in _TESTED for _, one in found)
-    if tested:
-        words += (
-            f" Of the {tested} that are tested, {0.05 * tested:.1f} would lie outside by"
-            " chance alone."
-        )
     if others := [name for name, _ in found if name]:
         words += f" By the spread of the whole family it is otherwise for {', '.join(others)}."
     return words
+
+
+def _about_times(results: Results) -> str:
+    """What the column of times is worth."""
+    runs = [run for found in results.runs.values() for run in found]
+    slow = sum(durations.took_long(run) for run in runs)
+    return (
+        "*A seed takes* is the shortest share of a run's time, and no evidence of speed:"
+        f" {slow} of {len(runs)} records took over {durations.LONG} times as long as their training"
+        " images take at their median speed, since the machine did other things too."
+    )
 
 
 _NOT_RUN = """\

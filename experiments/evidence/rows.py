@@ -23,16 +23,19 @@ class Curve:
 
     Attributes:
       column: what it is of: `train_loss`, `train_accuracy` or `test_accuracy`.
-      values: after each epoch, from the first on, in the article's unit; none where the article
-        has only a picture.
-      rounding: half a unit of the last printed digit.
+      printed: its values after each epoch, from the first on, as they are printed, in the article's
+        unit; none where the article has only a picture.
       scale: ours is multiplied by it to get the article's unit.
     """
 
     column: str
-    values: Sequence[float] = ()
-    rounding: float = 0.0
+    printed: Sequence[str] = ()
     scale: float = 1.0
+
+    @property
+    def values(self) -> list[float]:
+        """What is printed, as numbers."""
+        return [float(text) for text in self.printed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +45,19 @@ class Figure:
     Attributes:
       printed: as it is printed.
       value: the same as a test accuracy in percent; None where it is something else.
-      rounding: half a unit of the value's last digit, in percentage points.
+      rounding: half a unit of the value's last digit, in percentage points; a whole unit where the
+        article calls it approximate.
       framework: what it was measured with; empty where nothing was.
       runs: how many it is the mean of.
-      selection: how its author chose the epoch and run that it reports.
+      selection: how its author chose the epoch and run that it reports, of the training batches or
+        epochs where it is about those.
       source: where it stands.
-      untested: what is said of it instead of a verdict where it has no value; `NO_FIGURE` if it
-        stands for there being no figure.
+      untested: what is said of it instead of a verdict where it has no value and is not about
+        batches or a curve; `NO_FIGURE` if it stands for there being no figure.
       batches_from: the accuracy in percent that training batches do not fall below after the first
         epoch; None where it does not speak of them.
+      curve_epoch: the epoch after which it is the value of the row's first curve, whose verdict it
+        has; None where it is not.
       exceeds: the accuracy in percent that it says is exceeded, where that gets no verdict.
     """
 
@@ -59,10 +66,11 @@ class Figure:
     rounding: float = 0.005
     framework: str = "PyTorch"
     runs: int = 1
-    selection: str = "last epoch"
+    selection: str
     source: str
-    untested: str = "not a claim"
+    untested: str = ""
     batches_from: float | None = None
+    curve_epoch: int | None = None
     exceeds: float | None = None
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+# Points: a hundred thousandth of what one of 10,000 images makes, and far above float rounding.
+_NOISE = 1e-7
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -116,8 +119,12 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """The paired t-test of runs on the same seeds, at least two."""
-    if np.ptp(differences := np.subtract(first, second)) == 0:
+    """The paired t-test of runs on the same seeds, at least two.
+
+    Differences that rounding alone makes differ are equal: then there is nothing to test.
+    """
+    differences = np.subtract(first, second)
+    if np.allclose(differences, differences[0], rtol=0, atol=_NOISE):
         return _certain(float(differences[0]))
     return _difference(stats.ttest_rel(first, second), first, second)
 
@@ -131,6 +138,25 @@ def equivalence(first: Sequence[float], second: Sequence[float], margin: float) 
         float(stats.ttest_ind(np.add(first, by), second, equal_var=False, alternative=side).pvalue)
         for by, side in sides
     )
+
+
+def runs_for_equivalence(sd: float, margin: float) -> int:
+    """How many runs on each side TOST needs to show that equal means are within a margin.
+
+    With a power of 0.8 at p < 0.05, by the normal approximation.
+    """
+    quantiles = stats.norm.ppf(0.95) + stats.norm.ppf(0.9)
+    return math.ceil(2 * (quantiles * sd / margin) ** 2)
+
+
+def normality(values: Sequence[float]) -> float:
+    """The p of Shapiro and Wilk's test of at least three values, not all the same, being normal."""
+    return float(stats.shapiro(values).pvalue)
+
+
+def skewness(values: Sequence[float]) -> float:
+    """The third standardised moment."""
+    return float(stats.skew(values))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -56,10 +56,10 @@ def difference_cells(difference: Difference | None, digits: int = 2) -> tuple[st
 
 
 def p_value(p: float) -> str:
-    """Two digits; empty where nothing was tested."""
+    """Three digits; empty where nothing was tested."""
     if math.isnan(p):
         return ""
-    return f"{p:.2g}" if p >= 0.0001 else "< 0.0001"
+    return f"{p:.3g}" if p >= 0.0001 else "< 0.0001"
 
 
 def duration(seconds: float) -> str:
