@@ -18,7 +18,7 @@ from runs_compared import assert_same_run
 from toy_records import ARTICLE, record, results_of
 
 from experiments.evidence import durations, records
-from experiments.evidence.rows import all_articles
+from experiments.evidence.rows import all_articles, find
 from experiments.evidence.training import Places
 from experiments.sweeps import clusters, plan, status
 from experiments.sweeps.plan import Seeds, Sweep
@@ -213,6 +213,12 @@ def test_how_long_workers_take() -> None:
     assert plan.makespan([2.0, 3.0, 5.0], 2) == 5.0
     assert plan.makespan([2.0, 3.0, 5.0], 1) == 10.0
     assert plan.makespan([2.0, 3.0, 5.0], 8) == 5.0
+
+
+def test_the_operations_of_training_are_those_that_source_g_takes() -> None:
+    # 329,276,416 multiply-adds an image, three times of it to train, for 660,000 images.
+    by_hand = 6 * 329_276_416 * 660_000 / 1e15
+    assert durations.petaflops(find("ttdoucet/residual_cnn").recipe) == pytest.approx(by_hand)
 
 
 def test_how_long_a_seed_takes_on_a_core(tmp_path: Path) -> None:

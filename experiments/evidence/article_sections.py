@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from experiments.evidence import analysis, statistics, text
+from experiments.evidence import analysis, durations, statistics, text
 from experiments.evidence.analysis import Comparison, Limits, Outcome
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Ensemble, Figure, Row
@@ -16,17 +16,18 @@ def article_table(results: Results, article: Article) -> list[list[str]]:
     table = [
         [
             *("row", "published", "ours", "min–max", "the figure is", "95% of runs"),
-            *("pooled", "outside beyond", "a seed takes", "device"),
+            *("pooled", "outside beyond", "PFLOP", "a seed takes", "device"),
         ]
     ]
     for row in article.entries:
         outcome = analysis.outcome(results, article, row)
         first, *others = outcome.comparisons
         name, published = f"`{row.id}`", _published(row, first.figure)
-        table.append([name, published, *_ours(outcome), *_verdict(first), *_cost(outcome)])
+        cost = [_petaflops(article, row), *_cost(outcome)]
+        table.append([name, published, *_ours(outcome), *_verdict(first), *cost])
         for other in others:
             published = _published(row, other.figure)
-            table.append(["", published, "", "", *_verdict(other), "", ""])
+            table.append(["", published, "", "", *_verdict(other), "", "", ""])
     return table
 
 
@@ -67,6 +68,14 @@ def _beyond(limits: Limits | None) -> str:
         return ""
     below, above = (f"{points:.2f}" for points in limits.beyond)
     return f"±{below}" if below == above else f"−{below}, +{above}"
+
+
+def _petaflops(article: Article, entry: Row | Ensemble) -> str:
+    """Of a seed, or of all that vote."""
+    if isinstance(entry, Ensemble):
+        members = next(row for row in article.rows if row.id == entry.members)
+        return f"{entry.size * durations.petaflops(members.recipe):.2g}"
+    return f"{durations.petaflops(entry.recipe):.2g}"
 
 
 def _cost(outcome: Outcome) -> list[str]:

@@ -62,6 +62,15 @@ def on_a_core(results: Results, row: Row) -> float | None:
     return costs[nearest] * _images(row.recipe) * own[1] / nearest[1]
 
 
+def petaflops(recipe: Recipe) -> float:
+    """The operations of training a seed, in 10^15.
+
+    A multiply-add counts as two, and is one forward and two of the gradients; what is no part of a
+    convolution or a dense layer does not count.
+    """
+    return 3 * 2 * _network(recipe)[1] * _images(recipe) / 1e15
+
+
 def steps(recipe: Recipe) -> int:
     """How many steps a run takes."""
     return Schedule.of_images(recipe, _TRAINING_IMAGES).total_steps
