@@ -90,9 +90,9 @@ def _about_times(results: Results) -> str:
     runs = [run for found in results.runs.values() for run in found]
     slow = sum(durations.took_long(run) for run in runs)
     return (
-        "*PFLOP* are the 10^15 additions and multiplications of training a seed, six for a multiply-add"
-        " of an image's way through the network. *A seed takes* is the shortest share of a run's time, and no evidence of speed:"
-        f" {slow} of {len(runs)} records took over {durations.LONG} times as long as their training"
+        "*PFLOP* are the 10^15 additions and multiplications of training a seed, six for a"
+        " multiply-add of an image's way through the network. *A seed takes* is the shortest share"
+        f" of a run's time, and no evidence of speed: {slow} of {len(runs)} records took over {durations.LONG} times as long as their training"
         " images take at their median speed, since the machine did other things too."
     )
 
