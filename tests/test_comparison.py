@@ -75,12 +75,10 @@ def test_a_family_is_of_one_kind_of_network_and_of_runs_that_learn():
         for name, recipe in (("other", RECIPE), ("dense", dense), ("wider", dense), ("one", RECIPE))
     ]
     article = dataclasses.replace(ARTICLE, rows=(ARTICLE.rows[0], *rows), ablations=())
-    runs: dict[tuple[str, str, str], list[Record]] = {
-        ("toy", row.id, "torch"): [] for row in article.rows
-    }
+    runs: dict[tuple[str, str, str], list[Record]] = {}
     for row in article.rows:
         made = [record(s, 8 + s, row.id, row.recipe) for s in range(3)]
-        runs["toy", row.id, "jax"] = made
+        runs |= {("toy", row.id, "jax"): made, ("toy", row.id, "torch"): []}
     # The last row's first run takes every image for a 3.
     stuck, *others = runs["toy", "one", "jax"]
     same = np.full(100, 3, np.uint8)

@@ -93,8 +93,8 @@ def _about_times(results: Results) -> str:
         "*PFLOP* are the 10^15 additions and multiplications of training a seed, six for a"
         " multiply-add of an image's way through the network. *A seed takes* is the shortest share"
         f" of a run's time, and no evidence of speed: {slow} of {len(runs)} records took over"
-        f" {durations.LONG} times as long as their training images take at their median speed, since"
-        " the machine did other things too."
+        f" {durations.LONG} times as long as their training images take at their median speed,"
+        " since the machine did other things too."
     )
 
 
