@@ -90,7 +90,7 @@ def _theano(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _number(value: float) -> str:
     """One digit, such as 3e-12."""
-    return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.0e}".replace("e-0", "e-") if value else "0"
 
 
 if __name__ == "__main__":
