@@ -140,7 +140,7 @@ def test_two_losses_are_drawn_where_rows_have_two(page):
     squared = dataclasses.replace(ARTICLE.rows[0].recipe, loss="mean_squared_error")
     rows = (ARTICLE.rows[0], dataclasses.replace(ARTICLE.rows[1], recipe=squared))
     article = dataclasses.replace(ARTICLE, rows=rows, ensembles=(), ablations=())
-    runs = {("toy", row.id, "jax"): [] for row in rows}
+    runs: dict[tuple[str, str, str], list[Any]] = {("toy", row.id, "jax"): [] for row in rows}
     runs |= {("toy", "plain", "jax"): [record(0)]}
     (axes,) = figure(pages.comparison(Results([article], runs)), "toy-losses").axes
     ((x, entropy),), ((_, squares),) = lines(axes, "training"), lines(axes, "test")
