@@ -135,6 +135,20 @@ def test_printed_values_stand_beside_ours(page):
     assert lines(loss, "training")[0][1] == pytest.approx(record().by_epoch("train_loss"))
 
 
+def test_two_losses_are_drawn_where_rows_have_two(page):
+    assert not [one.name for one in blocks(page, Picture) if one.name.endswith("-losses")]
+    squared = dataclasses.replace(ARTICLE.rows[0].recipe, loss="mean_squared_error")
+    rows = (ARTICLE.rows[0], dataclasses.replace(ARTICLE.rows[1], recipe=squared))
+    article = dataclasses.replace(ARTICLE, rows=rows, ensembles=(), ablations=())
+    runs: dict[tuple[str, str, str], list[Any]] = {("toy", row.id, "jax"): [] for row in rows}
+    runs |= {("toy", "plain", "jax"): [record(0)]}
+    (axes,) = figure(pages.comparison(Results([article], runs)), "toy-losses").axes
+    ((x, entropy),), ((_, squares),) = lines(axes, "training"), lines(axes, "test")
+    half = np.argmin(np.abs(np.subtract(x, 0.5)))
+    assert entropy[half] == pytest.approx(np.log(2), abs=0.02)
+    assert squares[half] == pytest.approx(0.25, abs=0.01)
+
+
 @pytest.mark.parametrize("iterations", [1, 10])
 def test_every_iteration_is_drawn_as_the_article_has_it(iterations):
     log = np.stack([np.linspace(2, 1, 36), np.repeat([0.5, 0.9], 18)], axis=1).astype(np.float32)

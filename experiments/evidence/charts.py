@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -15,7 +16,7 @@ from experiments.evidence.analysis import ENOUGH_SEEDS
 from experiments.evidence.statistics import Summary
 from mnist_jax.measures import Course
 from mnist_jax.reporting import curves
-from mnist_jax.reporting.style import COLORS, SMALL, TINY, WIDE, WIDTH, new_figure, tidy
+from mnist_jax.reporting.style import COLORS, DASHES, SMALL, TINY, WIDE, WIDTH, new_figure, tidy
 
 # Errors in percent that an axis labels where it has room, the roundest first.
 _TICKS = [
@@ -111,6 +112,23 @@ def accuracy_by_epoch(
         axes.remove()
     figure.supxlabel("epoch", fontsize=SMALL)
     figure.supylabel("test accuracy (%)", fontsize=SMALL)
+    return figure
+
+
+def losses_by_probability() -> Figure:
+    """Draws both losses of an image against the probability x that its class gets.
+
+    Cross-entropy is -ln x. Of the squared error this is the class's own part, (x - 1)².
+    """
+    x = np.linspace(0.01, 1, 100)
+    figure = new_figure(2.4)
+    axes = figure.subplots()
+    axes.plot(x, -np.log(x), DASHES["training"], color=COLORS["training"], label="−ln x")
+    axes.plot(x, (x - 1) ** 2, DASHES["test"], color=COLORS["test"], label="(x − 1)²")
+    tidy(axes)
+    axes.set_title("loss of an image", fontsize=SMALL, loc="left")
+    axes.set_xlabel("probability x of its class")
+    axes.legend(frameon=False, fontsize=SMALL)
     return figure
 
 

@@ -101,6 +101,14 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
             f" line is a published figure. {curves.READING}",
             wide=charts.accuracy_by_epoch(shown, figures, wide=True),
         )
+    if len({row.recipe.loss for row in article.rows}) > 1:
+        yield Picture(
+            f"{article.name}-losses",
+            charts.losses_by_probability(),
+            "Two curves, of which the steeper one grows without bound towards x = 0.",
+            "The two losses whose rows stand above, of one image: cross-entropy, and the squared"
+            " error in the output for its class.",
+        )
     for row in article.rows:
         if runs[row.id] and any(curve.printed for curve in row.curves):
             yield _published_curves(article, row, runs[row.id])
