@@ -45,7 +45,7 @@ def test_what_was_measured_is_below_the_limits() -> None:
 
 
 def test_a_limit_of_its_own_stands_beside_the_number() -> None:
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "strided_cnn": {"gradients": 2e-12, "logits": 0.0},
         "dense": {"gradients": 2e-16, "right": [9, 9]},
     }
