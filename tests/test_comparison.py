@@ -1,23 +1,17 @@
 """What the tables say of records, on made-up ones."""
 
 import dataclasses
-import json
-import re
-import shutil
 
 import numpy as np
 import pytest
 from scipy import stats
 from toy_records import ARTICLE, LABELS, RECIPE, VARIANT, record, results_of
 
-from experiments import compare
-from experiments.evidence import analysis, durations, exports, records, rendering
+from experiments.evidence import analysis, durations, exports, rendering
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
-from experiments.evidence.rows import Cost, Figure, all_articles, no_figure, unmeasured
+from experiments.evidence.rows import Cost, Figure, no_figure
 from mnist_jax.errors import Failure
-from mnist_jax.interchange.pretrained import FOLDER, pretrained_names
-from mnist_jax.models import model_names
 
 
 @pytest.mark.parametrize(
@@ -321,112 +315,3 @@ def test_an_ensemble_is_right_where_most_are(tmp_path):
     assert compared.verdict == "of whom?"
     two = Results.load([ARTICLE], tmp_path / "empty")
     assert analysis.ensemble(two, ARTICLE, ARTICLE.ensembles[0]) is None
-
-
-def test_tables_say_what_there_is(tmp_path):
-    results = results_of(tmp_path, *(record(seed, 8 + seed, dirty=seed > 0) for seed in range(3)))
-    text = rendering.markdown(results)
-    assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
-    assert "|  | 99.5%, PyTorch; last epoch; elsewhere |  |  | above |" in text
-    counts = "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional.\n"
-    assert counts in text
-    (missing,) = re.findall(r"^- T, `toy`: .*", text, re.MULTILINE)
-    assert missing == "- T, `toy`: `plain` (2), `variant` (5)"
-    # A minute of one core for each.
-    (line,) = re.findall(r"^\| T, `toy` \| .*", text, re.MULTILINE)
-    assert line == "| T, `toy` | 2 | 1 | 1 | 7 | 0.1 |"
-    assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
-    head, line, other, vote = exports.csv_table(results).splitlines()
-    assert line.startswith("toy,plain,91.00%,91.0,PyTorch,last epoch,nowhere,jax,3,91.0000,1.0000,")
-    assert other.startswith("toy,plain,99.5%,99.5,PyTorch,last epoch,elsewhere,jax,3,91.0000,")
-    assert vote.startswith("toy,vote,92.00%,92.0,PyTorch,majority vote,nowhere,jax,1,91.0000,,")
-    assert len({one.count(",") for one in (head, line, other, vote)}) == 1
-    assert r"T & plain & 91.00\% (PyTorch) & 3 & 91.00 $\pm$ 1.00 &" in exports.latex(results)
-    assert r"T & vote & 92.00\% (PyTorch) & 1 & 91.00 &" in exports.latex(results)
-    for table in text.split("\n\n"):
-        if table.startswith("|"):
-            assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
-def test_files_follow_from_the_records_alone(tmp_path):
-    tables = shutil.ignore_patterns("table.*")
-    copy = shutil.copytree(records.RESULTS, tmp_path / "results", ignore=tables)
-    there, here = compare.files(copy), compare.files()
-    assert [path.name for path in there] == ["RESULTS.md", "table.csv", "table.tex"]
-    # The summary has its place in our page alone, and the cards beside the weights.
-    here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
-    summary = here.pop(records.RESULTS.parent / "README.md")
-    times, in_use = (
-        here.pop(records.RESULTS.parents[1] / "docs" / name)
-        for name in ("sweeps.md", "networks_in_use.md")
-    )
-    assert list(there.values()) == list(here.values())
-    assert "| seeds of every row | runs |" in times.split("<!-- times -->")[1]
-    shipped = in_use.split("<!-- pretrained -->")[1].split("<!-- end -->")[0]
-    assert all(f"`{name}`" in shipped for name in model_names())
-    assert shipped.count(" of 10,000 (") == len(pretrained_names())
-    headline = here[records.RESULTS.parent / "RESULTS.md"].split("## Results\n\n")[1].split("\n")[0]
-    first, second = (
-        summary.split(f"<!-- {part} -->\n")[1].split("<!-- end -->")[0].strip().splitlines()
-        for part in ("results", "others")
-    )
-    rows = [f"{article.letter} `{row.id}`" for article in all_articles() for row in article.entries]
-    assert first[0] == headline
-    listed = [line.split(" | ")[0] for line in (*first[4:], *second[2:])]
-    assert sorted(listed) == sorted(f"| {row}" for row in rows)
-    assert not [
-        line for line in first if "not run" in line.split(" | ")[2:3] or "no figure" in line
-    ]
-
-
-def test_a_summary_has_a_line_for_each_row(tmp_path):
-    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
-    head = ["| row | published | ours, % | n | the figure is |", "| --- | --- | --- | --- | --- |"]
-    assert rendering.summary(results).splitlines()[2:] == [
-        *head,
-        "| T `plain` | 91.00%; 99.5% | 91.00 ± 1.00 | 3 | inside; above |",
-        "| T `vote` | 92.00% | 91.00 | 1 | provisional |",
-    ]
-    assert rendering.others(results).splitlines() == [
-        *head,
-        "| T `variant` | nothing | not run |  |  |",
-    ]
-
-
-def test_what_is_said_to_be_exceeded_is_counted(tmp_path):
-    claim = unmeasured('"exceeds 91%"', "nowhere", "no protocol", exceeds=91.0)
-    row = dataclasses.replace(ARTICLE.rows[0], figures=(claim,))
-    article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
-    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
-    text = rendering.markdown(dataclasses.replace(results, articles=[article]))
-    # Errors on 8, 9 and 10 of 100; 91% is not more than 91%.
-    assert "- `plain`: ours exceed 91% in 1 of 3 runs; the best has 92.00%.\n" in text
-
-
-def test_memory_is_that_of_the_benchmark(tmp_path):
-    kept = json.loads((compare._SWEEPS.parent / "benchmarks" / "training.json").read_text())
-    (measured,) = (
-        f"{row['peak_memory_mib']:,.0f} MiB"
-        for row in kept["rows"]
-        if (row["model"], row["batch_size"], row["variant"]) == ("cmu_cnn", 100, "ours")
-    )
-    (article,) = (one for one in all_articles() if one.letter == "C")
-    text = rendering.markdown(Results.load([article], tmp_path))
-    assert f"| Training and Testing | {measured} | 2 CPU cores |\n" in text
-
-
-def test_a_page_that_was_changed_is_out_of_date(tmp_path, monkeypatch):
-    home = tmp_path / "experiments"
-    shutil.copytree(records.RESULTS, home / "results")
-    page = home / "README.md"
-    part = "<!-- {} -->\nold\n<!-- end -->\nafter\n"
-    page.write_text("Before\n" + part.format("results") + part.format("others"))
-    monkeypatch.setattr(records, "RESULTS", home / "results")
-    made = compare.files(home / "results")[page]
-    assert made.startswith("Before\n<!-- results -->\n\nOf ")
-    assert made.endswith("|\n\n<!-- end -->\nafter\n")
-    page.write_text(made)
-    assert compare.files(home / "results")[page] == made
-    page.write_text("no place for it\n")
-    with pytest.raises(Failure, match=r"README.md must have <!-- results --> once, and <!-- end"):
-        compare.files(home / "results")
