@@ -13,7 +13,7 @@ from experiments.evidence import exports, records, rendering
 from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles, unmeasured
 from mnist_jax.errors import Failure
-from mnist_jax.interchange.pretrained import FOLDER, pretrained_names
+from mnist_jax.interchange.pretrained import FOLDER, Origin, pretrained_names
 from mnist_jax.models import model_names
 
 
@@ -58,7 +58,9 @@ def test_files_follow_from_the_records_alone(tmp_path):
     assert "| seeds of every row | runs |" in times.split("<!-- times -->")[1]
     shipped = in_use.split("<!-- pretrained -->")[1].split("<!-- end -->")[0]
     assert all(f"`{name}`" in shipped for name in model_names())
-    assert shipped.count(" of 10,000 (") == len(pretrained_names())
+    for name in pretrained_names():
+        (line,) = re.findall(rf"^\| \[`{name}`\].*", shipped, re.MULTILINE)
+        assert f" {Origin.load(FOLDER / name).correct:,} of 10,000 (" in line
     headline = here[records.RESULTS.parent / "RESULTS.md"].split("## Results\n\n")[1].split("\n")[0]
     first, second = (
         summary.split(f"<!-- {part} -->\n")[1].split("<!-- end -->")[0].strip().splitlines()
