@@ -65,7 +65,9 @@ def test_standardisation_has_the_last_word(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("augmentation", "tolerance"),
     [
-        (AUGMENTED, 1e-5),
+        # Standardised, to 3 and more: a unit in the last place of where a pixel is taken from,
+        # 10 rows away, is 1e-6.
+        (AUGMENTED, 2e-5),
         (({"name": "elastic"},), 1e-5),
         # Of 8-bit numbers, which have no last digits.
         (

@@ -22,6 +22,7 @@ from mnist_jax.data.images import frames_of, read_image
 from mnist_jax.drawing import page as drawing
 from mnist_jax.drawing.layers import network_json
 from mnist_jax.inputs import evaluation_inputs
+from mnist_jax.interchange.pretrained import pretrained_names
 from mnist_jax.models import create_model, model_entry, model_names
 from mnist_jax.models.layers import Network
 from mnist_jax.recipe import Recipe
@@ -349,8 +350,17 @@ def test_everything_fits_is_named_and_can_be_read(opened: Any) -> None:
         assert np.ptp(picture) > 40
 
 
-def test_a_stroke_is_read_in_less_than_fifty_milliseconds(browser: Any, tmp_path: Path) -> None:
-    drawing.write(load_pretrained("dbl_conv_relu"), None, tmp_path / "demo.html")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "dbl_conv_relu"))
+        for name in pretrained_names()
+    ],
+)
+def test_a_stroke_is_read_in_less_than_fifty_milliseconds(
+    browser: Any, tmp_path: Path, name: str
+) -> None:
+    drawing.write(load_pretrained(name), None, tmp_path / "demo.html")
     page = browser.new_page(viewport=SCREEN["viewport"])
     page.goto((tmp_path / "demo.html").as_uri())
     drag(page, *FOUR)
@@ -362,7 +372,9 @@ def test_a_stroke_is_read_in_less_than_fifty_milliseconds(browser: Any, tmp_path
         for times in (0, 20)
     )
     page.close()
-    assert 0 < (after - before) / 20 < 0.05
+    # Its blocks have many layers, all of which are shown.
+    limit = 0.15 if name == "residual_cnn" else 0.05
+    assert 0 < (after - before) / 20 < limit
 
 
 def _busy(client: Any) -> float:

@@ -126,7 +126,7 @@ function pool({ shape: [height, width, channels], values }, padding, reduce) {
 }
 
 function each({ shape, values }, change) {
-  return { shape, values: Float32Array.from(values, change) };
+  return { shape, values: values.map(change) };
 }
 
 // Replaces every array of the network's JSON by its numbers.

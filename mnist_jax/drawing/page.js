@@ -247,32 +247,27 @@ function paint(canvas, colorAt) {
   fill(canvas, (pixels) => pixels.forEach((_, i) => (pixels[i] = colorAt(i))));
 }
 
-// Small pictures in rows, a pixel of the page between them: `count` of height×width numbers, which
-// `value` gives by picture, row and column.
-function mosaic(canvas, { count, height, width, columns, value }) {
+// Small pictures in rows, a pixel of the page between them: `values` are the numbers of `count`
+// pictures, those of one row and column together, as channels are.
+function mosaic(canvas, { count, height, width, columns, values }) {
   const times = Math.ceil(9 / height); // Single numbers are squares.
   const [down, across] = [height * times + 1, width * times + 1];
   canvas.width = columns * across - 1;
   canvas.height = Math.ceil(count / columns) * down - 1;
   let limit = 0;
-  for (let n = 0; n < count; n++) {
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) limit = Math.max(limit, Math.abs(value(n, y, x)));
-    }
-  }
+  for (const v of values) limit = Math.max(limit, Math.abs(v));
+  const wide = canvas.width; // Asking the canvas for every pixel would take long.
   fill(canvas, (pixels) => {
     pixels.fill(shades.paper);
-    for (let n = 0; n < count; n++) {
-      const top = Math.floor(n / columns) * down;
-      const left = (n % columns) * across;
-      for (let y = 0; y < height * times; y++) {
-        const from = (top + y) * canvas.width + left;
-        for (let x = 0; x < width * times; x++) {
-          const number = value(n, Math.floor(y / times), Math.floor(x / times));
-          pixels[from + x] = signedColor(limit && number / limit);
-        }
+    values.forEach((v, i) => {
+      const shade = signedColor(limit && v / limit);
+      const [n, place] = [i % count, Math.floor(i / count)];
+      const top = Math.floor(n / columns) * down + Math.floor(place / width) * times;
+      const left = (n % columns) * across + (place % width) * times;
+      for (let y = top; y < top + times; y++) {
+        for (let x = left; x < left + times; x++) pixels[y * wide + x] = shade;
       }
-    }
+    });
   });
   // A whole number of the screen's pixels for each, as many as there is room for.
   const room = canvas.parentElement.clientWidth * devicePixelRatio;
@@ -325,7 +320,7 @@ function showLayer({ rest, words, canvas, name }, { shape, values }) {
     height,
     width,
     columns: columnsFor(channels, shape.length === 3 ? 4.5 : 20),
-    value: (n, row, column) => values[(row * width + column) * channels + n],
+    values,
   });
   const size = shape.length === 3 ? `${channels} of ${height} × ${width}` : `${channels} units`;
   rest.textContent = `${words}: ${size}${limit ? `, ±${limit.toPrecision(3)}` : ""}`;
@@ -349,8 +344,7 @@ function showFilters() {
         height,
         width,
         columns: inputs === 1 ? columnsFor(outputs, 4.5) : outputs,
-        value: (n, row, column) =>
-          kernel.values[((row * width + column) * inputs + Math.floor(n / outputs)) * outputs + (n % outputs)],
+        values: kernel.values,
       });
     }
     if (kernel) first = false;
