@@ -36,6 +36,8 @@ def test_a_pooled_spread_is_the_one_of_analysis_of_variance():
     assert spread.df == 6
     assert statistics.equally_spread([[1, 2, 3], [1, 2, 3]]) == pytest.approx(1)
     assert statistics.equally_spread([[1, 2, 3] * 9, [10, 20, 30] * 9]) < 1e-6
+    assert math.isnan(statistics.equally_spread([[1, 2], [1, 20]]))
+    assert statistics.equally_spread([[1, 2], [1, 2, 3]]) > 0
 
 
 def test_how_far_means_lie_from_each_other_is_students():

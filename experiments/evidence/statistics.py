@@ -107,7 +107,12 @@ def pooled(samples: Sequence[Sequence[float]]) -> Spread:
 
 
 def equally_spread(samples: Sequence[Sequence[float]]) -> float:
-    """Levene's p (about the medians) of several recipes having one spread."""
+    """Levene's p (about the medians) of several recipes having one spread.
+
+    Two runs are equally far from their median: without a recipe of three, there is nothing to test.
+    """
+    if all(len(sample) < 3 for sample in samples):
+        return math.nan
     return float(stats.levene(*samples, center="median").pvalue)
 
 
