@@ -372,8 +372,8 @@ def test_a_stroke_is_read_in_less_than_fifty_milliseconds(
         for times in (0, 20)
     )
     page.close()
-    # Its blocks have many layers, all of which are shown.
-    limit = 0.15 if name == "residual_cnn" else 0.05
+    # Fifteen and twenty million products for each way of framing the digit, and more to show.
+    limit = 0.15 if name in ("residual_cnn", "strided_cnn") else 0.05
     assert 0 < (after - before) / 20 < limit
 
 
