@@ -23,7 +23,7 @@ from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training.session import Stopped, train
 
 FROM_SCRATCH = Recipe(
-    model="lenet",
+    model="dense",
     dataset="digits",
     batch_size=300,
     epochs=1,
@@ -118,8 +118,8 @@ def test_a_recipe_that_names_weights_is_not_trained_without(
 def test_weights_of_another_network_leave_nothing(
     source: Path, digits: Dataset, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="is a run of lenet, not of dense"):
-        _train(tmp_path / "run", digits, source, model="dense")
+    with pytest.raises(UsageError, match="is a run of dense, not of lenet"):
+        _train(tmp_path / "run", digits, source, model="lenet")
     with pytest.raises(Failure, match="can't be read"):
         _train(tmp_path / "run", digits, tmp_path / "none.safetensors")
     assert not list(tmp_path.iterdir())
@@ -130,9 +130,9 @@ def test_weights_of_a_file_are_not_trained_where_they_are(
 ) -> None:
     export_weights(RunDirectory(source), tmp_path / "weights.safetensors")
     run = RunDirectory(tmp_path / "theirs")
-    import_weights("lenet", tmp_path / "weights.safetensors", run)
+    import_weights("dense", tmp_path / "weights.safetensors", run)
     with pytest.raises(UsageError, match="--init_from="):
-        train([(model_entry("lenet").recipe, run)], digits, num_devices=1)
+        train([(model_entry("dense").recipe, run)], digits, num_devices=1)
 
 
 def test_the_flag_expands_the_home_folder(tmp_path: Path) -> None:

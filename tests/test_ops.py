@@ -14,27 +14,39 @@ from experiments.references.ours import make_network
 from mnist_jax.kernels import ops
 from mnist_jax.kernels.ops import Padding
 from mnist_jax.models import abstract_model, model_names
-from mnist_jax.models.layers import Conv, Linear, Network, flatten, max_pool, relu
+from mnist_jax.models.layers import ACTIVATIONS, Conv, Linear, Network, flatten, max_pool, relu
 from mnist_jax.models.summary import summarize
 
 Array = jax.Array
 
 
-def conv_layers() -> list[Any]:
-    """Every convolution of every network: kernel shape, padding, strides and input side."""
+def conv_layers(*, pooled: bool) -> list[Any]:
+    """Every convolution of every network: kernel shape, padding, strides and input side.
+
+    Those that are computed together with a max-pool are slow where they are tested without, and
+    the others with one.
+    """
     found: dict[tuple[Any, ...], str] = {}
+    followed = set()
     for name in model_names():
         model = abstract_model(name)
         side = 28
-        for summary in summarize(model):
-            layer = getattr(model, summary.name)
+        layers = [getattr(model, name) for name in model.layer_names]
+        for i, (summary, layer) in enumerate(zip(summarize(model), layers, strict=True)):
+            after = next((one for one in layers[i + 1 :] if one not in ACTIVATIONS.values()), None)
             inside = nnx.iter_modules(layer) if isinstance(layer, nnx.Module) else ()
             for _, conv in inside:
                 if isinstance(conv, Conv):
                     shapes = (conv.kernel.shape, conv.padding, conv.strides, side)
                     found[shapes] = f"{name}.{summary.name}"
+                    followed.add((shapes, after == max_pool))
             side = summary.output_shape[1]
-    return [pytest.param(*shapes, id=where) for shapes, where in found.items()]
+    # Large ones are computed as others are, and compile for longer.
+    quick = {one for one, does in followed if does == pooled and not (pooled and one[0][2] >= 128)}
+    return [
+        pytest.param(*shapes, id=where, marks=[pytest.mark.slow] * (shapes not in quick))
+        for shapes, where in found.items()
+    ]
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> Array:
@@ -77,7 +89,7 @@ def rounding(kernel: tuple[int, int, int, int], strides: int = 1) -> float:
     return 5e-6 if kernel[2] * strides**2 >= 128 else 2e-6
 
 
-@pytest.mark.parametrize(("kernel", "padding", "strides", "side"), conv_layers())
+@pytest.mark.parametrize(("kernel", "padding", "strides", "side"), conv_layers(pooled=False))
 def test_convolution_agrees_with_xla(
     kernel: tuple[int, int, int, int], padding: Padding, strides: int, side: int
 ) -> None:
@@ -110,11 +122,7 @@ def test_strides_of_any_kernel_agree_with_xla(
 
 @pytest.mark.parametrize(
     ("kernel", "padding", "strides", "side"),
-    [
-        # Large ones are computed as others are, and compile for longer.
-        pytest.param(*one.values, id=one.id, marks=[pytest.mark.slow] * (one.values[0][2] >= 128))
-        for one in conv_layers()
-    ],
+    conv_layers(pooled=True),
 )
 def test_convolution_with_max_pool_agrees_with_xla(
     kernel: tuple[int, int, int, int], padding: Padding, strides: int, side: int

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.evidence import whole_run_page, whole_runs
 from experiments.evidence.records import Record, append
-from experiments.evidence.rows import find
+from experiments.evidence.rows import all_articles, find
 from experiments.evidence.whole_runs import WholeRun
 from experiments.references.courses import Apart, Followed, Side
 from mnist_jax.data import Dataset
@@ -203,6 +203,14 @@ def test_the_kept_page_is_what_the_kept_file_gives() -> None:
     for run in runs:
         assert run.recipe == dataclasses.replace(find(run.row).recipe, seed=run.recipe.seed)
         assert run.environment["git"]["dirty"] is False
+
+
+def test_a_run_of_every_article_has_been_followed_to_its_end() -> None:
+    # As README.md says.
+    followed = {
+        run.row.partition("/")[0] for run in whole_runs.load() if run.epochs == run.recipe.epochs
+    }
+    assert followed >= {article.name for article in all_articles() if article.letter in "ABCDEF"}
 
 
 def test_the_page_has_what_was_found(tmp_path: Path) -> None:
