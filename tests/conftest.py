@@ -3,6 +3,7 @@
 Eight virtual CPU devices, strict dtype and rank promotion.
 """
 
+import dataclasses
 import os
 import shutil
 from collections import Counter
@@ -18,9 +19,11 @@ import pytest
 import robustness
 from commands import COMPILED
 from report_runs import write_runs
-from small_runs import train_small
+from small_runs import Normed, train_small
 
 from mnist_jax.data import Dataset, load_dataset
+from mnist_jax.models import model_entry, registry
+from mnist_jax.recipe import Recipe
 from mnist_jax.reporting import contents
 from mnist_jax.reporting.history import History, read_histories
 from mnist_jax.reporting.page import Page
@@ -54,6 +57,16 @@ def histories(runs_folder: Path) -> list[History]:
 @pytest.fixture(scope="session")
 def whole_report(histories: list[History], digits: Dataset) -> Page:
     return contents.report(histories, digits, [5, 0])
+
+
+@pytest.fixture
+def normed(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Two steps an epoch, for two epochs, of a network with BatchNorm and dropout."""
+    entry = model_entry("batchnorm_cnn")
+    recipe = dataclasses.replace(entry.recipe, model="normed", batch_size=60, epochs=2)
+    entry = dataclasses.replace(entry, network=Normed, recipe=recipe)
+    monkeypatch.setitem(registry._ENTRIES, "normed", entry)
+    return recipe
 
 
 @pytest.fixture

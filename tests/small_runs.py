@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from flax import nnx
 
 from mnist_jax.data import Dataset, Split
+from mnist_jax.models.layers import BatchNorm, Dropout, Linear, Network, flatten
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
@@ -33,6 +35,18 @@ def _split(count: int) -> Split:
     noise = np.random.default_rng(count).integers(0, 200, (count, 28, 28), np.uint8)
     noise[np.arange(count), labels] = 255
     return Split(noise, labels)
+
+
+class Normed(Network):
+    """BatchNorm and dropout without convolutions, which compile for half a minute."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        super().__init__(
+            norm=BatchNorm(1, rngs=rngs),
+            flatten=flatten,
+            dropout=Dropout(0.5),
+            out=Linear(784, 10, rngs=rngs),
+        )
 
 
 DATASET = Dataset("mnist", _split(120), _split(30), "0" * 64, "synthetic")

@@ -14,8 +14,7 @@ from small_runs import DATASET, RECIPE, train_small
 import mnist_jax
 from mnist_jax.errors import UsageError
 from mnist_jax.interchange.weights import export_weights, read_weights
-from mnist_jax.models import model_entry, registry
-from mnist_jax.models.layers import BatchNorm, Dropout, Linear, Network, flatten
+from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training.session import Stopped
@@ -23,22 +22,6 @@ from mnist_jax.training.trainer import Trainer
 
 DECAY = 0.75
 AVERAGED = dataclasses.replace(RECIPE, average_decay=DECAY)
-# With dropout and BatchNorm, whose statistics are averaged too; 2 steps an epoch.
-NORMED = dataclasses.replace(
-    model_entry("batchnorm_cnn").recipe, batch_size=60, epochs=2, average_decay=DECAY
-)
-
-
-class Normed(Network):
-    """BatchNorm and dropout without convolutions, which compile for half a minute."""
-
-    def __init__(self, *, rngs: nnx.Rngs) -> None:
-        super().__init__(
-            norm=BatchNorm(1, rngs=rngs),
-            flatten=flatten,
-            dropout=Dropout(0.5),
-            out=Linear(784, 10, rngs=rngs),
-        )
 
 
 def values(trainer: Trainer) -> list[np.ndarray]:
@@ -50,10 +33,10 @@ def averages(trainer: Trainer) -> list[np.ndarray]:
     return jax.tree.leaves(trainer.saved()[0]["averages"])
 
 
-def test_averages_are_those_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = dataclasses.replace(model_entry("batchnorm_cnn"), network=Normed)
-    monkeypatch.setitem(registry._ENTRIES, "batchnorm_cnn", entry)
-    trainer = Trainer(NORMED, DATASET, seeds=[0], num_devices=1)
+def test_averages_are_those_by_hand(normed: Recipe) -> None:
+    """Of BatchNorm's statistics too."""
+    recipe = dataclasses.replace(normed, average_decay=DECAY)
+    trainer = Trainer(recipe, DATASET, seeds=[0], num_devices=1)
     expected = [np.asarray(one, np.float64) for one in values(trainer)]
     for _ in range(4):
         trainer.advance(1)
@@ -106,18 +89,18 @@ def test_averages_begin_at_the_weights_that_training_starts_from(tmp_path: Path)
     trainer.advance(1)  # The averages have memory of their own.
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("short_stretches")
-def test_averages_go_on_after_every_step(tmp_path: Path) -> None:
+def test_averages_go_on_after_every_step(normed: Recipe, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(normed, average_decay=DECAY)
     stops = 0
     while True:
         try:
-            train_small([tmp_path / "stopped"], NORMED, stop=lambda: True)
+            train_small([tmp_path / "stopped"], recipe, stop=lambda: True)
             break
         except Stopped:
             stops += 1
     assert stops == 3
-    train_small([tmp_path / "whole"], NORMED)
+    train_small([tmp_path / "whole"], recipe)
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
     assert averages_in(tmp_path / "stopped")
     train_small([tmp_path / "plain"], RECIPE)

@@ -13,7 +13,7 @@ from runs_compared import assert_same_run
 from small_runs import DATASET, RECIPE, cut, train_small
 
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.models import model_entry
+from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training.session import Stopped, groups, train
@@ -51,15 +51,9 @@ def test_evaluations_may_be_as_short_and_many_as_one_likes(
     assert len(RunDirectory(path).metrics()) == 7 * 80
 
 
-def test_dropout_and_batch_statistics_go_on(tmp_path: Path) -> None:
+def test_dropout_and_batch_statistics_go_on(normed: Recipe, tmp_path: Path) -> None:
     """Also where evaluations are in training mode and move the statistics."""
-    recipe = dataclasses.replace(
-        model_entry("batchnorm_cnn").recipe,
-        batch_size=60,
-        epochs=1,
-        eval_every=1,
-        evaluation="training_mode",
-    )
+    recipe = dataclasses.replace(normed, epochs=1, eval_every=1, evaluation="training_mode")
     stops = 0
     while True:
         try:
