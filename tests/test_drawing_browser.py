@@ -373,7 +373,7 @@ def test_a_stroke_is_read_in_less_than_fifty_milliseconds(
     )
     page.close()
     # Fifteen and twenty million products for each way of framing the digit, and more to show.
-    limit = 0.15 if name in ("residual_cnn", "strided_cnn") else 0.05
+    limit = 0.1 if name in ("residual_cnn", "strided_cnn") else 0.05
     assert 0 < (after - before) / 20 < limit
 
 

@@ -10,19 +10,21 @@ const LAYERS = {
     const [columns, before] = windows(width, side, strides, padding);
     const output = new Float32Array(rows * columns * features);
     const sum = new Float64Array(features);
+    const seen = inputsOf(kernel);
     for (let y = 0; y < rows; y++) {
       for (let x = 0; x < columns; x++) {
         sum.set(bias.values);
+        seen.count = 0;
         for (let i = 0; i < side; i++) {
           const row = y * strides + i - above;
           if (row < 0 || row >= height) continue;
           for (let j = 0; j < side; j++) {
             const column = x * strides + j - before;
             if (column < 0 || column >= width) continue;
-            const from = (row * width + column) * inputs;
-            addProducts(sum, values, from, inputs, kernel.values, (i * side + j) * inputs);
+            see(seen, values, (row * width + column) * inputs, inputs, (i * side + j) * inputs);
           }
         }
+        addProducts(sum, seen, kernel.values);
         output.set(sum, (y * columns + x) * features);
       }
     }
@@ -31,7 +33,9 @@ const LAYERS = {
 
   dense({ kernel, bias }, { values }) {
     const sum = Float64Array.from(bias.values);
-    addProducts(sum, values, 0, values.length, kernel.values, 0);
+    const seen = inputsOf(kernel);
+    see(seen, values, 0, values.length, 0);
+    addProducts(sum, seen, kernel.values);
     return { shape: [sum.length], values: Float32Array.from(sum) };
   },
 
@@ -87,15 +91,40 @@ const LAYERS = {
   },
 };
 
-// Adds to every output the products of `count` inputs and their weights; the weights of one input
-// stand together. After ReLU many inputs are 0.
-function addProducts(sum, values, from, count, weights, row) {
-  const features = sum.length;
+// Room for the inputs that one output sees; `rows` are where the weights of each begin.
+function inputsOf({ shape }) {
+  const most = shape.slice(0, -1).reduce((product, size) => product * size);
+  return { count: 0, features: shape.at(-1), values: new Float64Array(most), rows: new Int32Array(most) };
+}
+
+// Takes `count` inputs, whose weights stand one after the other. After ReLU many are 0.
+function see(seen, values, from, count, row) {
   for (let i = 0; i < count; i++) {
     const value = values[from + i];
     if (value === 0) continue;
-    const at = (row + i) * features;
-    for (let f = 0; f < features; f++) sum[f] += value * weights[at + f];
+    seen.values[seen.count] = value;
+    seen.rows[seen.count++] = (row + i) * seen.features;
+  }
+}
+
+// Adds to every output the products of its inputs and their weights. Four outputs at a time need
+// no array for their sums, whose reading and writing would take longer than the products.
+function addProducts(sum, { count, features, values, rows }, weights) {
+  let f = 0;
+  for (; f + 4 <= features; f += 4) {
+    let [a, b, c, d] = [sum[f], sum[f + 1], sum[f + 2], sum[f + 3]];
+    for (let i = 0; i < count; i++) {
+      const value = values[i];
+      const at = rows[i] + f;
+      a += value * weights[at];
+      b += value * weights[at + 1];
+      c += value * weights[at + 2];
+      d += value * weights[at + 3];
+    }
+    sum.set([a, b, c, d], f);
+  }
+  for (; f < features; f++) {
+    for (let i = 0; i < count; i++) sum[f] += values[i] * weights[rows[i] + f];
   }
 }
 
