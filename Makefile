@@ -2,23 +2,25 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+# Most modules are never imported; the others are compiled when they are.
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
 # A stamp per requirements file: a second call installs nothing.
 $(VENV)/requirements.stamp: requirements.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install $(PIP_OPTIONS) -r requirements.txt
 	touch $@
 
 $(VENV)/requirements-dev.stamp: requirements-dev.txt $(VENV)/requirements.stamp
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(RUN) -m pip install $(PIP_OPTIONS) -r requirements-dev.txt
 	touch $@
 
 $(VENV)/requirements-torch.stamp: requirements-torch.txt $(VENV)/requirements-dev.stamp
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	$(RUN) -m pip install $(PIP_OPTIONS) -r requirements-torch.txt
 	touch $@
 
 $(VENV)/requirements-onnx.stamp: requirements-onnx.txt $(VENV)/requirements-dev.stamp
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-onnx.txt
+	$(RUN) -m pip install $(PIP_OPTIONS) -r requirements-onnx.txt
 	touch $@
 
 .PHONY: train test test-all faults slurm slurm-packages check newest docs dist torch onnx
@@ -54,7 +56,7 @@ check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
 newest:  ## Run the quick tests with the newest releases there are, without PyTorch; ARGS= passes options on.
 	$(PYTHON) -m venv build/newest
 	sed 's/==.*//' requirements.txt requirements-dev.txt requirements-onnx.txt | \
-	  build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r /dev/stdin
+	  build/newest/bin/python -m pip install $(PIP_OPTIONS) --upgrade -r /dev/stdin
 	build/newest/bin/python -m pytest -n logical --dist=worksteal -m "not slow" $(ARGS)
 
 docs: $(VENV)/requirements-dev.stamp  ## Build docs/api/: the API reference, with the guides.
@@ -66,7 +68,7 @@ dist: $(VENV)/requirements-dev.stamp  ## Build dist/, and try the wheel in a fre
 	$(RUN) -m twine check --strict dist/*
 	fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	  $(RUN) -m venv "$$fresh/environment" && \
-	  "$$fresh/environment/bin/python" -m pip install --quiet --disable-pip-version-check dist/*.whl && \
+	  "$$fresh/environment/bin/python" -m pip install $(PIP_OPTIONS) dist/*.whl && \
 	  tried=$(CURDIR)/tests/installed.py && cd "$$fresh" && environment/bin/python -I "$$tried"
 
 torch: $(VENV)/requirements-torch.stamp  ## Install PyTorch for the cross-framework tests and the benchmark.
