@@ -39,7 +39,7 @@ def conv_layers(*, pooled: bool) -> list[Any]:
                 if isinstance(conv, Conv):
                     shapes = (conv.kernel.shape, conv.padding, conv.strides, side)
                     found[shapes] = f"{name}.{summary.name}"
-                    followed.add((shapes, after == max_pool))
+                    followed.add((shapes, layer is conv and after == max_pool))
             side = summary.output_shape[1]
     # Large ones are computed as others are, and compile for longer.
     quick = {one for one, does in followed if does == pooled and not (pooled and one[0][2] >= 128)}
