@@ -42,7 +42,11 @@ def conv_layers(*, pooled: bool) -> list[Any]:
                     followed.add((shapes, layer is conv and after == max_pool))
             side = summary.output_shape[1]
     # Large ones are computed as others are, and compile for longer.
-    quick = {one for one, does in followed if does == pooled and not (pooled and one[0][2] >= 128)}
+    quick = {
+        shapes
+        for shapes, meets_a_pool in followed
+        if meets_a_pool == pooled and not (pooled and shapes[0][2] >= 128)
+    }
     return [
         pytest.param(*shapes, id=where, marks=[pytest.mark.slow] * (shapes not in quick))
         for shapes, where in found.items()
