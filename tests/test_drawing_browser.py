@@ -350,6 +350,25 @@ def test_everything_fits_is_named_and_can_be_read(opened: Any) -> None:
         assert np.ptp(picture) > 40
 
 
+PAINTED = """() => {
+  const canvas = page.layers.appendChild(document.createElement("canvas"));
+  const values = new Float32Array(9 * 10 * 2);
+  values[(3 * 10 + 7) * 2 + 1] = 1;
+  mosaic(canvas, { count: 2, height: 9, width: 10, columns: 2, values });
+  canvas.remove();
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const pixels = [...new Uint32Array(data.buffer)];
+  return [canvas.width, pixels.flatMap((v, i) => (v === shades.above[255] ? [i] : []))];
+}"""
+
+
+def test_a_number_is_painted_where_its_row_column_and_channel_are(opened: Any) -> None:
+    width, found = opened.evaluate(PAINTED)
+    # The second of two pictures of 10 columns, with a pixel between them.
+    assert width == 21
+    assert [divmod(place, width) for place in found] == [(3, 11 + 7)]
+
+
 @pytest.mark.parametrize(
     "name",
     [
