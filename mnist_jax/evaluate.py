@@ -26,8 +26,9 @@ def main(argv: Sequence[str]) -> None:
     run = _LOAD()
     dataset = load_dataset(run.recipe.dataset, _DATA_DIR.value)
     trainer = Trainer(run.recipe, dataset, seeds=[run.recipe.seed])
-    (blank,) = trainer.saved()
-    trainer.restore(run.step, [blank | arrays_of(run.network)])
+    # The step too: masks in training mode depend on it.
+    trainer.restore(run.step, trainer.saved())
+    trainer.start_from(arrays_of(run.network))
     (predictions,) = trainer.logits(dataset.test.images).argmax(-1)
     labels = dataset.test.labels
     confusion = measures.confusion(labels, predictions)

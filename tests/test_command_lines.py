@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def workdir(home: Path) -> Path:
-    """A run of two epochs on the embedded digits."""
+    """A run of two epochs on the embedded digits, judged by its averages."""
     path = home / "run"
     done = run(
         home,
@@ -38,6 +38,7 @@ def workdir(home: Path) -> Path:
         "--dataset=digits",
         "--epochs=2",
         "--learning_rate=0.1",
+        "--average_decay=0.9",
         "--tensorboard",
         f"--workdir={path}",
     )
