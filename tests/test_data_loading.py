@@ -239,6 +239,12 @@ def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
     assert only_warning(caplog) == f"Passing over {info.parent}: reading tfrecord needs TensorFlow"
 
 
+def test_newest_version_of_a_prepared_dataset_is_taken(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "tiny/3.0.2", "tiny", OTHER)
+    write_prepared(tmp_path / "tiny/3.0.10", "tiny", TINY)
+    assert_is(load_dataset("tiny", tmp_path), TINY)
+
+
 def test_unwritable_cache_costs_only_time(tmp_path: Path, home: Path) -> None:
     home.mkdir()
     (home / ".cache").touch()

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def find(name: str, root: Path) -> Path | None:
         Failure: If a description of the dataset is there but unreadable.
     """
     for place in (f"{name}/*", f"tensorflow_datasets/{name}/*", "*", "."):
-        for info in sorted(root.glob(f"{place}/dataset_info.json"), reverse=True):
+        infos = root.glob(f"{place}/dataset_info.json")
+        for info in sorted(infos, key=_version, reverse=True):
             if ".incomplete" in info.parent.name:
                 continue
             try:
@@ -43,6 +45,11 @@ def find(name: str, root: Path) -> Path | None:
                     "Passing over %s: reading %s needs TensorFlow", info.parent, file_format
                 )
     return None
+
+
+def _version(info: Path) -> tuple[list[int], str]:
+    """What orders versions, 3.0.10 after 3.0.2, and all else by name."""
+    return [int(number) for number in re.findall(r"\d+", info.parent.name)], info.parent.name
 
 
 def fingerprint(folder: Path) -> str:

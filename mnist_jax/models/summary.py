@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mnist_jax.models.layers import MaxPool, Network, Residual, avg_pool
+from mnist_jax.models.layers import MaxPool, Network, avg_pool, in_evaluation
 
 
 @dataclass(frozen=True)
@@ -34,25 +34,31 @@ class LayerSummary:
 def summarize(model: Network) -> list[LayerSummary]:
     """Lists a network's layers in order, without computing anything, or needing values."""
     # In training mode dropout would need keys.
-    evaluated = nnx.view(
-        model, deterministic=True, use_running_average=True, raise_if_not_found=False
-    )
-    graphdef, state = nnx.split(evaluated)
-    image = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    return _summaries(in_evaluation(model), (1, 28, 28, 1))
+
+
+def _summaries(model: Network, shape: tuple[int, ...]) -> list[LayerSummary]:
+    """As `summarize`, of a network whose input has this shape."""
+    graphdef, state = nnx.split(model)
     outputs = jax.eval_shape(
-        lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)), state, image
+        lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)),
+        state,
+        jax.ShapeDtypeStruct(shape, jnp.float32),
     )
-    layers = [(name, getattr(model, name)) for name in model.layer_names]
+    layers = [getattr(model, name) for name in model.layer_names]
+    shapes = [outputs[name].shape for name in model.layer_names]
     return [
         LayerSummary(
             name,
             _kind(layer),
             _settings(layer),
-            outputs[name].shape,
+            after,
             _parameters(layer),
-            _multiply_adds(layer, outputs[name].shape),
+            _multiply_adds(layer, before, after),
         )
-        for name, layer in layers
+        for name, layer, before, after in zip(
+            model.layer_names, layers, [shape, *shapes], shapes, strict=False
+        )
     ]
 
 
@@ -89,11 +95,10 @@ def _parameters(layer: object) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def _multiply_adds(layer: object, output_shape: tuple[int, ...]) -> int:
-    if isinstance(layer, Residual):
-        # Its layers keep the shape.
-        return sum(_multiply_adds(getattr(layer, name), output_shape) for name in layer.layer_names)
+def _multiply_adds(layer: object, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+    if isinstance(layer, Network):
+        return sum(inner.multiply_adds for inner in _summaries(layer, before))
     if not isinstance(layer, nnx.Conv | nnx.Linear):
         return 0
     # The kernel is applied once at every pixel; a dense layer has one "pixel".
-    return math.prod(layer.kernel.shape) * math.prod(output_shape[1:-1])
+    return math.prod(layer.kernel.shape) * math.prod(after[1:-1])
