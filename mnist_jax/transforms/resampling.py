@@ -1,7 +1,4 @@
-"""Images read between their pixels: bilinearly, and as Pillow does it bicubically, bit for bit.
-
-A position is a row and a column; that of a pixel's centre is its index.
-"""
+"""Images read between their pixels as Pillow does it bicubically, bit for bit."""
 
 import jax
 import jax.numpy as jnp
@@ -9,37 +6,6 @@ import numpy as np
 
 # Fractional bits of the weights that Pillow's `resize` rounds to (`PRECISION_BITS`).
 WEIGHT_BITS = 22
-
-
-def bilinear(image: jax.Array, rows: jax.Array, columns: jax.Array, fill: str) -> jax.Array:
-    """Mixes the four pixels around each position.
-
-    Args:
-      image: [H, W].
-      rows: positions, of any shape.
-      columns: of the same shape.
-      fill: `nearest` for a surrounding of the nearest edge pixels, `zero` for one of zeros.
-    """
-    if fill == "zero":
-        image, rows, columns = jnp.pad(image, 1), rows + 1, columns + 1
-    height, width = image.shape
-    top, down = _between(rows, height)
-    left, right = _between(columns, width)
-    pixels, first = image.ravel(), top * width + left
-
-    def read(offset: int) -> jax.Array:
-        return pixels.at[first + offset].get(mode="promise_in_bounds")
-
-    above = read(0) * (1 - right) + read(1) * right
-    below = read(width) * (1 - right) + read(width + 1) * right
-    return above * (1 - down) + below * down
-
-
-def _between(positions: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """The pixel before each position, with one after it, and how far it is to that one."""
-    clamped = jnp.clip(positions, 0, size - 1)
-    first = jnp.minimum(jnp.floor(clamped), size - 2)
-    return first.astype(jnp.int32), clamped - first
 
 
 def resize_weights(source: int, size: int, box: tuple[float, float] | None = None) -> np.ndarray:

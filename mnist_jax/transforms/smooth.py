@@ -7,8 +7,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.ndimage import map_coordinates
 
-from mnist_jax.transforms.resampling import bilinear
 from mnist_jax.transforms.transform import Transform
 
 
@@ -57,12 +57,13 @@ class Affine(Transform):
             for axis, size in enumerate(image.shape)
         )
         height, width = image.shape
-        return bilinear(
-            image,
+        positions = (
             (cosine * rows)[:, None] - (sine * columns)[None] + (height - 1) / 2,
             (sine * rows)[:, None] + (cosine * columns)[None] + (width - 1) / 2,
-            self.fill,
         )
+        outside = "nearest" if self.fill == "nearest" else "constant"
+        read: jax.Array = map_coordinates(image, positions, order=1, mode=outside)
+        return read
 
 
 def _from_centre(size: int) -> np.ndarray:
@@ -104,7 +105,9 @@ class Elastic(Transform):
         smooth = jnp.matmul(jnp.matmul(down, drawn, precision=highest), across.T, precision=highest)
         rows, columns = jnp.indices(image.shape, dtype=jnp.float32)
         moved = self.alpha * smooth
-        return bilinear(image, rows + moved[0], columns + moved[1], "zero")
+        positions = (rows + moved[0], columns + moved[1])
+        read: jax.Array = map_coordinates(image, positions, order=1, mode="constant")
+        return read
 
 
 @functools.cache
