@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if not _RESULTS.value.is_dir():
         raise Failure(f"{_RESULTS.value} is no folder; give one with records to --results.")
     if _REPORT.value:
-        # Here, where what is missing for it becomes a sentence.
+        # Here, for the tables need no pictures, and Matplotlib takes a second.
         from experiments.evidence import pages
         from mnist_jax.reporting import page
 

@@ -6,11 +6,10 @@ the run directory that the row's own command has left, and puts them into `mnist
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
-from experiments.evidence import records
+from experiments.evidence import records, training
 from experiments.evidence.publication import publish
 from experiments.evidence.rows import find
 from mnist_jax import cli
@@ -21,7 +20,7 @@ from mnist_jax.runs.directory import RunDirectory
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Which row, as ARTICLE/ROW.")
 _SEED = flags.DEFINE_integer("seed", 0, "Which of its seeds.", 0)
-_WORKDIR = cli.define_path("workdir", Path("runs/experiments"), "Where the run directories live.")
+_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Where the run directories live.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from absl import logging
 from mnist_jax import cli
 from mnist_jax.cli import display, networks
 from mnist_jax.data import DatasetNotFound, load_dataset
+from mnist_jax.drawing import page
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
 from mnist_jax.training import devices
@@ -27,9 +28,6 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if _TO.value is None:
         raise UsageError("No file to write given; add --to=demo.html.")
-    # Here, where what is missing for it becomes a sentence.
-    from mnist_jax.drawing import page
-
     devices.configure_process(cache_folder() / "compiled")
     run = _LOAD()
     try:

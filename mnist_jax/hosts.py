@@ -88,7 +88,8 @@ def is_first() -> bool:
 
 def launched_as() -> int:
     """Which process this one is by its launcher, which gives the same command to all."""
-    return next((rank for _, _, rank in launchers.launched()), 0)
+    launched = launchers.launched()
+    return launched[2] if launched else 0
 
 
 def meet(
@@ -112,7 +113,7 @@ def meet(
       UsageError: something is missing, or makes no sense.
       Failure: they can't meet.
     """
-    launcher, launched_count, launched_index = next(launchers.launched(), ("", None, None))
+    launcher, launched_count, launched_index = launchers.launched() or ("", None, None)
     total = launched_count if num_processes is None else num_processes
     mine = launched_index if process_id is None else process_id
     if total == 1:

@@ -3,7 +3,6 @@
 import os
 import re
 import socket
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,14 +19,15 @@ _LAUNCHERS = {
 _STEP = "SLURM_STEP_NODELIST"
 
 
-def launched() -> Iterator[tuple[str, int, int]]:
-    """Each launcher that started several: its name, how many, and which of them this one is."""
+def launched() -> tuple[str, int, int] | None:
+    """The launcher that started several, if one did, how many, and which of them this one is."""
     for launcher, names in _LAUNCHERS.items():
         values = [os.environ.get(name, "") for name in names]
         if launcher == "Slurm" and not in_slurm_step():
             continue
         if all(value.isdecimal() for value in values) and int(values[0]) > 1:
-            yield launcher, int(values[0]), int(values[1])
+            return launcher, int(values[0]), int(values[1])
+    return None
 
 
 def in_slurm_step() -> bool:

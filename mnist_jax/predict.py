@@ -23,7 +23,7 @@ from mnist_jax.data import CLASS_NAMES
 from mnist_jax.data.images import FORMATS, frames_of, image_files, read_image
 from mnist_jax.data.typical import unusual
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import cache_folder
+from mnist_jax.files import cache_folder, unwritable
 from mnist_jax.training import devices
 
 _LOAD = networks.define()
@@ -145,9 +145,7 @@ def _save(target: Path, image: np.ndarray, frames: np.ndarray) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         picture.save(target)
     except OSError as error:
-        raise Failure(
-            f"{target} can't be written ({error.strerror}); give another --show."
-        ) from error
+        raise unwritable(target, error, "--show") from error
 
 
 if __name__ == "__main__":

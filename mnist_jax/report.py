@@ -10,6 +10,7 @@ from mnist_jax.cli import display
 from mnist_jax.data import load_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
+from mnist_jax.reporting import contents, history, network_contents, page
 from mnist_jax.training import devices
 
 _WORKDIR = flags.DEFINE_list(
@@ -31,9 +32,6 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _WORKDIR.value:
         raise UsageError("No run given; add --workdir=DIR.")
-    # Here, where what is missing for it becomes a sentence.
-    from mnist_jax.reporting import contents, history, network_contents, page
-
     folders = [Path(folder).expanduser() for folder in _WORKDIR.value]
     out = _OUT.value or folders[0] / "report"
     runs = history.read_histories(folders)

@@ -12,7 +12,7 @@ from experiments.references.ours import ARRAYS, make_network
 from mnist_jax.convert import export_weights, import_weights
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.interchange import pytorch, tensor_files
-from mnist_jax.models import model_entry, model_names
+from mnist_jax.models import model_entry
 from mnist_jax.runs.directory import RunDirectory
 
 
@@ -27,7 +27,8 @@ def _write(name: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", model_names())
+# What a BatchNorm has counted, dropout, and networks within.
+@pytest.mark.parametrize("name", ["batchnorm_cnn", "dropout_cnn", "residual_cnn"])
 def test_file_to_run_to_file_is_bit_exact(name: str, tmp_path: Path) -> None:
     source = _write(name, tmp_path / "theirs.safetensors")
     run = RunDirectory(tmp_path / "run")

@@ -24,7 +24,7 @@ from mnist_jax.drawing.layers import network_json
 from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.interchange.pretrained import pretrained_names
 from mnist_jax.models import create_model, model_entry, model_names
-from mnist_jax.models.layers import Network
+from mnist_jax.models.layers import Network, in_evaluation
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.network import LoadedRun, load_run
 
@@ -99,7 +99,7 @@ def trained(name: str, **arguments: Any) -> Network:
             for variable in variables:
                 size = variable[...].shape
                 variable[...] = jnp.asarray(rng.uniform(0.5, 2, size), jnp.float32)
-    return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
+    return in_evaluation(network)
 
 
 COMPUTE = """([network, images]) => {

@@ -21,9 +21,16 @@ from mnist_jax.interchange.onnx_files import to_onnx
 from mnist_jax.interchange.pretrained import load_pretrained, pretrained_names
 from mnist_jax.interchange.stablehlo import to_stablehlo
 from mnist_jax.models import model_entry, model_names
-from mnist_jax.models.layers import ClassicDropout, Conv, Linear, Network, flatten, relu
+from mnist_jax.models.layers import (
+    ClassicDropout,
+    Conv,
+    Linear,
+    Network,
+    flatten,
+    in_evaluation,
+    relu,
+)
 from mnist_jax.recipe import Recipe
-from mnist_jax.runs.network import in_evaluation
 from mnist_jax.transforms import Affine, CropResize, HorizontalFlip, Standardize, Transform
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)

@@ -14,7 +14,16 @@ from experiments.references.ours import make_network
 from mnist_jax.kernels import ops
 from mnist_jax.kernels.ops import Padding
 from mnist_jax.models import abstract_model, model_names
-from mnist_jax.models.layers import ACTIVATIONS, Conv, Linear, Network, flatten, max_pool, relu
+from mnist_jax.models.layers import (
+    ACTIVATIONS,
+    Conv,
+    Linear,
+    Network,
+    flatten,
+    in_evaluation,
+    max_pool,
+    relu,
+)
 from mnist_jax.models.summary import summarize
 
 Array = jax.Array
@@ -171,12 +180,7 @@ def test_chunks_under_vmap_give_the_batch(
     ],
 )
 def test_accelerators_compute_the_same_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = nnx.view(
-        make_network(name, np.float32),
-        deterministic=True,
-        use_running_average=True,
-        raise_if_not_found=False,
-    )
+    model = in_evaluation(make_network(name, np.float32))
     images = normal(0, (2, 28, 28, 1))
 
     def outputs(images: Array) -> list[Array]:

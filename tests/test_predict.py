@@ -37,7 +37,7 @@ from mnist_jax.models import model_entry
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
-from mnist_jax.runs.network import classifier, load_network, load_run
+from mnist_jax.runs.network import classifier, load_run
 from mnist_jax.training.session import fit
 from mnist_jax.training.trainer import Trainer
 
@@ -80,7 +80,7 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunDirect
 
 @pytest.fixture(scope="module")
 def classify(run: RunDirectory) -> Callable[[Picture], Picture]:
-    return classifier(load_network(run)[1], run.recipe())
+    return load_run(run.path).probabilities
 
 
 ENCODINGS: dict[str, tuple[str, Callable[[Picture], Picture]]] = {
@@ -125,7 +125,7 @@ def likeness(images: Picture, others: Picture) -> float:
 
 
 def test_probabilities_are_those_of_the_loss(run: RunDirectory, dataset: Dataset) -> None:
-    network, images = load_network(run)[1], dataset.test.images[:5]
+    network, images = load_run(run.path).network, dataset.test.images[:5]
     recipe = run.recipe()
     softmax = classifier(network, recipe)(images)
     np.testing.assert_allclose(softmax.sum(-1), 1, rtol=1e-5)
@@ -321,11 +321,11 @@ def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
 
 def test_what_has_no_checkpoint_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"is .* the workdir of a run\?$") as caught:
-        load_network(RunDirectory(tmp_path))
+        load_run(tmp_path)
     assert caught.value.exit_code == 1
     untrained = RunDirectory(tmp_path / "untrained")
     with untrained.locked():
         untrained.create(run.recipe(), run.environment())
     with pytest.raises(Failure, match="has no intact checkpoint; train once more") as caught:
-        load_network(untrained)
+        load_run(untrained.path)
     assert caught.value.exit_code == 1

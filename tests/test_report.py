@@ -1,15 +1,12 @@
 """Which runs are reported, and what can go wrong."""
 
-import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from commands import run
 
-import mnist_jax.reporting
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.reporting import contents
@@ -54,12 +51,6 @@ def test_a_damaged_checkpoint_is_said(runs_folder: Path, digits: Dataset, tmp_pa
 def test_an_image_that_is_not_there_is_said(histories: list[History], digits: Dataset) -> None:
     with pytest.raises(UsageError, match="There is no test image 297; give numbers from 0 to 296"):
         contents.report(histories, digits, [3, 297])
-
-
-def test_without_matplotlib_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(Failure, match=r"need Matplotlib, .* pip install matplotlib"):
-        importlib.reload(mnist_jax.reporting)
 
 
 @pytest.mark.parametrize(

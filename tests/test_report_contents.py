@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from report_runs import RECIPE, STEPS, pictures
+from report_runs import STEPS, pictures
 
 from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.inputs import normalize
@@ -22,14 +22,13 @@ from mnist_jax.reporting.curves import Panel, courses
 from mnist_jax.reporting.history import History, read_histories
 from mnist_jax.reporting.page import Code, Page, Table, Text
 from mnist_jax.reporting.style import COLORS
-from mnist_jax.runs.network import classifier, load_network
+from mnist_jax.runs.network import load_run
 
 
 @pytest.fixture(scope="module")
 def probability(histories: list[History], digits: Dataset) -> np.ndarray:
     """Of the first seed's network."""
-    _, network = load_network(histories[0].directory)
-    return classifier(network, RECIPE)(digits.test.images)
+    return load_run(histories[0].directory.path).probabilities(digits.test.images)
 
 
 def texts(shown: Page, title: str) -> str:
@@ -190,7 +189,7 @@ def test_the_reliability_diagram_counts_every_image(
 
 
 def test_filters_are_the_weights(whole_report: Page, histories: list[History]) -> None:
-    network: Any = load_network(histories[0].directory)[1]
+    network: Any = load_run(histories[0].directory.path).network
     first = np.asarray(network.conv1.kernel[...])
     grid = np.asarray(pictures(whole_report)["filters-conv1"].axes[0].images[0].get_array())
     # Each weight is 3×3 pixels, after a frame of one.
@@ -226,7 +225,7 @@ def test_activations_are_those_of_every_layer(
     titles = [axes.get_title(loc="left") for axes in layers]
     names = ["conv1", "act1", "pool1", "conv2", "act2", "pool2", "fc1", "fc_act1", "fc2"]
     assert [title.split(":")[0] for title in titles] == [*names, "fc_act2", "out"]
-    _, network = load_network(histories[0].directory)
+    network = load_run(histories[0].directory.path).network
     inputs = normalize(jnp.asarray(digits.test.images[5:6]), 0.0, 1.0)
     outputs = dict(network.layer_outputs(inputs))
     conv1 = np.asarray(layers[0].images[0].get_array())

@@ -14,14 +14,8 @@ def statistics(network: Network) -> list[int]:
 
     Mean and variance, and the gradients of both.
     """
-    layers = [getattr(network, name) for name in network.layer_names]
-    found: list[int] = []
-    for layer in layers:
-        if isinstance(layer, BatchNorm):
-            found += 4 * [layer.scale.size]
-        elif isinstance(layer, Network):
-            found += statistics(layer)
-    return found
+    modules = (module for _, module in nnx.iter_modules(network))
+    return 4 * [module.scale.size for module in modules if isinstance(module, BatchNorm)]
 
 
 def exchanges(recipe: Recipe) -> tuple[int, int]:

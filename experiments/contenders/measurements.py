@@ -16,15 +16,13 @@ from experiments.contenders.worker import Reading
 from mnist_jax.models.layers import Network
 from mnist_jax.models.summary import summarize
 from mnist_jax.recipe import Recipe
-from mnist_jax.runs.environment import git_revision
+from mnist_jax.runs.environment import PACKAGES, git_revision
 from mnist_jax.training import devices
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def circumstances(program: str) -> dict[str, Any]:
     """What a program's measurements depend on besides what is measured: the head of its file."""
-    packages = [*_PACKAGES, *(["torch"] if util.find_spec("torch") else [])]
+    packages = [*PACKAGES, *(["torch"] if util.find_spec("torch") else [])]
     return {
         "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from experiments.evidence import records
 from experiments.evidence.records import Record
 from experiments.evidence.rows import Article, Row
@@ -21,8 +19,6 @@ from mnist_jax.training.session import Watch
 from mnist_jax.training.session import train as train_runs
 
 WORKDIR = Path("runs/experiments")
-# Test images whose probabilities are computed at a time.
-_AT_A_TIME = 500
 
 
 @dataclass(frozen=True)
@@ -102,9 +98,7 @@ def train(
         assert result is not None
         shares = None
         if article.averaged(row):
-            classify, images = load_run(run.path).probabilities, dataset.test.images
-            parts = range(0, len(images), _AT_A_TIME)
-            shares = np.concatenate([classify(images[i : i + _AT_A_TIME]) for i in parts])
+            shares = load_run(run.path).probabilities(dataset.test.images)
         yield Record.of_run(
             recipe,
             run.metrics(),

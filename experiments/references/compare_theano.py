@@ -15,13 +15,12 @@ from experiments.references.ours import (
     make_network,
     predict,
     training_images,
-    training_keys,
 )
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
 from mnist_jax.models.layers import Network
 from mnist_jax.training.optimizers import make_optimizer
-from mnist_jax.training.step import TrainState, train_step
+from mnist_jax.training.step import TrainState, step_keys, train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +95,7 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Theano
         step = jax.jit(train_step)
         for batch in np.split(np.arange(len(images)), steps):
             drops = case.model == "double_fc_dropout"
-            keys = training_keys(state, 10)
+            keys = step_keys(state, 10, None)
             masks = dropout_masks(state, images[batch], keys) if drops else []
             state, metrics = step(state, images[batch], labels[batch])
             cost = -theirs.penalty(case.lmbda, _BATCHES) + theirs.step(

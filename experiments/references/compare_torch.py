@@ -27,7 +27,6 @@ from experiments.references.ours import (
     normalize,
     predict,
     training_images,
-    training_keys,
     without_dropout,
 )
 from experiments.references.torch_networks import Original
@@ -35,7 +34,7 @@ from mnist_jax.data import Split
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
 from mnist_jax.training.optimizers import make_optimizer
-from mnist_jax.training.step import LOSSES, TrainState, train_step, training_mode_logits
+from mnist_jax.training.step import LOSSES, TrainState, step_keys, train_step, training_mode_logits
 from mnist_jax.training.trainer import Trainer
 
 Tensors = Mapping[str, np.ndarray]
@@ -145,7 +144,7 @@ def gradients(
         gradient = optax.trace(0.0)
         if dropout:
             state = pair.state(gradient)
-            masks = dropout_masks(state, images, training_keys(state, len(images)))
+            masks = dropout_masks(state, images, step_keys(state, len(images), None))
             for layer, mask in zip(fix_masks(pair.theirs), masks, strict=True):
                 layer.drop(mask)
         else:
@@ -192,13 +191,11 @@ def training(reference: Original, steps: int = 50) -> TorchDifferences:
         )
 
 
-def evaluation(
-    reference: Original, count: int = 1000
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Evaluates the first test images in float32: loss and accuracy, ours and theirs."""
+def evaluation(reference: Original) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Evaluates 1,000 test images in float32: loss and accuracy, ours and theirs."""
     pair = Pair(reference, np.float32)
     dataset = dataset_at_hand(pair.recipe)
-    test = Split(dataset.test.images[:count], dataset.test.labels[:count])
+    test = Split(dataset.test.images[:1000], dataset.test.labels[:1000])
     trainer = Trainer(pair.recipe, dataset, seeds=[0], num_devices=1)
     state = pair.state(optax.identity())
     values = jax.tree.map(lambda a: a[None], (state.params, state.batch_stats))
@@ -214,13 +211,13 @@ def evaluation(
     return (float(loss), float(accuracy)), (float(theirs[0]), float(theirs[1]))
 
 
-def training_mode_evaluation(reference: Original, batches: int = 3) -> tuple[float, float]:
-    """Compares evaluation without leaving training mode.
+def training_mode_evaluation(reference: Original) -> tuple[float, float]:
+    """Compares evaluation of three batches without leaving training mode.
 
     Returns:
       The differences of the logits, relative to the largest, and of the moved statistics.
     """
-    size = reference.batch_size
+    size, batches = reference.batch_size, 3
     with jax.enable_x64(True):
         pair = Pair(reference)
         state = pair.state(optax.identity())

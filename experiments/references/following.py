@@ -28,7 +28,7 @@ from experiments.references.compare_torch import (
     values_of,
 )
 from experiments.references.courses import Apart, Followed, Side
-from experiments.references.ours import dropout_masks, training_keys
+from experiments.references.ours import dropout_masks
 from experiments.references.torch_networks import Original
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
@@ -201,7 +201,7 @@ def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
 @partial(jax.jit, static_argnames="size")
 def _masks(state: TrainState, size: int) -> list[jax.Array]:
     """The dropout masks of a state's next step, on a batch of so many images."""
-    return dropout_masks(state, jnp.zeros((size, 28, 28, 1)), training_keys(state, size))
+    return dropout_masks(state, jnp.zeros((size, 28, 28, 1)), step_keys(state, size, None))
 
 
 def _accuracy(outputs: Tensor, labels: Tensor) -> float:

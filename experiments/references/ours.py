@@ -102,11 +102,6 @@ def normalize(recipe: Recipe, images: np.ndarray) -> np.ndarray:
     return (images[..., None] / 255 - recipe.mean) / recipe.std
 
 
-def training_keys(state: TrainState, size: int) -> jax.Array:
-    """The keys of the images of the next training step, as `train_step` derives them."""
-    return _image_keys(jax.random.fold_in(state.key, state.step), size)
-
-
 def evaluation_keys(state: TrainState, number: int, size: int) -> jax.Array:
     """The keys of an evaluated batch's images, as `training_mode_logits` derives them."""
     return _image_keys(jax.random.fold_in(jax.random.fold_in(state.key, ~state.step), number), size)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mnist_jax.cli.signals import Stop
 from mnist_jax.errors import Failure
+from mnist_jax.training import devices
 
 # How often a worker that was killed gets a successor: what kills it may be what it trains.
 _SUCCESSORS = 3
@@ -53,7 +54,7 @@ def places() -> list[Place]:
     if platform != "cpu":  # A TPU's chips belong to one process.
         return [Place(None, {})]
     if not hasattr(os, "sched_getaffinity"):  # On macOS.
-        return [Place(None, {})] * (os.cpu_count() or 1)
+        return [Place(None, {})] * devices.cores()
     return [Place(core, {}) for core in sorted(os.sched_getaffinity(0))]
 
 

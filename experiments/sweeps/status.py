@@ -9,6 +9,8 @@ from experiments.evidence.results import Results
 from experiments.sweeps import plan
 from experiments.sweeps.plan import Run, Standing, Sweep
 
+_STATES = ("running", "waiting", "failed")
+
 
 def expected(sweep: Sweep, results: Results) -> dict[str, float | None]:
     """Seconds that a seed of each row takes on one core, by the row's name."""
@@ -20,14 +22,14 @@ def expected(sweep: Sweep, results: Results) -> dict[str, float | None]:
 
 def longest_first(runs: Sequence[Run], whole: Mapping[str, float | None]) -> list[Run]:
     """The runs in the order in which workers end soonest: of unknown length, then the longest."""
-    return sorted(runs, key=lambda run: -(_whole(run, whole) or float("inf")))
+    return sorted(runs, key=lambda run: -(whole[run.row_name] or float("inf")))
 
 
 def outlook(runs: Sequence[Run], whole: Mapping[str, float | None], workers: int) -> str:
     """How many runs there are and how long so many workers take."""
     rows = len({run.row_name for run in runs})
     count = f"{_count(len(runs), 'run')} of {_count(rows, 'row')}"
-    return f"{count}: {_time([_whole(run, whole) for run in runs], workers)}"
+    return f"{count}: {_time([whole[run.row_name] for run in runs], workers)}"
 
 
 def _time(seconds: Sequence[float | None], workers: int) -> str:
@@ -66,9 +68,6 @@ def table(
     return made
 
 
-_STATES = ("running", "waiting", "failed")
-
-
 def summary(
     recorded: Mapping[str, Collection[int]], standings: Sequence[Standing], workers: int
 ) -> str:
@@ -91,10 +90,6 @@ def hours(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
-
-
-def _whole(run: Run, whole: Mapping[str, float | None]) -> float | None:
-    return whole[run.row_name]
 
 
 def _count(number: int, what: str) -> str:

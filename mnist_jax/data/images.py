@@ -9,7 +9,7 @@ import numpy as np
 
 from mnist_jax.data.framing import FAINTEST_CLOTH, frame_digit, frame_garment, is_framed
 from mnist_jax.data.ink import ink_of
-from mnist_jax.data.strokes import digits_of, strengthened, turned
+from mnist_jax.data.strokes import SMALLEST_PIECE, digits_of, strengthened, turned
 from mnist_jax.errors import Failure
 
 # Larger pictures are reduced at once: plenty for 28×28, and what follows takes no time.
@@ -19,7 +19,6 @@ FORMATS = "PNG, JPEG, GIF, WebP or BMP"
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 _ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
-_SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a speck.
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -140,7 +139,7 @@ def _specks(amount: np.ndarray) -> np.ndarray:
 
     pieces, count = ndimage.label(amount, np.ones((3, 3)))
     amounts = np.bincount(pieces.ravel(), amount.ravel(), count + 1)
-    specks = amounts < _SMALLEST_PIECE * amounts.max()
+    specks = amounts < SMALLEST_PIECE * amounts.max()
     specks[0] = False  # What is between the pieces.
     return np.asarray(specks[pieces])
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mnist_jax.errors import Failure
 
-_SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a speck.
+SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a speck.
 _SMALLEST_DIGIT = 0.4  # As a part of the tallest digit's height: less is a mark.
 _WIDEST_GAP = 0.25  # Between strokes of a digit, as a part of its height.
 _STROKE = 0.1  # Of a digit's longer side; three quarters of MNIST's strokes are wider.
@@ -34,7 +34,7 @@ def digits_of(ink: np.ndarray) -> list[np.ndarray]:
 
     labels, count = ndimage.label(ink, np.ones((3, 3)))
     amounts = np.bincount(labels.ravel(), ink.ravel(), count + 1)
-    large = [i for i in range(1, count + 1) if amounts[i] >= _SMALLEST_PIECE * amounts.max()]
+    large = [i for i in range(1, count + 1) if amounts[i] >= SMALLEST_PIECE * amounts.max()]
     boxes = ndimage.find_objects(labels)
     pieces = [_Piece(boxes[i - 1], labels[boxes[i - 1]] == i) for i in large]
     linked = np.zeros((len(pieces), len(pieces)))

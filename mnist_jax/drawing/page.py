@@ -15,7 +15,6 @@ from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.drawing.layers import network_json
 from mnist_jax.files import replacing, unwritable
 from mnist_jax.models.summary import summarize
-from mnist_jax.reporting import inspection
 from mnist_jax.reporting.contents import DATASET_TITLES
 from mnist_jax.reporting.page import BASE_STYLE
 from mnist_jax.runs.network import LoadedRun
@@ -65,7 +64,7 @@ def html(run: LoadedRun, dataset: Dataset | None) -> str:
     examples: dict[str, Any] = {"images": "", "shown": []}
     if dataset is not None:
         test = dataset.test
-        probability = inspection.probabilities(run.network, recipe, test.images)
+        probability = run.probabilities(test.images)
         examples = _examples(test.images, test.labels, probability)
         right = np.mean(probability.argmax(-1) == test.labels)
         about += f", {right:.2%} of {len(test):,} test images right"

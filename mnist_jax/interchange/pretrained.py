@@ -13,8 +13,9 @@ from mnist_jax.errors import Failure
 from mnist_jax.files import cache_folder, make_folder, parse_json, replacing, unwritable
 from mnist_jax.interchange.weights import network_of_file
 from mnist_jax.models import model_entry
+from mnist_jax.models.layers import in_evaluation
 from mnist_jax.recipe import Recipe
-from mnist_jax.runs.network import LoadedRun, in_evaluation
+from mnist_jax.runs.network import LoadedRun
 
 # A folder for each network: a repository as Hugging Face has them.
 FOLDER = Path(__file__).parents[1] / "pretrained"

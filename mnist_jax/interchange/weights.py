@@ -21,7 +21,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
-from mnist_jax.runs.network import arrays_of, blank_network, load_network
+from mnist_jax.runs.network import arrays_of, blank_network, load_run
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.session import Weights
 from mnist_jax.training.step import SAVED, TrainState
@@ -38,7 +38,7 @@ def read_weights(recipe: Recipe) -> Weights:
     if source.is_dir():
         run = RunDirectory(source)
         theirs = run.recipe()
-        network = load_network(run)[1]
+        network = load_run(source).network
         if theirs.model != recipe.model or _shapes(network) != _shapes(blank_network(recipe)):
             raise UsageError(
                 f"{source} is a run of {_description(theirs)}, not of {_description(recipe)}."
@@ -100,17 +100,17 @@ def import_weights(
 def export_weights(run: RunDirectory, target: Path | str, step: int | None = None) -> None:
     """Writes a run's weights as `.safetensors` for the author's module.
 
-    They are those of the checkpoint that `load_network` reads.
+    They are those of the checkpoint that `load_run` reads.
 
     Raises:
       UsageError: the file's ending is another.
       Failure: there is no such run or checkpoint, the network's layers are not its author's, or
         the file can't be written.
     """
-    step, network = load_network(run, step)
-    names = _torch_layers(network, run.recipe().model)
-    layers = pytorch.by_layer(nnx.state(network))
-    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=step), target)
+    loaded = load_run(run.path, step)
+    names = _torch_layers(loaded.network, loaded.recipe.model)
+    layers = pytorch.by_layer(nnx.state(loaded.network))
+    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=loaded.step), target)
 
 
 def network_of_file(source: Path, recipe: Recipe) -> tuple[Network, int]:

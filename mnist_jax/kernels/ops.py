@@ -89,14 +89,8 @@ def max_pool(x: jax.Array, *, padding: Padding = 0) -> jax.Array:
 def avg_pool(x: jax.Array) -> jax.Array:
     """Averages every 2×2 window: [N, H, W, C] to [N, H // 2, W // 2, C]."""
     if not lower_for_cpu():
-        n, height, width, channels = x.shape
-        x = x[:, : height // 2 * 2, : width // 2 * 2]
-        return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean((2, 4))
-    x = _to_chwn(x)
-    channels, height, width, n = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    windows = x.reshape(channels, height // 2, 2, width // 2, 2, n)
-    return _from_chwn(windows.mean((2, 4)))
+        return _windows(x).mean((2, 4))
+    return _from_chwn(_windows(_to_chwn(x)).mean((2, 4)))
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
@@ -259,11 +253,16 @@ def _first_max(candidates: Sequence[jax.Array]) -> _Pair:
     return maximum, index
 
 
+def _windows(x: jax.Array) -> jax.Array:
+    """The 2×2 windows of [A, H, W, B], without an odd last row or column: [A, h, 2, w, 2, B]."""
+    a, height, width, b = x.shape
+    even = x[:, : height // 2 * 2, : width // 2 * 2]
+    return even.reshape(a, height // 2, 2, width // 2, 2, b)
+
+
 def _max_of_windows(x: jax.Array) -> _Pair:
     """The maximum of every 2×2 window of [C, H, W, N], and which of the four it is."""
-    channels, height, width, n = x.shape
-    even = x[:, : height // 2 * 2, : width // 2 * 2]
-    windows = even.reshape(channels, height // 2, 2, width // 2, 2, n)
+    windows = _windows(x)
     return materialize(_first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]))
 
 

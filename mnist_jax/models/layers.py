@@ -301,6 +301,11 @@ def _fold_in(keys: jax.Array, position: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, position)
 
 
+def in_evaluation(network: Network) -> Network:
+    """The network with dropout off and BatchNorm's running statistics."""
+    return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
+
+
 def check_trainable(network: Network) -> None:
     """Makes sure that training can give keys to all of a network, and split it over devices.
 

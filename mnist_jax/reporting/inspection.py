@@ -1,4 +1,4 @@
-"""A trained network, looked into: its probabilities, its filters and its activations."""
+"""A trained network, looked into: its filters and its activations."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,18 +13,7 @@ from mnist_jax.inputs import evaluation_inputs, training_inputs
 from mnist_jax.models.layers import Network
 from mnist_jax.recipe import Recipe
 from mnist_jax.reporting.images import LayerOutput
-from mnist_jax.runs.network import classifier
 from mnist_jax.transforms import Standardize
-
-# Images that are computed at a time.
-_CHUNK = 500
-
-
-def probabilities(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
-    """What a network in evaluation mode says of images uint8 [N, 28, 28]: [N, 10]."""
-    classify = classifier(network, recipe)
-    starts = range(0, len(images), _CHUNK)
-    return np.concatenate([classify(images[start : start + _CHUNK]) for start in starts])
 
 
 def augmented(recipe: Recipe, images: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from mnist_jax.reporting import images, inspection, scores
 from mnist_jax.reporting.history import History
 from mnist_jax.reporting.page import Picture, Section, Table, Text
 from mnist_jax.reporting.style import COLORS, WIDE
-from mnist_jax.runs.network import load_network
+from mnist_jax.runs.network import load_run
 
 # Whose activations are shown: a sweater and a coat are article D's exercise; a 4 and a 9 are alike.
 _COMPARED = {"mnist": (4, 9), "fashion_mnist": (2, 4), "digits": (4, 9)}
@@ -114,13 +114,13 @@ def sections(history: History, dataset: Dataset, chosen: Sequence[int]) -> list[
     Raises:
       Failure: the checkpoint is damaged.
     """
-    step, network = load_network(history.directory)
-    probability = inspection.probabilities(network, history.recipe, dataset.test.images)
-    tested = _Tested(history, step, network, dataset, probability)
+    run = load_run(history.directory.path)
+    probability = run.probabilities(dataset.test.images)
+    tested = _Tested(history, run.step, run.network, dataset, probability)
     return [
         Section("On the test images", list(_scores(tested))),
         Section("Inside the network", list(_insides(tested, chosen))),
-        Section("Layers", list(_layers(network))),
+        Section("Layers", list(_layers(run.network))),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mnist_jax.data import Dataset
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # What is told of the time when the run began, as long as what it is trained on gives the same
 # digits.
 _BEGUN = ("device", "seeds_together")
@@ -23,7 +23,7 @@ def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[st
     """What a run's numbers depend on besides its recipe."""
     return {
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: metadata.version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
         "device": dict(device),
         "git": git_revision(),

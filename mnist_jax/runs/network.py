@@ -13,11 +13,13 @@ from flax import nnx
 
 from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.models import abstract_model
-from mnist_jax.models.layers import Network
+from mnist_jax.models.layers import Network, in_evaluation
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 
+# Images that are computed at a time.
+_CHUNK = 500
 _KINDS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 
@@ -29,40 +31,9 @@ def blank_network(recipe: Recipe) -> Network:
     return network
 
 
-def load_network(run: RunDirectory, step: int | None = None) -> tuple[int, Network]:
-    """Reads a network from a run's checkpoint; the dataset is not needed.
-
-    Args:
-      run: that has a checkpoint.
-      step: which one; by default the selected one of a run that has ended, else its latest.
-
-    Returns:
-      The checkpoint's step, and the network, from normalised images [N, 28, 28, 1] to logits
-      [N, 10], in evaluation mode: of the averages where the recipe evaluates these.
-
-    Raises:
-      Failure: there is no such run or checkpoint, or it is damaged.
-    """
-    recipe = run.recipe()
-    network = blank_network(recipe)
-    blank = arrays_of(network)
-    if recipe.average_decay:
-        step, saved = restore(run, {"averages": blank}, step)
-        saved = saved["averages"]
-    else:
-        step, saved = restore(run, blank, step)
-    nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in _KINDS))
-    return step, in_evaluation(network)
-
-
 def arrays_of(network: Network) -> dict[str, Any]:
     """What a network has learned: `params` and `batch_stats`, as in checkpoints."""
     return {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in _KINDS.items()}
-
-
-def in_evaluation(network: Network) -> Network:
-    """The network with dropout off and BatchNorm's running statistics."""
-    return nnx.view(network, deterministic=True, use_running_average=True, raise_if_not_found=False)
 
 
 @dataclass(frozen=True)
@@ -72,7 +43,8 @@ class LoadedRun:
     Attributes:
       recipe: what was trained, and how.
       step: of the checkpoint.
-      network: from normalised images [N, 28, 28, 1] to logits [N, 10], in evaluation mode.
+      network: from normalised images [N, 28, 28, 1] to logits [N, 10], in evaluation mode; of the
+        averages where the recipe evaluates these.
       source: where it was loaded from, for messages.
     """
 
@@ -98,7 +70,16 @@ def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
       Failure: there is no such run or checkpoint, or it is damaged.
     """
     run = RunDirectory(Path(path).expanduser())
-    return LoadedRun(run.recipe(), *load_network(run, step), str(run.path))
+    recipe = run.recipe()
+    network = blank_network(recipe)
+    blank = arrays_of(network)
+    if recipe.average_decay:
+        step, saved = restore(run, {"averages": blank}, step)
+        saved = saved["averages"]
+    else:
+        step, saved = restore(run, blank, step)
+    nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in _KINDS))
+    return LoadedRun(recipe, step, in_evaluation(network), str(run.path))
 
 
 def restore(run: RunDirectory, like: Any, step: int | None = None) -> tuple[int, Any]:
@@ -113,7 +94,7 @@ def restore(run: RunDirectory, like: Any, step: int | None = None) -> tuple[int,
 
 
 def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
-    """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10].
+    """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10], for any N.
 
     They are the softmax of the logits of a network in evaluation mode; after training on squared
     errors, whose outputs are probabilities already, these scaled to a sum of 1.
@@ -127,4 +108,8 @@ def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.nd
         positive = jnp.maximum(outputs, 1e-6)
         return positive / positive.sum(-1, keepdims=True)
 
-    return lambda images: np.asarray(probabilities(jnp.asarray(images)))
+    def classify(images: np.ndarray) -> np.ndarray:
+        starts = range(0, max(1, len(images)), _CHUNK)
+        return np.concatenate([probabilities(images[start : start + _CHUNK]) for start in starts])
+
+    return classify

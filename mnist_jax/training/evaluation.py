@@ -21,14 +21,11 @@ from mnist_jax.training.step import LOSSES, TrainState, training_mode_logits
 Evaluate = Callable[[TrainState, np.ndarray], tuple[TrainState, np.ndarray]]
 
 
-def exact(
-    recipe: Recipe, num_seeds: int, mesh: Mesh, *, multiply_adds_per_parameter: float
-) -> Evaluate:
+def exact(recipe: Recipe, mesh: Mesh, *, multiply_adds_per_parameter: float) -> Evaluate:
     """Evaluates as it should be: dropout off, running statistics; the states stay as they are.
 
     Args:
       recipe: what was trained.
-      num_seeds: how many seeds the states have.
       mesh: of the devices to use, which exchange nothing.
       multiply_adds_per_parameter: of the network's forward pass over one image.
     """
@@ -58,8 +55,8 @@ def exact(
             jax.device_put(states.replace(opt_state=None), NamedSharding(mesh, P("seed"))),
             devices.place(chunks, mesh, specs[rank]),
         )
-        logits = devices.fetch(logits, mesh).reshape(num_seeds, count + missing, -1)[:, :count]
-        return states, logits
+        found = devices.fetch(logits, mesh)
+        return states, found.reshape(len(found), count + missing, -1)[:, :count]
 
     return evaluate
 

@@ -10,7 +10,7 @@ from flax import nnx, struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from mnist_jax.models.layers import Network, check_trainable
+from mnist_jax.models.layers import Network, check_trainable, in_evaluation
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Variables = nnx.State[Any, Any]
@@ -149,12 +149,7 @@ class TrainState(struct.PyTreeNode):
     def model(self) -> Network:
         """The network with the state's averages, or else its values, in evaluation mode."""
         values = self.averages or self._values()
-        return nnx.view(
-            nnx.merge(self.graphdef, values["params"], values["batch_stats"]),
-            deterministic=True,
-            use_running_average=True,
-            raise_if_not_found=False,
-        )
+        return in_evaluation(nnx.merge(self.graphdef, values["params"], values["batch_stats"]))
 
 
 def train_step(

@@ -91,9 +91,7 @@ class Trainer:
             # By default on all devices; what several processes share can't go to others.
             alone = jax.process_count() == 1
             mesh = devices.make_mesh(len(seeds), (), num_devices) if alone else self.mesh
-            self._evaluate = evaluation.exact(
-                recipe, len(self.seeds), mesh, multiply_adds_per_parameter=work
-            )
+            self._evaluate = evaluation.exact(recipe, mesh, multiply_adds_per_parameter=work)
 
     def state(self, index: int) -> TrainState:
         """The state of one seed, by its place in `seeds`, without the leading axis."""

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd")
@@ -88,13 +88,14 @@ def running(folder: Path) -> Iterator[Mapping[str, str]]:
         for command in commands:
             stack.enter_context(_daemon(command, env, folder))
             if command[0] == "munged":
-                _wait_for((folder / "munge.sock").exists)
-        _wait_for(lambda: call(env, "sinfo", "--noheader", "--format=%t %D").strip() == "idle 2")
+                wait_for("munge starts", (folder / "munge.sock").exists)
+        nodes = ("sinfo", "--noheader", "--format=%t %D")
+        wait_for("Slurm starts", lambda: call(env, *nodes).strip() == "idle 2")
         try:
             yield env
         finally:  # Nothing goes on without its daemons.
             call(env, "scancel", f"--user={getpass.getuser()}")
-            _wait_for(lambda: not call(env, "squeue", "--noheader"))
+            wait_for("nothing runs", lambda: not call(env, "squeue", "--noheader"))
 
 
 @contextlib.contextmanager
@@ -139,11 +140,11 @@ def call(env: Mapping[str, str], *command: str, stdin: str | None = None) -> str
     return done.stdout if not done.returncode else ""
 
 
-def _wait_for(condition: object, seconds: float = 60) -> None:
-    assert callable(condition)
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 400) -> None:
+    """Waits until something is so."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "Slurm does not start; see its logs."
+        assert time.monotonic() < end, what
         time.sleep(0.2)
 
 

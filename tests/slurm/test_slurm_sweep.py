@@ -4,9 +4,8 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cluster
@@ -32,13 +31,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str
         yield env
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 400) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what
-        time.sleep(0.2)
-
-
 def environment(tmp_path: Path, slurm: Mapping[str, str]) -> dict[str, str]:
     """In which a sweep's script runs as a job."""
     env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
@@ -59,7 +51,7 @@ def submitted(tmp_path: Path, env: Mapping[str, str], seeds: int) -> str:
     array = script(tmp_path, env, "other/long", f"--num_seeds={seeds}")
     job = cluster.call(env, "sbatch", "--parsable", stdin=array).strip()
     assert job.isdigit()
-    wait_for("two runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
+    cluster.wait_for("two runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
     return job
 
 
@@ -116,11 +108,15 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
     assert killed
     os.kill(killed, signal.SIGKILL)
     third = tmp_path / f"sweep-{job}_2.log"
-    wait_for("the third task begins", lambda: third.exists() and " steps\n" in third.read_text())
+    cluster.wait_for(
+        "the third task begins", lambda: third.exists() and " steps\n" in third.read_text()
+    )
     # As before the end of its time.
     cluster.call(env, "scancel", "--signal=USR1", "--batch", f"{job}_2")
     show = ("scontrol", "show", "job", job)
-    wait_for("the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 3)
+    cluster.wait_for(
+        "the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 3
+    )
 
     # Every task once, though the number of one is also that of the array.
     restarts = re.findall(r"Restarts=(\d+)", cluster.call(env, *show))
@@ -137,7 +133,9 @@ def test_an_array_goes_on_without_a_node_that_is_lost(
     job = submitted(tmp_path, env, 2)
     cluster.lose(env, "node2")
     show = ("scontrol", "show", "job", job)
-    wait_for("the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 2)
+    cluster.wait_for(
+        "the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 2
+    )
 
     shown = cluster.call(env, *show)
     assert sorted(re.findall(r"Restarts=(\d+)", shown)) == ["0", "1"]
