@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before JAX is imported: a compiled program from the cache makes XLA log that the processor lacks
 # "+prefer-no-gather", which is a preference of the compiler and no feature of any processor.
@@ -89,6 +90,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(whole: Path, tmp_path: Path) -> Path:
     """The same, to be changed."""
     return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; what needs it is skipped where it is not to be had."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="there is no playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    with sync_api.sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        running = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield running
+        running.close()
 
 
 @pytest.fixture(scope="module")

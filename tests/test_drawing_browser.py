@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,6 @@ from mnist_jax.models.layers import Network, in_evaluation
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.network import LoadedRun, load_run
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="there is no playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
 PHONE: dict[str, Any] = {
     "viewport": {"width": 390, "height": 844},
     "is_mobile": True,
@@ -40,15 +35,6 @@ PHONE: dict[str, Any] = {
 SCREEN: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
 # A picture's side, the pad's, and the paper between them.
 SIDE, PAD, MARGIN = 380, 280, 50
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
