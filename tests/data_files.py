@@ -10,7 +10,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
-from mnist_jax.data import idx
+from mnist_jax.data import Dataset, idx
 from mnist_jax.data.catalog import FILES, FileSet
 
 Contents = dict[str, bytes]
@@ -43,8 +43,17 @@ def write_idx(folder: Path, contents: Contents, compressed: bool = True) -> None
             (folder / file).write_bytes(content)
 
 
-def write_prepared(folder: Path, name: str, contents: Contents) -> None:
-    """Writes what TensorFlow Datasets prepares from `contents` as array_record."""
+def assert_is(dataset: Dataset, contents: Contents) -> None:
+    """Checks every image and label."""
+    images, labels = idx.encode_images, idx.encode_labels
+    assert images(dataset.train.images) == contents["train-images-idx3-ubyte"]
+    assert labels(dataset.train.labels) == contents["train-labels-idx1-ubyte"]
+    assert images(dataset.test.images) == contents["t10k-images-idx3-ubyte"]
+    assert labels(dataset.test.labels) == contents["t10k-labels-idx1-ubyte"]
+
+
+def write_prepared(folder: Path, contents: Contents) -> None:
+    """Writes what TensorFlow Datasets prepares from `contents` as array_record, named `tiny`."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     folder.mkdir(parents=True)
@@ -56,7 +65,7 @@ def write_prepared(folder: Path, name: str, contents: Contents) -> None:
         def key(index: int, split: str = split) -> bytes:
             return hashlib.md5(f"{split}{index}".encode()).digest()
 
-        shard = folder / f"{name}-{split}.array_record-00000-of-00001"
+        shard = folder / f"tiny-{split}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(str(shard), "group_size:1")
         for index in sorted(range(len(images)), key=key):
             png = io.BytesIO()
@@ -74,7 +83,7 @@ def write_prepared(folder: Path, name: str, contents: Contents) -> None:
                 "shardLengths": [str(len(images))],
             }
         )
-    info = {"name": name, "version": "1.0.0", "fileFormat": "array_record", "splits": splits}
+    info = {"name": "tiny", "version": "1.0.0", "fileFormat": "array_record", "splits": splits}
     (folder / "dataset_info.json").write_text(json.dumps(info))
     feature = "tensorflow_datasets.core.features."
     image = {"dtype": "uint8", "shape": {"dimensions": ["28", "28", "1"]}}

@@ -21,11 +21,11 @@ import commands
 import jax
 import numpy as np
 import pytest
-from data_files import make_contents, make_file_set, write_prepared
+from data_files import assert_is, make_contents, make_file_set, write_prepared
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from runs_compared import assert_same_run
 
-from mnist_jax.data import catalog, idx, load_dataset, loading, prepared
+from mnist_jax.data import catalog, load_dataset, loading, prepared
 from mnist_jax.data.catalog import FILES
 from mnist_jax.training import compiled
 
@@ -176,35 +176,34 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file_sets = {"tiny": make_file_set("tiny", TINY)}
     for module in (catalog, loading):
         monkeypatch.setattr(module, "FILE_SETS", file_sets)
-    write_prepared(tmp_path / "tensorflow_datasets/tiny/1.0.0", "tiny", TINY)
+    write_prepared(tmp_path / "tensorflow_datasets/tiny/1.0.0", TINY)
     return tmp_path
-
-
-def _load_tiny() -> None:
-    dataset = load_dataset("tiny")
-    assert idx.encode_images(dataset.train.images) == TINY["train-images-idx3-ubyte"]
-    assert idx.encode_labels(dataset.train.labels) == TINY["train-labels-idx1-ubyte"]
-    assert idx.encode_images(dataset.test.images) == TINY["t10k-images-idx3-ubyte"]
-    assert idx.encode_labels(dataset.test.labels) == TINY["t10k-labels-idx1-ubyte"]
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_damaged_decoded_dataset_is_decoded_again(
-    home: Path, way: str, monkeypatch: pytest.MonkeyPatch, tally: Counter[str]
+    home: Path,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tally: Counter[str],
 ) -> None:
-    _load_tiny()
+    assert_is(load_dataset("tiny"), TINY)
     (folder,) = (home / ".cache/mnist_jax/decoded").iterdir()
     for number, file in enumerate(FILES):
         other = TINY[FILES[(number + 2) % 4]]  # Images for images and labels for labels.
         WAYS[way](folder / file, other)
-        _load_tiny()
+        caplog.clear()
+        assert_is(load_dataset("tiny"), TINY)
+        if way.startswith("flipped"):
+            assert f"{folder / file} " in caplog.text
         tally["files of a decoded dataset damaged"] += 1
         if way == "a folder":
             (folder / file).rmdir()
-            _load_tiny()
+            assert_is(load_dataset("tiny"), TINY)
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "read", None)
-        _load_tiny()
+        assert_is(load_dataset("tiny"), TINY)
     if way == "unreadable":
         return
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == TINY
@@ -212,12 +211,12 @@ def test_damaged_decoded_dataset_is_decoded_again(
 
 @pytest.mark.parametrize("place", [".cache/mnist_jax", "decoded", "copy"])
 def test_file_in_the_place_of_a_decoded_dataset(home: Path, place: str) -> None:
-    _load_tiny()
+    assert_is(load_dataset("tiny"), TINY)
     (copy,) = (home / ".cache/mnist_jax/decoded").iterdir()
     folder = {"copy": copy, "decoded": copy.parent}.get(place, home / place)
     shutil.rmtree(folder)
     folder.touch()
-    _load_tiny()
+    assert_is(load_dataset("tiny"), TINY)
     assert folder.read_bytes() == b""
 
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from data_files import make_contents, make_file_set, write_idx
+from data_files import assert_is, make_contents, make_file_set, write_idx
 
 from mnist_jax.data import Dataset, catalog, download, idx, load_dataset, loading, resolve_dataset
 from mnist_jax.data.catalog import FILES
@@ -180,11 +180,6 @@ def mirrors(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return use
 
 
-def assert_is_tiny(dataset: Dataset) -> None:
-    assert idx.encode_images(dataset.train.images) == TINY["train-images-idx3-ubyte"]
-    assert idx.encode_labels(dataset.test.labels) == TINY["t10k-labels-idx1-ubyte"]
-
-
 def cached(tmp_path: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (tmp_path / "cache/mnist_jax/tiny").iterdir()}
 
@@ -198,10 +193,10 @@ def test_download_is_verified_and_kept(
     mirrors: Mirrors, server: Server, tmp_path: Path, behaviour: str
 ) -> None:
     mirrors(behaviour)
-    assert_is_tiny(load_dataset("tiny"))
+    assert_is(load_dataset("tiny"), TINY)
     assert cached(tmp_path) == TINY
     server.requests.clear()
-    assert_is_tiny(load_dataset("tiny"))
+    assert_is(load_dataset("tiny"), TINY)
     assert not server.requests
 
 
@@ -241,7 +236,7 @@ def test_bad_mirror_is_named_and_the_next_one_used(
     mirrors: Mirrors, tmp_path: Path, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrors(behaviour, "good")
-    assert_is_tiny(load_dataset("tiny"))
+    assert_is(load_dataset("tiny"), TINY)
     assert cached(tmp_path) == TINY
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
@@ -272,7 +267,7 @@ def test_what_one_mirror_delivered_is_kept(
     assert cached(tmp_path) == {images: TINY[images], labels: TINY[labels]}
     server.requests.clear()
     mirrors("good")
-    assert_is_tiny(load_dataset("tiny"))
+    assert_is(load_dataset("tiny"), TINY)
     assert len(server.requests) == 2
 
 
@@ -290,7 +285,7 @@ def test_damaged_file_in_the_cache_is_named_rather_than_replaced(
 def test_unwritable_cache_does_not_lose_the_download(mirrors: Mirrors, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     mirrors("good")
-    assert_is_tiny(load_dataset("tiny"))
+    assert_is(load_dataset("tiny"), TINY)
 
 
 def test_what_fits_into_a_full_cache_is_kept(
@@ -300,12 +295,12 @@ def test_what_fits_into_a_full_cache_is_kept(
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     try:
-        assert_is_tiny(load_dataset("tiny"))
+        assert_is(load_dataset("tiny"), TINY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert cached(tmp_path) == {file: TINY[file] for file in FILES if "labels" in file}
     server.requests.clear()
-    assert_is_tiny(load_dataset("tiny"))
+    assert_is(load_dataset("tiny"), TINY)
     assert len(server.requests) == 2
 
 
@@ -323,7 +318,7 @@ def test_bomb_takes_no_more_memory_than_a_file(monkeypatch: pytest.MonkeyPatch) 
 
 def test_auto_downloads_before_it_falls_back(mirrors: Mirrors) -> None:
     mirrors("good")
-    assert_is_tiny(resolve_dataset("tiny"))
+    assert_is(resolve_dataset("tiny"), TINY)
 
 
 def test_simultaneous_downloads_do_not_disturb_each_other(mirrors: Mirrors, tmp_path: Path) -> None:
@@ -338,7 +333,7 @@ def test_simultaneous_downloads_do_not_disturb_each_other(mirrors: Mirrors, tmp_
         thread.join()
     assert len(datasets) == 8
     for dataset in datasets:
-        assert_is_tiny(dataset)
+        assert_is(dataset, TINY)
     assert cached(tmp_path) == TINY
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import Contents, make_contents, make_file_set, write_idx, write_prepared
+from data_files import assert_is, make_contents, make_file_set, write_idx, write_prepared
 
 from mnist_jax.data import (
     Dataset,
@@ -14,7 +14,6 @@ from mnist_jax.data import (
     catalog,
     frame_digit,
     hold_out,
-    idx,
     load_dataset,
     loading,
     prepared,
@@ -40,13 +39,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def assert_is(dataset: Dataset, contents: Contents) -> None:
-    assert idx.encode_images(dataset.train.images) == contents["train-images-idx3-ubyte"]
-    assert idx.encode_labels(dataset.train.labels) == contents["train-labels-idx1-ubyte"]
-    assert idx.encode_images(dataset.test.images) == contents["t10k-images-idx3-ubyte"]
-    assert idx.encode_labels(dataset.test.labels) == contents["t10k-labels-idx1-ubyte"]
-
-
 def only_warning(caplog: pytest.LogCaptureFixture) -> str:
     (record,) = (record for record in caplog.records if record.levelname == "WARNING")
     return record.getMessage()
@@ -66,7 +58,7 @@ def test_idx_files_are_found_in_the_usual_layouts(
 
 @pytest.mark.parametrize("layout", ["", "1.0.0", "tiny/1.0.0", "tensorflow_datasets/tiny/1.0.0"])
 def test_prepared_datasets_are_found_and_their_order_restored(tmp_path: Path, layout: str) -> None:
-    write_prepared(tmp_path / "data" / layout, "tiny", TINY)
+    write_prepared(tmp_path / "data" / layout, TINY)
     dataset = load_dataset("tiny", tmp_path / "data")
     assert_is(dataset, TINY)
     assert dataset.source == str(tmp_path / "data" / layout)
@@ -74,7 +66,7 @@ def test_prepared_datasets_are_found_and_their_order_restored(tmp_path: Path, la
 
 def test_digest_identifies_the_content_whatever_the_source(tmp_path: Path) -> None:
     write_idx(tmp_path / "idx", TINY)
-    write_prepared(tmp_path / "prepared/tiny/1.0.0", "tiny", TINY)
+    write_prepared(tmp_path / "prepared/tiny/1.0.0", TINY)
     write_idx(tmp_path / "other/other", OTHER)
     digest = load_dataset("tiny", tmp_path / "idx").sha256
     assert digest == load_dataset("tiny", tmp_path / "prepared").sha256
@@ -150,7 +142,7 @@ def test_another_datasets_files_under_this_name_are_refused(tmp_path: Path, layo
     if layout == "tiny":
         write_idx(tmp_path / layout, OTHER)
     else:
-        write_prepared(tmp_path / layout, "tiny", OTHER)
+        write_prepared(tmp_path / layout, OTHER)
     with pytest.raises(Failure, match=r"train-images-idx3-ubyte.* is a file of other, not of tiny"):
         load_dataset("tiny", tmp_path)
 
@@ -179,28 +171,15 @@ def test_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 def test_prepared_dataset_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    write_prepared(tmp_path / "tiny/1.0.0", TINY)
     assert_is(load_dataset("tiny", tmp_path), TINY)
     monkeypatch.setattr(prepared, "read", None)
     assert_is(load_dataset("tiny", tmp_path), TINY)
 
 
-def test_decoded_copy_is_verified_and_replaced(
-    tmp_path: Path, home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
-    load_dataset("tiny", tmp_path)
-    (copy,) = (home / ".cache/mnist_jax/decoded").glob("*/train-images-idx3-ubyte")
-    copy.write_bytes(copy.read_bytes()[:-1] + b"?")
-    assert_is(load_dataset("tiny", tmp_path), TINY)
-    assert "is damaged" in only_warning(caplog)
-    assert copy.read_bytes() == TINY["train-images-idx3-ubyte"]
-    assert not list(copy.parent.glob(".*"))
-
-
 def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Path) -> None:
     folder = tmp_path / "tiny/1.0.0"
-    write_prepared(folder, "tiny", TINY)
+    write_prepared(folder, TINY)
     load_dataset("tiny", tmp_path)
     shard = folder / "tiny-train.array_record-00000-of-00001"
     data = bytearray(shard.read_bytes())
@@ -212,7 +191,7 @@ def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Pa
 
 @pytest.mark.parametrize("file", ["features.json", "tiny-test.array_record-00000-of-00001"])
 def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str) -> None:
-    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    write_prepared(tmp_path / "tiny/1.0.0", TINY)
     (tmp_path / "tiny/1.0.0" / file).unlink()
     with pytest.raises(Failure, match=r"1\.0\.0 can't be read \(.*\); prepare it again"):
         load_dataset("tiny", tmp_path)
@@ -220,7 +199,7 @@ def test_incomplete_prepared_dataset_is_refused(tmp_path: Path, file: str) -> No
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", 10**5 * "["])
 def test_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
-    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    write_prepared(tmp_path / "tiny/1.0.0", TINY)
     (tmp_path / "tiny/1.0.0/dataset_info.json").write_text(text)
     with pytest.raises(Failure, match=r"dataset_info\.json is damaged"):
         load_dataset("tiny", tmp_path)
@@ -233,22 +212,15 @@ def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
     info = tmp_path / "tiny/2.0.0/dataset_info.json"
     info.parent.mkdir(parents=True)
     info.write_text(text)
-    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
-    write_prepared(tmp_path / "tiny/3.0.0.incompleteABC", "tiny", OTHER)
+    write_prepared(tmp_path / "tiny/1.0.0", TINY)
+    write_prepared(tmp_path / "tiny/3.0.0.incompleteABC", OTHER)
     assert_is(load_dataset("tiny", tmp_path), TINY)
     assert only_warning(caplog) == f"Passing over {info.parent}: reading tfrecord needs TensorFlow"
 
 
 def test_newest_version_of_a_prepared_dataset_is_taken(tmp_path: Path) -> None:
-    write_prepared(tmp_path / "tiny/3.0.2", "tiny", OTHER)
-    write_prepared(tmp_path / "tiny/3.0.10", "tiny", TINY)
-    assert_is(load_dataset("tiny", tmp_path), TINY)
-
-
-def test_unwritable_cache_costs_only_time(tmp_path: Path, home: Path) -> None:
-    home.mkdir()
-    (home / ".cache").touch()
-    write_prepared(tmp_path / "tiny/1.0.0", "tiny", TINY)
+    write_prepared(tmp_path / "tiny/3.0.2", OTHER)
+    write_prepared(tmp_path / "tiny/3.0.10", TINY)
     assert_is(load_dataset("tiny", tmp_path), TINY)
 
 

@@ -19,7 +19,10 @@ _PHONE = 5
 # How wide a window has room for columns, and for how many of pictures.
 _SCREEN, _COLUMNS = "60rem", 3
 # The colours and letters that every page of ours has.
-BASE_STYLE = (Path(__file__).parent / "base.css").read_text("utf-8").strip()
+_HERE = Path(__file__).parent
+BASE_STYLE = (_HERE / "base.css").read_text("utf-8").strip()
+# Its policy lets a browser load nothing from anywhere.
+_PAGE = Template((_HERE / "page.html").read_text("utf-8"))
 # Twice the pixels of CSS: sharp on a screen of today.
 _PNG = {"dpi": 2 * CSS_PIXELS_PER_INCH, "format": "png", "pil_kwargs": {"optimize": True}}
 
@@ -241,72 +244,3 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, **_PNG)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-# The policy lets a browser load nothing from anywhere.
-_PAGE = Template("""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-$base
-nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
-.pictures { columns: var(--columns) 20rem; column-gap: 1.5rem; margin-top: 1rem; }
-figure { margin: 0 0 1.5rem; break-inside: avoid; }
-.wide { column-span: all; }
-img { display: block; width: 100%; max-width: 30rem; height: auto; background: white;
-  border-radius: 4px; }
-figcaption { font-size: .9rem; margin-top: .4rem; max-width: 45rem; }
-.table { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
-  border-bottom: 1px solid var(--line); }
-td:only-of-type { width: 70%; overflow-wrap: anywhere; }
-tbody th { font-weight: normal; }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-th:last-child, td:last-child { padding-right: 0; }
-.code { font: .8rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
-  padding: .75rem; margin: 1rem 0; border: 1px solid var(--line); border-radius: 4px; }
-.code div { padding-left: 2ch; text-indent: -2ch; }
-.code span { display: inline-block; max-width: 100%; text-indent: 0; }
-@media (min-width: $screen) {
-  main { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); column-gap: 1.5rem; }
-  section { grid-column: 1 / -1; }
-  /* Halves stand side by side, unless there is only one. */
-  .half:not(:not(.half) + :last-child) { grid-column: auto; }
-  .wide img { max-width: none; }
-}
-@media (max-width: 40rem) {
-  .table:not(.cards) table { font-size: .8rem; }
-  th, td { padding-right: .5rem; }
-}
-@media not all and (min-width: $screen) {
-  .cards tbody { columns: 20rem; column-gap: 1.5rem; }
-  .cards table, .cards tbody, .cards tr, .cards th { display: block; }
-  .cards thead, .cards td:empty { display: none; }
-  .cards tr { padding: .6rem 0; break-inside: avoid; border-bottom: 1px solid var(--line); }
-  .cards tr:last-child { border: 0; }
-  .cards th, .cards td { padding: 0; border: 0; text-align: left; white-space: normal; }
-  .cards th { font-weight: bold; overflow-wrap: anywhere; }
-  .cards td { display: grid; grid-template-columns: 8.5rem minmax(0, 1fr); gap: .5rem; }
-  .cards td::before { content: attr(data-name); color: var(--soft); }
-}
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<nav aria-label="Sections">
-$links
-</nav>
-<main>
-$sections
-</main>
-</body>
-</html>
-""")
