@@ -17,7 +17,7 @@ from mnist_jax.errors import UsageError
 from mnist_jax.inputs import normalize
 from mnist_jax.models import create_model, layers
 from mnist_jax.recipe import Recipe
-from mnist_jax.training import augmentation, devices
+from mnist_jax.training import chunks, shifts
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.step import TrainState, cross_entropy, mean_squared_error, train_step
 from mnist_jax.training.trainer import Trainer
@@ -147,8 +147,8 @@ def test_the_accelerators_route_trains_the_same(name: str, monkeypatch: pytest.M
 
 
 def test_a_core_gets_few_images_at_a_time_unless_one_is_much_work() -> None:
-    assert devices.chunk_size(50, multiply_adds=10_000_000) == 10
-    assert devices.chunk_size(50, multiply_adds=300_000_000) == 50
+    assert chunks.chunk_size(50, multiply_adds=10_000_000) == 10
+    assert chunks.chunk_size(50, multiply_adds=300_000_000) == 50
 
 
 @pytest.mark.parametrize("chunk_size", [24, 128])
@@ -244,9 +244,9 @@ def test_momentum_accumulates() -> None:
 
 def test_shifts_move_by_one_pixel_and_bring_in_zeros() -> None:
     images = jnp.arange(1, 33, dtype=jnp.uint8).reshape(2, 4, 4)
-    taken = augmentation.take_shifted(augmentation.pad_for_shifts(images), jnp.arange(10))
+    taken = shifts.take_shifted(shifts.pad_for_shifts(images), jnp.arange(10))
     for i in range(10):
-        image, (rows, columns) = np.asarray(images[i % 2]), augmentation.SHIFTS[i // 2]
+        image, (rows, columns) = np.asarray(images[i % 2]), shifts.SHIFTS[i // 2]
         expected = np.zeros((4, 4), np.uint8)
         for y in range(4):
             for x in range(4):

@@ -36,7 +36,7 @@ from mnist_jax.inputs import training_inputs
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.recipe import Recipe
-from mnist_jax.training import augmentation, evaluation
+from mnist_jax.training import evaluation, shifts
 from mnist_jax.training.step import TrainState, step_keys
 from mnist_jax.training.trainer import Trainer
 
@@ -179,7 +179,7 @@ def _inputs(trainer: Trainer) -> Callable[[TrainState, np.ndarray], tuple[Tensor
     recipe, pixels = trainer.recipe, jnp.asarray(trainer.train.images)
     take = jax.jit(lambda images, index: images[index])
     if recipe.one_pixel_shifts:
-        pixels, take = augmentation.pad_for_shifts(pixels), jax.jit(augmentation.take_shifted)
+        pixels, take = shifts.pad_for_shifts(pixels), jax.jit(shifts.take_shifted)
 
     @jax.jit
     def augmented(state: TrainState, images: jax.Array) -> jax.Array:

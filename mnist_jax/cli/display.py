@@ -1,4 +1,4 @@
-"""What the training command shows: the networks, the layer table, progress and epochs."""
+"""What commands show of networks and runs: layers, progress and epochs, classes and confusion."""
 
 import contextlib
 import dataclasses

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.recipe import Recipe
-from mnist_jax.training import devices
+from mnist_jax.training import chunks, devices
 from mnist_jax.training.step import LOSSES, TrainState, training_mode_logits
 
 # From states with a leading axis of seeds, and every image of a split, uint8 [N, 28, 28], to the
@@ -29,7 +29,7 @@ def exact(recipe: Recipe, mesh: Mesh, *, multiply_adds_per_parameter: float) -> 
       mesh: of the devices to use, which exchange nothing.
       multiply_adds_per_parameter: of the network's forward pass over one image.
     """
-    chunk = devices.evaluation_chunk(multiply_adds_per_parameter=multiply_adds_per_parameter)
+    chunk = chunks.evaluation_chunk(multiply_adds_per_parameter=multiply_adds_per_parameter)
 
     def of_seed(state: TrainState, chunks: jax.Array) -> jax.Array:
         model = state.model()

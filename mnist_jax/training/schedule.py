@@ -8,7 +8,7 @@ import numpy as np
 
 from mnist_jax.errors import UsageError
 from mnist_jax.recipe import Recipe
-from mnist_jax.training.augmentation import SHIFTS
+from mnist_jax.training.shifts import SHIFTS
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mnist_jax.inputs import training_inputs
 from mnist_jax.models import abstract_model, create_model
 from mnist_jax.models.summary import multiply_adds, multiply_adds_per_parameter
 from mnist_jax.recipe import Recipe
-from mnist_jax.training import augmentation, devices, evaluation
+from mnist_jax.training import chunks, devices, evaluation, shifts
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.step import LOSSES, SAVED, TrainState, step_keys, train_step
@@ -80,7 +80,7 @@ class Trainer:
         self.states = devices.place(self._initial_states(), self.mesh, P("seed"))
         images = jnp.asarray(self.train.images)
         if recipe.one_pixel_shifts:
-            images = augmentation.pad_for_shifts(images)
+            images = shifts.pad_for_shifts(images)
         data = (images, jnp.asarray(self.train.labels))
         self._data = devices.place(data, self.mesh, P())
         self._epoch, self._orders = -1, list[jax.Array]()
@@ -143,12 +143,12 @@ class Trainer:
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """An epoch's images in the order that a seed takes them: indices [examples].
 
-        Where images are shifted an index is one of `augmentation.take_shifted`.
+        Where images are shifted an index is one of `shifts.take_shifted`.
         """
         count = len(self.train)
         drawn = self.recipe.validation and self.recipe.held_out == "random"
         own = self._draw(seed)[0] if drawn else np.arange(count)
-        views = len(augmentation.SHIFTS) if self.recipe.one_pixel_shifts else 1
+        views = len(shifts.SHIFTS) if self.recipe.one_pixel_shifts else 1
         indices = np.concatenate([own + view * count for view in range(views)]).astype(np.int32)
         if self.recipe.shuffle != "never":
             of_epoch = epoch if self.recipe.shuffle == "every_epoch" else 0
@@ -191,7 +191,7 @@ class Trainer:
             sizes |= {len(self.test) % size or size}
         # Who names a number of devices gets them, and so does who starts several processes.
         split = bool(num_devices) or jax.process_count() > 1
-        split = split or devices.worth_splitting(size, multiply_adds_per_parameter=work)
+        split = split or chunks.worth_splitting(size, multiply_adds_per_parameter=work)
         return devices.make_mesh(
             len(self.seeds), sizes, num_devices, split_batches=split, parts=parts
         )
@@ -257,7 +257,7 @@ def _initial_state(recipe: Recipe, steps_per_epoch: int) -> Callable[[jax.Array]
 
 def _compile_run(mesh: Mesh, recipe: Recipe, multiply_adds: int, per_parameter: float) -> Any:
     """Compiles (states, order, images, labels, start, stop) -> (states, log [seeds, steps, 2])."""
-    take = augmentation.take_shifted if recipe.one_pixel_shifts else lambda a, i: a[i]
+    take = shifts.take_shifted if recipe.one_pixel_shifts else lambda a, i: a[i]
 
     def steps(
         state: TrainState,
@@ -267,13 +267,13 @@ def _compile_run(mesh: Mesh, recipe: Recipe, multiply_adds: int, per_parameter: 
         start: int,
         stop: int,
     ) -> tuple[TrainState, jax.Array]:
-        chunk = devices.chunk_size(order.shape[1], multiply_adds=multiply_adds)
+        chunk = chunks.chunk_size(order.shape[1], multiply_adds=multiply_adds)
         axis_name = devices.data_axis(mesh)
         step = partial(
             train_step,
             axis_name=axis_name,
             chunk_size=chunk,
-            side_by_side=devices.side_by_side(chunk, multiply_adds_per_parameter=per_parameter),
+            side_by_side=chunks.side_by_side(chunk, multiply_adds_per_parameter=per_parameter),
         )
 
         def body(i: int, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
