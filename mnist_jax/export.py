@@ -15,7 +15,7 @@ from mnist_jax import cli
 from mnist_jax.cli import display, networks
 from mnist_jax.data import CLASS_NAMES
 from mnist_jax.errors import UsageError
-from mnist_jax.files import replacing, unwritable
+from mnist_jax.files import write_output
 from mnist_jax.inputs import evaluation_formula
 from mnist_jax.interchange.onnx_files import to_onnx
 from mnist_jax.interchange.stablehlo import to_stablehlo
@@ -44,11 +44,7 @@ def main(argv: Sequence[str]) -> None:
         content = model.SerializeToString()
     else:
         content = to_stablehlo(run.network, run.recipe, pixels=pixels)
-    try:
-        with replacing(target) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise unwritable(target, error, "file") from error
+    write_output(target, content, "--to")
     display.console().print(f"{target} has the network of {run.source}, after step {run.step}")
 
 

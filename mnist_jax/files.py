@@ -47,6 +47,23 @@ def unwritable(path: object, error: OSError, instead: str) -> Failure:
     return Failure(f"{path} can't be written ({error.strerror}); {what_to_do}.")
 
 
+def write_output(path: Path, content: bytes, instead: str) -> None:
+    """Writes the file that somebody asked for, whole or not at all; through a link to another.
+
+    Raises:
+      Failure: it can't be written; `instead` of it is to be given.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            # What takes its place would be a file, and gone what other programs write to.
+            raise OSError(errno.EINVAL, "it is no regular file")
+        with replacing(target) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise unwritable(path, error, instead) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text file as `replacing` does."""
     with replacing(path) as temporary:

@@ -39,6 +39,22 @@ def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_there_is_replaced_where_a_link_leads_and_only_if_it_is_a_file(
+    tmp_path: Path,
+) -> None:
+    target, link = tmp_path / "target", tmp_path / "link.safetensors"
+    target.touch()
+    link.symlink_to(target)
+    tensor_files.write_tensors(TENSORS, link)
+    assert link.readlink() == target
+    assert tensor_files.read_tensors(link).keys() == TENSORS.keys()
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(Failure, match=r"can't be written \(it is no regular file\); give another"):
+        tensor_files.write_tensors(TENSORS, pipe)
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("kept", [0, 7, 40, -1])
 def test_truncated_safetensors(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "weights.safetensors"

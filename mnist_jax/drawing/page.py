@@ -13,7 +13,7 @@ import numpy as np
 from mnist_jax import measures
 from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.drawing.layers import network_json
-from mnist_jax.files import replacing, unwritable
+from mnist_jax.files import write_output
 from mnist_jax.models.summary import summarize
 from mnist_jax.reporting.contents import DATASET_TITLES
 from mnist_jax.reporting.page import BASE_STYLE
@@ -35,12 +35,7 @@ def write(run: LoadedRun, dataset: Dataset | None, target: Path) -> None:
     Raises:
       Failure: the page can't compute the network, or the file can't be written.
     """
-    text = html(run, dataset)
-    try:
-        with replacing(target) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise unwritable(target, error, "--to") from error
+    write_output(target, html(run, dataset).encode(), "--to")
 
 
 def html(run: LoadedRun, dataset: Dataset | None) -> str:

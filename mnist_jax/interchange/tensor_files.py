@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import replacing, unwritable
+from mnist_jax.files import write_output
 
 # The largest documented network needs 19 MB.
 _MOST_BYTES = 2**28
@@ -56,11 +56,7 @@ def write_tensors(tensors: Mapping[str, np.ndarray], path: Path | str) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UsageError(f"{path} would not be a .safetensors file; give it that ending.")
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(save(dict(tensors), metadata={"format": "pt"}))
-    except OSError as error:
-        raise unwritable(path, error, "file") from error
+    write_output(path, save(dict(tensors), metadata={"format": "pt"}), "file")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
