@@ -216,13 +216,19 @@ def _override(recipe: Recipe) -> Recipe:
 
 def _run_directory(recipe: Recipe, parent: Path) -> RunDirectory:
     """One for each seed, below `parent` or, of a single seed, --workdir itself."""
+    itself = parent / "config.json"
     if _WORKDIR.value and _NUM_SEEDS.value == 1:
-        if seeds := sorted(path.parent.name for path in _WORKDIR.value.glob("seed-*/config.json")):
+        seeds = sorted(path.parent.name for path in parent.glob("seed-*/config.json"))
+        if seeds and not itself.exists():
             raise UsageError(
-                f"{_WORKDIR.value} holds the runs of several seeds ({', '.join(seeds)});"
+                f"{parent} holds the runs of several seeds ({', '.join(seeds)});"
                 " give another --workdir, or one of these below it."
             )
-        return RunDirectory(_WORKDIR.value)
+        return RunDirectory(parent)
+    if itself.exists():
+        raise UsageError(
+            f"{parent} holds the run of a single seed; give another --workdir for several."
+        )
     return RunDirectory(parent / f"seed-{recipe.seed}")
 
 

@@ -222,6 +222,10 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=lenet", "--momentum=1"], "momentum is 1.0"),
         (["--model=lenet", "--optimizer=adam", "--momentum=0.9"], "momentum is for sgd"),
         (["--model=lenet", "--seed=-1"], "seed is -1"),
+        (
+            ["--model=lenet", "--dataset=digits", "--num_seeds=2", "--workdir={run}"],
+            "holds the run of a single seed; give another --workdir for several",
+        ),
         (["--model=lenet", f"--num_seeds={10**399}"], "in the range [1, 4294967296]"),
         (["--model=lenet", f"--learning_rate={10**399}"], "learning_rate is inf; give a number"),
         (
@@ -252,8 +256,9 @@ def test_list_shows_every_network(home: Path) -> None:
     ],
 )
 def test_misuse_is_one_sentence_and_exit_code_2(
-    home: Path, arguments: list[str], sentence: str
+    home: Path, workdir: Path, arguments: list[str], sentence: str
 ) -> None:
+    arguments = [argument.replace("{run}", str(workdir)) for argument in arguments]
     done = run(home, "mnist_jax.train", *arguments)
     assert sentence in done.stderr
     assert done.returncode == 2

@@ -5,6 +5,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,13 @@ def test_refuses_a_recipe_of_another_version(
         RunDirectory(copy).check(RECIPE)
 
 
-def test_refuses_checkpoints_of_who_knows_what(copy: Path) -> None:
-    (copy / "config.json").unlink()
-    with pytest.raises(Failure, match=r"is .* the workdir of a run"):
-        RunDirectory(copy).check(RECIPE)
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "metrics.jsonl"])
+def test_refuses_and_never_removes_what_something_else_has_left(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    for refuses in (partial(RunDirectory(tmp_path).check, RECIPE), RunDirectory(tmp_path).clear):
+        with pytest.raises(UsageError, match=f"has {name} of something else, .* another --workdir"):
+            refuses()
+    assert (tmp_path / name).exists()
 
 
 def test_overwriting_leaves_nothing_but_the_user_s_own(whole: Path, copy: Path) -> None:

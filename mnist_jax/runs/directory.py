@@ -31,6 +31,9 @@ from mnist_jax.runs.metrics import Evaluation
 _VARYING = ("packages", "device", "git")
 # Of a result, what others read.
 _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
+# What there is beside the configuration and the result.
+_FOLDERS = ("checkpoints", "tensorboard")
+_FILES = ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json")
 # A step in `steps.f32`: loss and accuracy.
 _STEP = np.dtype(("<f4", 2))
 
@@ -122,9 +125,9 @@ class RunDirectory:
         """Makes sure that the directory has no run of another recipe; more epochs are the same.
 
         Raises:
-          UsageError: it has; the message names the differences.
+          UsageError: it has; the message names the differences. Or it has files of something else.
         """
-        if not (self.path / "config.json").exists() and not self.checkpoints.exists():
+        if not self._begun():
             return
         before = dataclasses.asdict(self.recipe())
         now = dataclasses.asdict(Recipe.from_dict(json.loads(recipe.to_json())))
@@ -147,22 +150,40 @@ class RunDirectory:
         return result if result and result["epochs"] == recipe.epochs else None
 
     def clear(self) -> None:
-        """Removes the run."""
+        """Removes the run.
+
+        Raises:
+          UsageError: it has files of something else, which stay.
+        """
+        if not self._begun():
+            return
         with self._writing():
             # The result first: without it what remains is an unfinished run. The configuration
             # last: without it nobody knows what remains. In this order on the disk, too.
             (self.path / "result.json").unlink(missing_ok=True)
             synchronize(self.path)
-            for name in ("checkpoints", "tensorboard"):
+            for name in _FOLDERS:
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
             synchronize(self.path)  # What goes with a checkpoint is there as long as it is.
-            for name in ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json"):
+            for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
             synchronize(self.path)
             (self.path / "config.json").unlink(missing_ok=True)
             synchronize(self.path)
+
+    def _begun(self) -> bool:
+        """Whether there is a run, which has its configuration first and last."""
+        if (self.path / "config.json").exists():
+            return True
+        for name in (*_FOLDERS, *_FILES, "result.json"):
+            if (self.path / name).exists():
+                raise UsageError(
+                    f"{self.path} has {name} of something else, as no run is here;"
+                    " give another --workdir."
+                )
+        return False
 
     def recipe(self) -> Recipe:
         """Reads `config.json`."""
