@@ -38,6 +38,15 @@ def test_runs_of_different_recipes_are_refused(runs_folder: Path, tmp_path: Path
         read_histories([runs_folder, tmp_path / "run"])
 
 
+def test_a_run_that_is_given_twice_is_one(runs_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(runs_folder / "seed-0")
+    found = read_histories([runs_folder, runs_folder / "seed-1", tmp_path / "link"])
+    assert [run.directory.path for run in found] == [runs_folder / f"seed-{i}" for i in (0, 1)]
+    shutil.copytree(runs_folder / "seed-1", tmp_path / "again")
+    with pytest.raises(UsageError, match=r"are both of seed 1; give runs that differ"):
+        read_histories([runs_folder, tmp_path / "again"])
+
+
 def test_a_damaged_checkpoint_is_said(runs_folder: Path, digits: Dataset, tmp_path: Path) -> None:
     shutil.copytree(runs_folder / "seed-0", tmp_path / "run")
     victim = max((tmp_path / "run/checkpoints").rglob("d/*"), key=lambda path: path.stat().st_size)

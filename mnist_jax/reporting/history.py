@@ -99,10 +99,13 @@ def read_histories(folders: Sequence[Path]) -> list[History]:
       The runs that have an evaluation or a checkpoint, in order of seed.
 
     Raises:
-      UsageError: they differ in more than their seed.
+      UsageError: they differ in more than their seed, or two have the same.
       Failure: a folder has no run, a file is damaged, or no run has anything to show yet.
     """
-    runs = [History.read(directory) for folder in folders for directory in _directories(folder)]
+    given = [directory for folder in folders for directory in _directories(folder)]
+    # However often, and by whichever names, one is given.
+    once = {directory.path.resolve(): directory for directory in reversed(given)}
+    runs = [History.read(directory) for directory in reversed(once.values())]
     first = runs[0]
     for run in runs[1:]:
         values, others = (dataclasses.asdict(one.recipe) for one in (first, run))
@@ -115,6 +118,13 @@ def read_histories(folders: Sequence[Path]) -> list[History]:
             raise UsageError(
                 f"The runs in {first.directory.path} and {run.directory.path} have"
                 f" {', '.join(different)}; give runs that differ in their seed alone."
+            )
+    by_seed = {run.recipe.seed: run.directory.path for run in runs}
+    for run in runs:
+        if (other := by_seed[run.recipe.seed]) != run.directory.path:
+            raise UsageError(
+                f"The runs in {run.directory.path} and {other} are both of seed"
+                f" {run.recipe.seed}; give runs that differ in their seed."
             )
     if shown := [run for run in runs if run.rows or run.has_network]:
         return sorted(shown, key=lambda run: run.recipe.seed)
