@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.contenders import measurements, page, scaling
-from experiments.contenders.job import ALL_REDUCE, FLAX, HOSTS, TORCH, VARIANTS, Job
+from experiments.contenders.job import ALL_REDUCE, FLAX, HOSTS, TORCH, VARIANTS, Job, whole_batches
 from experiments.contenders.measurements import PEAK, Entrant, Spread
 from experiments.contenders.saving import saves
 from experiments.contenders.startup import seconds_to_first_step
@@ -33,7 +33,8 @@ from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.models import abstract_model, model_names
+from mnist_jax.files import write_output
+from mnist_jax.models import abstract_model, model_entry, model_names
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
 
@@ -68,8 +69,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     # This process only traces networks; devices are for the workers.
     jax.config.update("jax_platforms", "cpu")
-    if _JSON.value and not os.access(_JSON.value.parent, os.W_OK):
-        raise UsageError(f"--json is {_JSON.value}, in no folder that can be written to.")
+    if _JSON.value and (_JSON.value.is_dir() or not os.access(_JSON.value.parent, os.W_OK)):
+        raise UsageError(f"--json is {_JSON.value}, no file in a folder that can be written to.")
+    for name in _MODELS.value or ():
+        model_entry(name)
     out = display.console()
     measured = measurements.circumstances("experiments.benchmark")
     revision = measured["git"] and measured["git"]["revision"]
@@ -83,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
         rows += [row | {"revision": revision} for row in some]
         if _JSON.value:
             text = json.dumps(measured | {"rows": rows}, indent=1)
-            _JSON.value.write_text(text + "\n")
+            write_output(_JSON.value, f"{text}\n".encode(), "--json")
     out.print(f"\n{page.table(rows)}", soft_wrap=True)
     if not _JSON.value:
         streams.delivered()
@@ -94,11 +97,12 @@ def main(argv: Sequence[str]) -> None:
 
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
     """Measures one network at one batch size after the other."""
-    for recipe in _recipes():
+    recipes, entrants = list(_recipes()), _entrants()
+    for recipe in recipes:
         flops = None
         if _TASK.value == "train":
             flops = measurements.training_flops(abstract_model(recipe.model, **recipe.model_args))
-        found = measurements.compared(_TASK.value, recipe, _readings(recipe), flops)
+        found = measurements.compared(_TASK.value, recipe, _readings(recipe, entrants), flops)
         _print(out, recipe, found)
         yield found
 
@@ -107,9 +111,11 @@ def _recipes() -> Iterator[Recipe]:
     """Every network at every batch size, on its article's dataset if that is here."""
     for name in _MODELS.value or model_names():
         recipe = bare_recipe(name)
-        recipe = replace(recipe, dataset=resolve_dataset(recipe.dataset).name)
+        dataset = resolve_dataset(recipe.dataset)
+        recipe = replace(recipe, dataset=dataset.name)
         texts = _BATCH_SIZES.value or ["10", "100", "256", str(recipe.batch_size)]
         for size in _integers("batch_sizes", texts):
+            whole_batches(dataset, size)
             yield replace(recipe, batch_size=size)
 
 
@@ -118,17 +124,20 @@ def _entrants() -> list[Entrant]:
         raise UsageError(f"No variant is {unknown[0]!r}; choose from {', '.join(VARIANTS)}.")
     if set(_VARIANTS.value) & set(TORCH):
         require_torch()
-    return [
+    entrants = [
         Entrant(variant, seeds)
         for seeds in _integers("seeds", _SEEDS.value)
         for variant in _VARIANTS.value
         # Stock Flax is there to be compared with one seed, and only in training.
         if variant not in FLAX or (seeds == 1 and _TASK.value == "train")
     ]
+    if not entrants:
+        raise UsageError("Nothing to measure; stock Flax trains one seed, so give more --variants.")
+    return entrants
 
 
-def _readings(recipe: Recipe) -> dict[Entrant, list[Reading]]:
-    starts = {entrant: partial(_contender, recipe, *entrant) for entrant in [PEAK, *_entrants()]}
+def _readings(recipe: Recipe, entrants: Sequence[Entrant]) -> dict[Entrant, list[Reading]]:
+    starts = {entrant: partial(_contender, recipe, *entrant) for entrant in [PEAK, *entrants]}
     return _rounds(starts)
 
 

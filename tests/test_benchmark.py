@@ -12,6 +12,8 @@ import commands
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from flax import nnx
 
 from experiments import benchmark
@@ -143,6 +145,25 @@ def test_every_row_keeps_its_revision(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "kept.json").read_text())
     assert kept["command"].split()[:3] == ["python", "-m", "experiments.benchmark"]
     assert [row["revision"] for row in kept["rows"]] == [kept["git"]["revision"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--models=dense,tpyo"], "There is no model 'tpyo'; the models are"),
+        (["--models=dense", "--variants=flax-steps", "--seeds=2"], "Nothing to measure; stock"),
+        (["--models=dense", "--batch_sizes=70000"], "give smaller --batch_sizes."),
+        (["--models=dense", "--json=."], "--json is ., no file in a folder"),
+    ],
+)
+def test_misuse_is_said_before_anything_is_measured(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.benchmark.Contender", None)
+    with flagsaver.flagsaver():
+        flags.FLAGS(["benchmark", *arguments])
+        with pytest.raises(UsageError, match=re.escape(sentence)):
+            benchmark.main([])
 
 
 def test_the_readme_has_the_ratios_of_the_measurements() -> None:

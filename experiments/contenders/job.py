@@ -71,7 +71,7 @@ def whole_batches(dataset: Dataset, batch_size: int) -> Dataset:
     train = dataset.train
     count = len(train) // batch_size * batch_size
     if not count:
-        raise UsageError(f"{dataset.name} has {len(train)} images; give smaller batch_sizes.")
+        raise UsageError(f"{dataset.name} has {len(train)} images; give smaller --batch_sizes.")
     return dataclasses.replace(dataset, train=Split(train.images[:count], train.labels[:count]))
 
 
