@@ -25,7 +25,7 @@ from experiments.sweeps.plan import Run, Seeds, Sweep
 from mnist_jax import cli
 from mnist_jax.cli import display, signals, streams
 from mnist_jax.cli.signals import stopping
-from mnist_jax.errors import Failure, Interrupted
+from mnist_jax.errors import Failure, Interrupted, UsageError
 from mnist_jax.files import cache_folder
 from mnist_jax.training import devices
 from mnist_jax.training.session import Stopped
@@ -60,6 +60,9 @@ def run(articles: Sequence[Article]) -> None:
 
 
 def _main(articles: Sequence[Article], argv: Sequence[str]) -> None:
+    for flag, what in ((_KUBERNETES, "the image of the pods"), (_WORKER, "the sweep's name")):
+        if flag.value == "":
+            raise UsageError(f"--{flag.name} is empty; give {what}.")
     everything = _ALL.value or (_MISSING.value and not argv[1:])
     sweep = Sweep(
         plan.chosen(articles, argv[1:], everything),

@@ -27,6 +27,8 @@ def main() -> None:
         os.execv(sys.executable, command)
     mistaken = set(sys.argv[1:]) - {"--version", "--help", "-h"}
     lines = [f"mnist_jax {__version__}"]
+    if mistaken:
+        lines = [f"There is no command {sys.argv[1]!r}.", *lines]
     if "--version" not in sys.argv:
         lines += ["", "Commands, each with --help:"]
         for name, text in commands.items():

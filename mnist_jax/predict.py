@@ -85,7 +85,10 @@ def main(argv: Sequence[str]) -> None:
             )
         if _SHOW.value is not None:
             name = "stdin" if file == _STDIN else file.stem
-            _save(_SHOW.value / f"{number}-{name}.png", image, frames)
+            try:
+                _save(_SHOW.value / f"{number}-{name}.png", image, frames)
+            except Failure as failure:
+                failures.append(str(failure))
     if failures:
         raise Failure("\n".join(failures))
 

@@ -240,6 +240,11 @@ def test_a_variant_changes_what_it_says_and_nothing_else(name):
     assert rows.find(name).recipe == dataclasses.replace(rows.find(of).recipe, **changes)
 
 
+def test_a_vote_has_no_recipe_and_its_members_are_named():
+    with pytest.raises(UsageError, match=r"a vote of .* they are of, ttdoucet/residual_cnn"):
+        rows.find("ttdoucet/committee")
+
+
 def test_every_row_of_e_and_g_but_their_own_is_a_variant():
     others = {f"{article.name}/{row.id}" for article, row in ROWS if article.letter in "EG"}
     assert others - VARIANTS.keys() == {"ttdoucet/residual_cnn", "batchnorm_cnn/batchnorm_cnn"}

@@ -132,6 +132,7 @@ def test_probabilities_are_those_of_the_loss(run: RunDirectory, dataset: Dataset
     pixels = (images[..., None].astype(np.float32) / 255 - np.float32(0.1307)) / np.float32(0.3081)
     outputs = jax.jit(network)(pixels)
     np.testing.assert_allclose(softmax, scipy.special.softmax(outputs, -1), rtol=1e-4, atol=1e-6)
+    assert classifier(network, recipe)(images[:0]).shape == (0, 10)
     squared = dataclasses.replace(recipe, loss="mean_squared_error")
     positive = np.maximum(outputs, 1e-6)
     expected = positive / positive.sum(-1, keepdims=True)

@@ -122,6 +122,12 @@ def test_a_record_is_added_once(tmp_path):
     assert (tmp_path / "toy.jsonl").read_bytes() == before
 
 
+def test_a_file_is_no_folder_for_records(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Failure, match="file is no folder; give another --results"):
+        records.load("toy", tmp_path / "file")
+
+
 def test_two_records_of_a_seed_are_refused(tmp_path):
     lines = [record(wrong=wrong).to_json() + "\n" for wrong in (10, 5)]
     (tmp_path / "toy.jsonl").write_text("".join(lines))

@@ -184,7 +184,7 @@ def test_status_of_a_sweep_is_a_table(alone: Path) -> None:
         ((), "Give rows as ARTICLE/ROW, or --all or --missing for every row."),
         (("--all", "toy/row"), "Give rows as ARTICLE/ROW, or --all or --missing for every row."),
         (("toy",), "'toy' is no row; give ARTICLE/ROW, of one of toy, other."),
-        (("toy/none",), "toy has no row 'none'; its rows are row, bad, vote."),
+        (("toy/none",), "toy has no row 'none'; its rows are row, bad."),
     ],
 )
 def test_misuse_is_said_in_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:
@@ -281,7 +281,7 @@ def test_the_script_for_slurm_runs_a_worker(tmp_path: Path) -> None:
     )
     assert options["--array"] == "0-1"
     assert options["--cpus-per-task"] == "1"
-    assert options["--chdir"] == str(Path.cwd())
+    assert options["--chdir"] == f'"{Path.cwd()}"'
     assert "#SBATCH --requeue\n" in printed.stdout
     assert "# 2 runs of 1 row: " in printed.stdout
     done = run_script(tmp_path, printed.stdout)
@@ -310,6 +310,13 @@ def test_the_script_for_slurm_requeues_what_was_killed(
     done = run_script(tmp_path, script, **env)
     assert done.returncode == code
     assert done.stdout == ("requeue 7_8\n" if requeued else "")
+
+
+def test_an_empty_image_is_refused_and_nothing_trained(tmp_path: Path) -> None:
+    done = start(tmp_path, "--all", "--kubernetes=").end()
+    assert done.returncode == 2
+    assert done.stderr == "--kubernetes is empty; give the image of the pods.\n"
+    assert recorded(tmp_path, "toy") == []
 
 
 def test_the_manifest_for_kubernetes_has_a_worker_in_every_pod(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from experiments.evidence.steps import Steps
 from mnist_jax import measures
 from mnist_jax.errors import Failure
-from mnist_jax.files import parse_json, write_text
+from mnist_jax.files import parse_json, unwritable, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -236,8 +236,10 @@ def load(article: str, directory: Path = RESULTS) -> list[Record]:
     """Reads and checks an article's records, in the order of the file.
 
     Raises:
-      Failure: a line is damaged, of another article, or there twice.
+      Failure: a line is damaged, of another article, or there twice; or the folder is none.
     """
+    if directory.exists() and not directory.is_dir():
+        raise Failure(f"{directory} is no folder; give another --results.")
     path = _path(article, directory)
     return _parse(path, path.read_text() if path.exists() else "")
 
@@ -266,7 +268,7 @@ def append(record: Record, directory: Path = RESULTS) -> bool:
             _parse(path, text)
             write_text(path, text)
     except OSError as error:
-        raise Failure(f"{path} can't be written ({error.strerror}).") from error
+        raise unwritable(path, error, "--results") from error
     return True
 
 

@@ -207,7 +207,13 @@ class Article:
         for row in self.rows:
             if row.id == identifier:
                 return row
-        names = ", ".join(entry.id for entry in self.entries)
+        for ensemble in self.ensembles:
+            if ensemble.id == identifier:
+                raise UsageError(
+                    f"{self.name}/{identifier} is a vote of trained networks; give the row that"
+                    f" they are of, {self.name}/{ensemble.members}."
+                )
+        names = ", ".join(row.id for row in self.rows)
         raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
 
     def trained(self, identifier: str) -> Row:

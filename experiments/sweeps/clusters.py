@@ -16,7 +16,7 @@ _SLURM = """\
 #SBATCH --ntasks=1
 #SBATCH --cpus-per-task=1
 #SBATCH --mem={memory}
-#SBATCH --chdir={folder}
+#SBATCH --chdir="{folder}"
 #SBATCH --output=sweep-%A_%a.log
 #SBATCH --open-mode=append
 #SBATCH --requeue

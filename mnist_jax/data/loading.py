@@ -53,7 +53,7 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
         297
     """
     if name not in FILE_SETS and name != EMBEDDED:
-        close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
+        close = difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]!r}?" if close else f"give one of {', '.join(DATASETS)}."
         raise UsageError(f"There is no dataset {name!r}; {hint}")
     roots = _roots(data_dir)

@@ -71,13 +71,13 @@ def model_entry(name: str) -> Entry:
     """What is known of a network: class, protocol, article, published accuracy.
 
     Raises:
-      UsageError: the name is unknown; the sentence names the nearest.
+      UsageError: the name is unknown; the sentence names one like it.
     """
     if name not in _ENTRIES:
-        nearest = difflib.get_close_matches(name, _ENTRIES, n=1, cutoff=0)[0]
+        close = difflib.get_close_matches(name.lower(), _ENTRIES, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}? The" if close else "the"
         raise UsageError(
-            f"There is no model {name!r}; did you mean {nearest!r}?"
-            f" The models are {', '.join(model_names())}."
+            f"There is no model {name!r}; {hint} models are {', '.join(model_names())}."
         )
     return _ENTRIES[name]
 

@@ -200,5 +200,5 @@ def diverged(trainer: Trainer, what: str) -> Failure:
     """What ends a training in which something, as a subject, is no number any more."""
     return Failure(
         f"Training diverged: {what} is not a finite number; try a learning rate below"
-        f" {trainer.recipe.learning_rate} (the last good checkpoint is kept)."
+        f" {trainer.recipe.learning_rate} (what was saved before it is kept)."
     )
