@@ -47,6 +47,7 @@ def test_files_follow_from_the_records_alone(tmp_path):
     copy = shutil.copytree(records.RESULTS, tmp_path / "results", ignore=tables)
     there, here = compare.files(copy), compare.files()
     assert [path.name for path in there] == ["RESULTS.md", "table.csv", "table.tex"]
+    assert not [path for path, text in here.items() if path.read_text() != text], "out of date"
     # The summary has its place in our page alone, and the cards beside the weights.
     here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
     summary = here.pop(records.RESULTS.parent / "README.md")
