@@ -69,8 +69,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     # This process only traces networks; devices are for the workers.
     jax.config.update("jax_platforms", "cpu")
-    if _JSON.value and (_JSON.value.is_dir() or not os.access(_JSON.value.parent, os.W_OK)):
-        raise UsageError(f"--json is {_JSON.value}, no file in a folder that can be written to.")
+    if _JSON.value:
+        target = Path(os.path.realpath(_JSON.value))
+        if (target.exists() and not target.is_file()) or not os.access(target.parent, os.W_OK):
+            raise UsageError(f"--json is {_JSON.value}, no file in a folder to be written to.")
     for name in _MODELS.value or ():
         model_entry(name)
     out = display.console()
@@ -132,7 +134,9 @@ def _entrants() -> list[Entrant]:
         if variant not in FLAX or (seeds == 1 and _TASK.value == "train")
     ]
     if not entrants:
-        raise UsageError("Nothing to measure; stock Flax trains one seed, so give more --variants.")
+        raise UsageError(
+            "Nothing to measure; give --variants and --seeds, and of stock Flax one, in training."
+        )
     return entrants
 
 

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     if _ROW.value:
         _run_missing(out, _ROW.value)
     elif given := [f"--{flag.name}" for flag in (_NUM_SEEDS, _FIRST_SEED, _EPOCHS) if flag.present]:
-        raise UsageError(f"{given[0]} is of a row; give which, --row=ARTICLE/ROW.")
+        raise UsageError(f"{given[0]} is for a row; add --row=ARTICLE/ROW.")
     page = _RESULTS.value / "whole_runs.md"
     try:
         write_text(page, whole_run_page.page(whole_runs.load(_RESULTS.value), records.RESULTS))

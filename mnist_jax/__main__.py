@@ -27,7 +27,7 @@ def main() -> None:
         os.execv(sys.executable, command)
     mistaken = set(sys.argv[1:]) - {"--version", "--help", "-h"}
     lines = [f"mnist_jax {__version__}"]
-    if mistaken:
+    if sys.argv[1:] and sys.argv[1] in mistaken:
         lines = [f"There is no command {sys.argv[1]!r}.", *lines]
     if "--version" not in sys.argv:
         lines += ["", "Commands, each with --help:"]

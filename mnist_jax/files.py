@@ -53,10 +53,10 @@ def write_output(path: Path, content: bytes, instead: str) -> None:
     Raises:
       Failure: it can't be written; `instead` of it is to be given.
     """
-    target = Path(os.path.realpath(path))
     try:
-        if target.exists() and not (target.is_file() or target.is_dir()):
-            # What takes its place would be a file, and gone what other programs write to.
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            # A file would take its place, and what other programs write to would be gone.
             raise OSError(errno.EINVAL, "it is no regular file")
         with replacing(target) as temporary:
             temporary.write_bytes(content)

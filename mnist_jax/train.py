@@ -216,19 +216,8 @@ def _override(recipe: Recipe) -> Recipe:
 
 def _run_directory(recipe: Recipe, parent: Path) -> RunDirectory:
     """One for each seed, below `parent` or, of a single seed, --workdir itself."""
-    itself = parent / "config.json"
     if _WORKDIR.value and _NUM_SEEDS.value == 1:
-        seeds = sorted(path.parent.name for path in parent.glob("seed-*/config.json"))
-        if seeds and not itself.exists():
-            raise UsageError(
-                f"{parent} holds the runs of several seeds ({', '.join(seeds)});"
-                " give another --workdir, or one of these below it."
-            )
         return RunDirectory(parent)
-    if itself.exists():
-        raise UsageError(
-            f"{parent} holds the run of a single seed; give another --workdir for several."
-        )
     return RunDirectory(parent / f"seed-{recipe.seed}")
 
 
@@ -243,13 +232,29 @@ def _runs_there(recipe: Recipe, parent: Path) -> list[RunDirectory]:
 
 
 def _parent_directory(recipe: Recipe) -> Path:
-    """Where the seeds' directories are: --workdir, or a name of its own for each recipe."""
+    """Where the seeds' directories are: --workdir, or a name of its own for each recipe.
+
+    Raises:
+      UsageError: --workdir has several seeds' runs for one's, or one's for several.
+    """
     # What makes two runs one experiment: the same recipe, however long and from whichever seed.
     same = dataclasses.replace(recipe, seed=0, epochs=1)
     # Directories were named by the second text once, and are found by it.
     digests = [hashlib.sha256(t.encode()).hexdigest() for t in (same.canonical(), same.to_json())]
     named = [Path(f"runs/{same.model}-{same.dataset}-{digest[:8]}") for digest in digests]
-    return _WORKDIR.value or next((path for path in named if path.exists()), named[0])
+    parent = _WORKDIR.value or next((path for path in named if path.exists()), named[0])
+    single = (parent / "config.json").exists()
+    seeds = sorted(path.parent.name for path in parent.glob("seed-*/config.json"))
+    if _WORKDIR.value and _NUM_SEEDS.value == 1 and seeds and not single:
+        raise UsageError(
+            f"{parent} holds the runs of several seeds ({', '.join(seeds)});"
+            " give another --workdir, or one of these below it."
+        )
+    if _NUM_SEEDS.value > 1 and single and not seeds:
+        raise UsageError(
+            f"{parent} holds the run of a single seed; give another --workdir for several."
+        )
+    return parent
 
 
 if __name__ == "__main__":

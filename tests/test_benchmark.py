@@ -151,7 +151,7 @@ def test_every_row_keeps_its_revision(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--models=dense,tpyo"], "There is no model 'tpyo'; the models are"),
-        (["--models=dense", "--variants=flax-steps", "--seeds=2"], "Nothing to measure; stock"),
+        (["--models=dense", "--variants=flax-steps", "--seeds=2"], "Nothing to measure; give"),
         (["--models=dense", "--batch_sizes=70000"], "give smaller --batch_sizes."),
         (["--models=dense", "--json=."], "--json is ., no file in a folder"),
     ],

@@ -358,13 +358,18 @@ def test_only_memory_that_is_lacking_is_no_traceback(error: str, end: str) -> No
 def test_overwriting_begins_when_every_directory_is_free(home: Path) -> None:
     for seed in range(2):
         (home / f"busy/seed-{seed}").mkdir(parents=True)
-    (home / "busy/seed-0/result.json").write_text("{}")
+    for name in ("config.json", "result.json"):
+        (home / "busy/seed-0" / name).write_text("{}")
+    flags = ("--model=dense", "--dataset=digits", "--num_seeds=2", "--overwrite")
     with (home / "busy/seed-1/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        arguments = ("--model=dense", "--dataset=digits", "--num_seeds=2", "--overwrite")
-        done = run(home, "mnist_jax.train", *arguments, f"--workdir={home / 'busy'}")
+        done = run(home, "mnist_jax.train", *flags, f"--workdir={home / 'busy'}")
     assert done.returncode == 1
     assert "Another process is training in" in done.stderr
+    (home / "busy/seed-1/checkpoints").mkdir()
+    done = run(home, "mnist_jax.train", *flags, f"--workdir={home / 'busy'}")
+    assert done.returncode == 2
+    assert "seed-1 has checkpoints but no config.json" in done.stderr
     assert (home / "busy/seed-0/result.json").exists()
 
 

@@ -103,6 +103,20 @@ def test_networks_within_count_their_layers_at_the_sizes_these_have() -> None:
     assert inner.multiply_adds == 26 * 26 * 9 * 2 + 13 * 13 * 2 * 4
 
 
+class Branches(Network):
+    """Layers side by side."""
+
+    def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        return jnp.concatenate([layer(images) for layer in self._layers()], axis=-1)
+
+
+def test_the_work_of_networks_that_do_as_they_like_is_not_known() -> None:
+    rngs = nnx.Rngs(0)
+    one, other = (Conv(1, 2, size, rngs=rngs, padding="SAME") for size in (3, 5))
+    (layer,) = summarize(Network(branches=Branches(one=one, other=other)))
+    assert (layer.output_shape, layer.multiply_adds) == ((1, 28, 28, 4), 0)
+
+
 def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
     kinds = {
         conv_relu: [

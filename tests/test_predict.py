@@ -302,6 +302,16 @@ def test_9_of_10_drawn_digits_are_read_in_every_family(tmp_path: Path) -> None:
     assert min(right.values()) >= 0.9, right
 
 
+def test_pictures_that_cannot_be_shown_end_nothing(run: RunDirectory, tmp_path: Path) -> None:
+    images = [saved(255 - shape_of(), tmp_path / f"{name}.png") for name in "ab"]
+    done = run_command(
+        tmp_path, "mnist_jax.predict", f"--workdir={run.path}", f"--show={images[0]}", *images
+    )
+    assert done.returncode == 1
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [*map(str, images)]
+    assert done.stderr.count("can't be written (Not a directory); give another --show.") == 2
+
+
 def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
     image = saved(255 - shape_of(), tmp_path / "image.png")
     workdir = f"--workdir={run.path}"

@@ -104,7 +104,9 @@ def test_refuses_a_recipe_of_another_version(
 def test_refuses_and_never_removes_what_something_else_has_left(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     for refuses in (partial(RunDirectory(tmp_path).check, RECIPE), RunDirectory(tmp_path).clear):
-        with pytest.raises(UsageError, match=f"has {name} of something else, .* another --workdir"):
+        with pytest.raises(
+            UsageError, match=f"has {name} but no config.json, .* another --workdir"
+        ):
             refuses()
     assert (tmp_path / name).exists()
 

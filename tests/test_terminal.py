@@ -235,7 +235,7 @@ def test_version_and_the_list_of_commands() -> None:
         assert subprocess.run([*command, "trian"], stderr=full).returncode == 2
     mistaken = subprocess.run([*command, "trian"], capture_output=True, text=True, check=False)
     assert (mistaken.returncode, mistaken.stdout) == (2, "")
-    assert mistaken.stderr == listed
+    assert mistaken.stderr == f"There is no command 'trian'.\n{listed}"
     # A command after a space is that command.
     chosen = [*command, "convert", "--version"]
     done = subprocess.run(chosen, capture_output=True, text=True, check=True)

@@ -299,6 +299,7 @@ def test_the_command_runs_nothing_that_is_kept(tmp_path: Path) -> None:
     for arguments, sentence, code in (
         ([f"--row={ROW}", "--epochs=6"], f"{ROW} has 5 epochs; give no more of them", 2),
         (["--row=nothing/row"], "There is no article 'nothing'", 2),
+        (["--epochs=1"], "--epochs is for a row; add --row=ARTICLE/ROW.", 2),
         ([f"--results={tmp_path}/nowhere"], "is no folder; give one to --results.", 1),
     ):
         refused = commands.run(tmp_path, "experiments.whole_runs", results, *arguments)

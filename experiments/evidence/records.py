@@ -236,7 +236,7 @@ def load(article: str, directory: Path = RESULTS) -> list[Record]:
     """Reads and checks an article's records, in the order of the file.
 
     Raises:
-      Failure: a line is damaged, of another article, or there twice; or the folder is none.
+      Failure: a line is damaged, of another article, or there twice; or `directory` is no folder.
     """
     if directory.exists() and not directory.is_dir():
         raise Failure(f"{directory} is no folder; give another --results.")

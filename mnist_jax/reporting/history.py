@@ -102,10 +102,11 @@ def read_histories(folders: Sequence[Path]) -> list[History]:
       UsageError: they differ in more than their seed, or two have the same.
       Failure: a folder has no run, a file is damaged, or no run has anything to show yet.
     """
-    given = [directory for folder in folders for directory in _directories(folder)]
-    # However often, and by whichever names, one is given.
-    once = {directory.path.resolve(): directory for directory in reversed(given)}
-    runs = [History.read(directory) for directory in reversed(once.values())]
+    once: dict[Path, RunDirectory] = {}  # However often, and by whichever names, one is given.
+    for folder in folders:
+        for directory in _directories(folder):
+            once.setdefault(directory.path.resolve(), directory)
+    runs = [*map(History.read, once.values())]
     first = runs[0]
     for run in runs[1:]:
         values, others = (dataclasses.asdict(one.recipe) for one in (first, run))

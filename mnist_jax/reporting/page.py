@@ -11,15 +11,15 @@ from typing import TypeAlias
 
 from matplotlib.figure import Figure
 
-from mnist_jax.files import unwritable
+from mnist_jax.files import unwritable, write_output
 from mnist_jax.reporting.style import CSS_PIXELS_PER_INCH
 
 # How many columns of a table a phone has room for; of more, every row becomes a card.
 _PHONE = 5
 # How wide a window has room for columns, and for how many of pictures.
 _SCREEN, _COLUMNS = "60rem", 3
-# The colours and letters that every page of ours has.
 _HERE = Path(__file__).parent
+# The colours and letters that every page of ours has.
 BASE_STYLE = (_HERE / "base.css").read_text("utf-8").strip()
 # Its policy lets a browser load nothing from anywhere.
 _PAGE = Template((_HERE / "page.html").read_text("utf-8"))
@@ -119,11 +119,11 @@ def write(page: Page, folder: Path) -> Path:
     target = folder / "report.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, png in pngs.items():
-            (folder / f"{name}.png").write_bytes(png)
-        target.write_text(html(page, pngs), encoding="utf-8")
     except OSError as error:
-        raise unwritable(error.filename or folder, error, "folder") from error
+        raise unwritable(folder, error, "folder") from error
+    for name, png in pngs.items():
+        write_output(folder / f"{name}.png", png, "folder")
+    write_output(target, html(page, pngs).encode(), "folder")
     return target
 
 

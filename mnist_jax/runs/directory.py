@@ -125,9 +125,9 @@ class RunDirectory:
         """Makes sure that the directory has no run of another recipe; more epochs are the same.
 
         Raises:
-          UsageError: it has; the message names the differences. Or it has files of something else.
+          UsageError: it has; the message names the differences. Or as `begun`.
         """
-        if not self._begun():
+        if not self.begun():
             return
         before = dataclasses.asdict(self.recipe())
         now = dataclasses.asdict(Recipe.from_dict(json.loads(recipe.to_json())))
@@ -153,9 +153,9 @@ class RunDirectory:
         """Removes the run.
 
         Raises:
-          UsageError: it has files of something else, which stay.
+          UsageError: as `begun`; then all stays.
         """
-        if not self._begun():
+        if not self.begun():
             return
         with self._writing():
             # The result first: without it what remains is an unfinished run. The configuration
@@ -173,17 +173,23 @@ class RunDirectory:
             (self.path / "config.json").unlink(missing_ok=True)
             synchronize(self.path)
 
-    def _begun(self) -> bool:
-        """Whether there is a run, which has its configuration first and last."""
-        if (self.path / "config.json").exists():
+    def begun(self) -> bool:
+        """Whether there is a run: its configuration, which is there before all else and after it.
+
+        Raises:
+          UsageError: there is what a run leaves, but no configuration.
+        """
+        config = self.path / "config.json"
+        if config.exists():
             return True
         for name in (*_FOLDERS, *_FILES, "result.json"):
-            if (self.path / name).exists():
+            # Another process may have begun in between.
+            if (self.path / name).exists() and not config.exists():
                 raise UsageError(
-                    f"{self.path} has {name} of something else, as no run is here;"
+                    f"{self.path} has {name} but no config.json, so it may be something else's;"
                     " give another --workdir."
                 )
-        return False
+        return config.exists()
 
     def recipe(self) -> Recipe:
         """Reads `config.json`."""

@@ -109,6 +109,7 @@ def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.nd
         return positive / positive.sum(-1, keepdims=True)
 
     def classify(images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
         starts = range(0, len(images), _CHUNK)
         found = [probabilities(images[start : start + _CHUNK]) for start in starts]
         return np.concatenate([np.zeros((0, 10), np.float32), *found])

@@ -144,6 +144,8 @@ def train(
         # All locks first: if one is taken, nothing has been changed.
         for run in runs:
             stack.enter_context(run.locked())
+        for run in runs:
+            run.begun()  # Or refuses.
         done = not overwrite and all(
             run.finished(recipe) for (recipe, _), run in zip(pairs, runs, strict=False)
         )
