@@ -107,6 +107,7 @@ class Branches(Network):
     """Layers side by side."""
 
     def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
+        del keys
         return jnp.concatenate([layer(images) for layer in self._layers()], axis=-1)
 
 
