@@ -257,7 +257,7 @@ def test_short_last_batches_are_left_out() -> None:
     dataset = load_dataset("digits")
     assert len(dataset.train) % 400
     assert len(whole_batches(dataset, 400).train) % 400 == 0
-    with pytest.raises(UsageError, match="smaller batch_sizes"):
+    with pytest.raises(UsageError, match="smaller --batch_sizes"):
         whole_batches(dataset, 100_000)
 
 
