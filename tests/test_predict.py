@@ -309,7 +309,7 @@ def test_pictures_that_cannot_be_shown_end_nothing(run: RunDirectory, tmp_path: 
     )
     assert done.returncode == 1
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [*map(str, images)]
-    assert done.stderr.count("can't be written (Not a directory); give another --show.") == 2
+    assert done.stderr.count("can't be written (File exists); give another --show.") == 2
 
 
 def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
