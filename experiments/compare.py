@@ -22,7 +22,8 @@ _RESULTS = cli.define_path(
     records.RESULTS,
     "Where the records live; of other records than ours, all is written there.",
 )
-_DOCS = Path(__file__).parents[1] / "docs"
+_README = Path(__file__).parents[1] / "README.md"
+_DOCS = _README.parent / "docs"
 _SWEEPS, _IN_USE = _DOCS / "sweeps.md", _DOCS / "networks_in_use.md"
 flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
@@ -44,6 +45,7 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
         page = _pages(directory) / "README.md"
         parts = {"results": rendering.summary(results), "others": rendering.others(results)}
         made[page] = sections.filled(page, parts)
+        made[_README] = sections.filled(_README, {"best": rendering.best(results)})
         made[_SWEEPS] = sections.filled(_SWEEPS, {"times": times.page_part(results)})
         names = pretrained.pretrained_names()
         origins = {name: pretrained.Origin.load(pretrained.FOLDER / name) for name in names}

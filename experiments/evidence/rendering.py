@@ -4,7 +4,7 @@ from collections import Counter
 
 from experiments.evidence import analysis, article_sections, durations, questions, text
 from experiments.evidence.results import Results
-from experiments.evidence.rows import NO_FIGURE
+from experiments.evidence.rows import NO_FIGURE, Ensemble
 
 _INTRODUCTION = """\
 # Published figures beside ours
@@ -42,6 +42,23 @@ def summary(results: Results) -> str:
 def others(results: Results) -> str:
     """A line for each other row, for `experiments/README.md`."""
     return "\n".join(text.table_lines(_lines(results, compared=False)))
+
+
+def best(results: Results) -> str:
+    """The best on MNIST by one network, and by a vote, for `README.md`."""
+    means, votes = [], []
+    for article, row in results.entries:
+        if (ours := analysis.outcome(results, article, row).summary) is None:
+            continue
+        name = f"{article.letter}'s `{row.id}`"
+        if isinstance(row, Ensemble):
+            votes.append((ours.mean, f"{name} of {row.size}, {text.mean(ours)}%"))
+        elif row.recipe.dataset == "mnist" and ours.n >= analysis.ENOUGH_SEEDS:
+            means.append((ours.mean, f"{name}, {text.mean(ours)}% (n = {ours.n})"))
+    return (
+        f"Of all rows with {analysis.ENOUGH_SEEDS} runs or more, the best mean on MNIST so far is"
+        f" that of {max(means)[1]}; the best vote is that of {max(votes)[1]}."
+    )
 
 
 def _lines(results: Results, *, compared: bool) -> list[list[str]]:
