@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mnist_jax.runs.checkpoints import Checkpoints
@@ -44,3 +45,9 @@ def _arrays(path: Path, step: int) -> dict[str, np.ndarray]:
     with ocp.StandardCheckpointer() as reader:
         arrays = reader.restore(path / "checkpoints" / str(step) / "default")
     return {name: np.asarray(a) for name, a in arrays.items() if name != "times"}
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """Between the numbers of two trees of arrays."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)

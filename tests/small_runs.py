@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -28,6 +29,12 @@ RECIPE = Recipe(
     selection="best_validation",
     eval_every=3,
 )
+
+
+def shallow(**changes: Any) -> Recipe:
+    """A recipe of one epoch, with these fields."""
+    recipe = Recipe(model="shallow", batch_size=16, epochs=1, learning_rate=0.1)
+    return dataclasses.replace(recipe, **changes)
 
 
 def _split(count: int) -> Split:

@@ -1,0 +1,234 @@
+"""The trainer: epochs, evaluations, several seeds, and the devices it takes for them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs_compared import largest_difference
+from small_runs import shallow
+
+from mnist_jax.data import Dataset, Split
+from mnist_jax.errors import UsageError
+from mnist_jax.inputs import normalize
+from mnist_jax.recipe import Recipe
+from mnist_jax.training.step import TrainState, train_step
+from mnist_jax.training.trainer import Trainer
+
+
+def make_dataset(train: int = 64, test: int = 20) -> Dataset:
+    rng = np.random.default_rng(0)
+
+    def split(count: int) -> Split:
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        return Split(images, (np.arange(count) % 10).astype(np.int32))
+
+    return Dataset("mnist", split(train), split(test), "synthetic", "synthetic")
+
+
+@pytest.mark.parametrize("name", ["lenet", pytest.param("batchnorm_cnn", marks=pytest.mark.slow)])
+def test_the_accelerators_route_trains_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses() -> np.ndarray:
+        # Two seeds on one device: an accelerator takes them together.
+        changed = shallow(model=name, batch_size=32, learning_rate=0.01)
+        return Trainer(changed, make_dataset(), seeds=[0, 1], num_devices=1).advance(2)
+
+    expected = losses()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(losses(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shifts", [False, True])
+def test_an_epoch_sees_every_image_and_shift_once(shifts: bool) -> None:
+    trainer = Trainer(
+        shallow(one_pixel_shifts=shifts, batch_size=48), make_dataset(), seeds=[3], num_devices=1
+    )
+    epochs = []
+    for epoch in range(2):
+        orders = trainer._epoch_orders(epoch)
+        epochs.append(np.concatenate([np.asarray(order).ravel() for order in orders]))
+        np.testing.assert_array_equal(np.sort(epochs[-1]), np.arange(5 * 64 if shifts else 64))
+    assert (epochs[0] != epochs[1]).any()
+
+
+@pytest.mark.parametrize("shuffle", ["never", "once"])
+def test_orders_that_do_not_change(shuffle: str) -> None:
+    trainer = Trainer(shallow(shuffle=shuffle), make_dataset(), seeds=[3], num_devices=1)
+    first, second = (np.asarray(trainer._epoch_orders(epoch)[0]).ravel() for epoch in (0, 1))
+    np.testing.assert_array_equal(first, second)
+    assert (first == np.arange(64)).all() == (shuffle == "never")
+
+
+def test_the_short_last_batch_is_kept_and_counted() -> None:
+    trainer = Trainer(shallow(batch_size=24), make_dataset(), seeds=[0], num_devices=1)
+    assert [trainer.advance(10).shape[1] for _ in range(2)] == [2, 1]
+    # The same three steps by hand.
+    data = make_dataset()
+    expected = Trainer(shallow(batch_size=24), data, seeds=[0], num_devices=1).state(0)
+    order = np.random.default_rng([0, 0]).permutation(np.arange(64, dtype=np.int32))
+    for batch in np.split(order, [24, 48]):
+        images = normalize(jnp.asarray(data.train.images[batch]), 0.0, 1.0)
+        expected, _ = jax.jit(train_step)(expected, images, jnp.asarray(data.train.labels[batch]))
+    assert largest_difference(trainer.state(0).params, expected.params) < 1e-6
+
+
+def test_evaluation_counts_every_image_whatever_the_batch() -> None:
+    data = make_dataset(test=117)
+    trainer = Trainer(shallow(), data, seeds=[0, 1], num_devices=2)
+    logits = trainer.logits(data.test.images)
+    assert logits.shape == (2, 117, 10)
+    for i in range(2):
+        model = trainer.state(i).model()
+        images = normalize(jnp.asarray(data.test.images), 0.0, 1.0)
+        np.testing.assert_allclose(logits[i], model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_devices_evaluate_what_one_device_trains(count: int) -> None:
+    data = make_dataset(test=117)
+    trainer = Trainer(shallow(model="dense", batch_size=8), data, seeds=range(count))
+    trainer.advance(2)
+    assert trainer.mesh.shape["data"] == 1
+    logits = trainer.logits(data.test.images)
+    images = normalize(jnp.asarray(data.test.images), 0.0, 1.0)
+    for i in range(count):
+        np.testing.assert_allclose(logits[i], trainer.state(i).model()(images), atol=1e-5)
+    trainer.advance(1)  # Evaluation has left the states where training has them.
+
+
+def test_stretches_and_processes_do_not_change_a_bit() -> None:
+    def train(stretch: int) -> TrainState:
+        trainer = Trainer(shallow(), make_dataset(), seeds=[5], num_devices=2)
+        while trainer.step < 4:
+            trainer.advance(stretch)
+        return trainer.state(0)
+
+    assert largest_difference(train(1).params, train(4).params) == 0
+
+
+def test_each_of_several_seeds_is_bitwise_what_it_gives_alone() -> None:
+    config = shallow(model="double_fc_dropout", batch_size=8)
+    together = Trainer(config, make_dataset(), seeds=[0, 1, 2], num_devices=1)
+    together.advance(4)
+    for i, seed in enumerate(together.seeds):
+        alone = Trainer(config, make_dataset(), seeds=[seed], num_devices=1)
+        alone.advance(4)
+        assert largest_difference(together.state(i).params, alone.state(0).params) == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "seeds", "num_devices", "mesh"),
+    [
+        ("dbl_conv_relu", 1, None, (1, 8)),
+        ("dbl_conv_relu", 2, None, (2, 4)),
+        ("dbl_conv_relu", 3, None, (1, 8)),
+        ("dbl_conv_relu", 8, None, (8, 1)),
+        ("shallow", 5, None, (5, 1)),
+        ("dbl_conv_relu", 2, 2, (2, 1)),
+        # Too little work for its many parameters: by default no device shares a batch.
+        ("shallow", 1, None, (1, 1)),
+        ("shallow", 1, 2, (1, 2)),
+        ("shallow", 2, None, (2, 1)),
+    ],
+)
+def test_the_mesh_takes_seeds_first_and_splits_what_is_worth_it(
+    model: str, seeds: int, num_devices: int | None, mesh: tuple[int, int]
+) -> None:
+    config = shallow(model=model)
+    trainer = Trainer(config, make_dataset(), seeds=range(seeds), num_devices=num_devices)
+    assert tuple(trainer.mesh.shape.values()) == mesh
+
+
+@pytest.mark.parametrize(
+    ("seeds", "num_devices", "parts", "mesh"),
+    [
+        (1, None, 2, (1, 2)),
+        (1, 4, 1, (1, 1)),
+        (2, 4, 1, (2, 1)),
+        (2, None, 4, (2, 4)),
+        # More than there are, or than divide a batch: as if nothing had been said.
+        (1, 1, 2, (1, 1)),
+        (2, 2, 3, (2, 1)),
+    ],
+)
+def test_the_mesh_splits_batches_as_when_a_run_began(
+    seeds: int, num_devices: int | None, parts: int, mesh: tuple[int, int]
+) -> None:
+    config = shallow(model="shallow")
+    trainer = Trainer(
+        config, make_dataset(), seeds=range(seeds), num_devices=num_devices, parts=parts
+    )
+    assert tuple(trainer.mesh.shape.values()) == mesh
+
+
+def test_devices_by_default_divide_every_batch() -> None:
+    config = shallow(model="dbl_conv_relu", batch_size=20)
+    trainer = Trainer(config, make_dataset(train=66), seeds=[0])
+    assert tuple(trainer.mesh.shape.values()) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_devices", "sentence"),
+    [
+        ({"batch_size": 10}, 4, "Batches of 10 and 4 images do not divide over 4 devices"),
+        ({}, 9, "there are 8 devices"),
+        ({"batch_size": 65}, 1, "has 64 training images"),
+    ],
+)
+def test_misfits_are_one_sentence(changes: dict[str, Any], num_devices: int, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        Trainer(shallow(**changes), make_dataset(), seeds=[0], num_devices=num_devices)
+
+
+def test_a_step_is_traced_once_for_full_batches_and_once_for_short_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traced = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        traced.append(args[2].shape)
+        return train_step(*args, **kwargs)
+
+    monkeypatch.setattr("mnist_jax.training.trainer.train_step", counted)
+    trainer = Trainer(shallow(batch_size=24, epochs=2), make_dataset(), seeds=[0], num_devices=1)
+    while trainer.step < trainer.schedule.total_steps:
+        trainer.advance(1)
+    assert traced == [(24,), (16,)]
+
+
+def test_training_mode_evaluation_moves_the_statistics_and_keeps_dropout_on() -> None:
+    config = shallow(model="batchnorm_cnn", batch_size=20, evaluation="training_mode")
+    data = make_dataset(train=40, test=40)
+    trainer = Trainer(config, data, seeds=[0], num_devices=2)
+    before = jax.device_get(trainer.state(0).batch_stats)
+    as_published = trainer.logits(data.test.images)
+    assert largest_difference(before, trainer.state(0).batch_stats) > 1e-3
+    exact = dataclasses.replace(config, evaluation="exact")
+    proper = Trainer(exact, data, seeds=[0], num_devices=2)
+    assert np.abs(as_published - proper.logits(data.test.images)).max() > 1e-3
+    assert largest_difference(before, proper.state(0).batch_stats) == 0
+
+
+def test_nothing_is_compiled_once_training_is_under_way() -> None:
+    recipe = Recipe(model="dense", dataset="digits", batch_size=7, epochs=1, learning_rate=0.1)
+    trainer = Trainer(recipe, make_dataset(), seeds=[0], num_devices=1)
+    assert len(trainer.schedule.batch_sizes) == 2
+    compiled = list[str]()
+    listener = lambda event, *_, **__: compiled.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        # Within a context of JAX's, which belongs to a thread.
+        with jax.enable_x64(True):
+            trainer.compile()
+            assert len([event for event in compiled if "backend_compile" in event]) >= 2
+            compiled.clear()
+            trainer.advance(1)
+        trainer.compile()
+        compiled.clear()
+        while trainer.step < trainer.schedule.total_steps:
+            trainer.advance(100)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert not [event for event in compiled if "backend_compile" in event]
