@@ -1,13 +1,11 @@
 """The small results that the articles work by hand, and the layers that they print."""
 
 import jax.numpy as jnp
-import pytest
 from flax import nnx
 
 from mnist_jax.models import abstract_model
 from mnist_jax.models.layers import Conv
 from mnist_jax.models.summary import summarize
-from mnist_jax.training.step import cross_entropy
 
 
 def test_convolution_is_a_cross_correlation() -> None:
@@ -16,11 +14,6 @@ def test_convolution_is_a_cross_correlation() -> None:
     layer.kernel[...] = jnp.array([[10.0, 20], [30, 40]]).reshape(2, 2, 1, 1)
     image = jnp.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]).reshape(1, 3, 3, 1)
     assert layer(image)[0, :, :, 0].tolist() == [[370, 470], [670, 770]]
-
-
-def test_cross_entropy_is_article_b_s() -> None:
-    logits, labels = jnp.array([[0.2, 0.4, 0.9]]), jnp.array([2])
-    assert cross_entropy(logits, labels) == pytest.approx(0.7434, abs=5e-5)
 
 
 def test_lenet_has_the_output_shapes_that_article_d_prints() -> None:

@@ -104,10 +104,7 @@ def normalize(recipe: Recipe, images: np.ndarray) -> np.ndarray:
 
 def evaluation_keys(state: TrainState, number: int, size: int) -> jax.Array:
     """The keys of an evaluated batch's images, as `training_mode_logits` derives them."""
-    return _image_keys(jax.random.fold_in(jax.random.fold_in(state.key, ~state.step), number), size)
-
-
-def _image_keys(key: jax.Array, size: int) -> jax.Array:
+    key = jax.random.fold_in(jax.random.fold_in(state.key, ~state.step), number)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(size))
 
 
