@@ -9,9 +9,10 @@ between neighbouring operations. First derivatives in reverse mode are all that 
 routes; within `differentiable`, XLA's own operations are taken on a CPU, too.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -47,10 +48,8 @@ def conv(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, strides: int 
     pads = _pads(x, kernel.shape[:2], padding, strides)
     if not lower_for_cpu():
         return _conv_xla(x, kernel, pads, strides)
-    x = _pad_images(_to_chwn(x), pads)
-    if strides > 1:
-        x, kernel = _by_phases(x, kernel, strides)
-    return _from_chwn(_conv_cpu(x, kernel))
+    phases = _phases(_pad_images(_to_chwn(x), pads), kernel, strides)
+    return _from_chwn(cast(jax.Array, sum(_conv_cpu(*phase) for phase in phases)))
 
 
 def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0) -> jax.Array:
@@ -164,32 +163,20 @@ def _pad_images(x: jax.Array, pads: Sequence[tuple[int, int]], value: float = 0.
     return jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
 
 
-def _by_phases(x: jax.Array, kernel: jax.Array, strides: int) -> _Pair:
-    """The images and kernel whose convolution with stride 1 is one of [C, H, W, N] with strides.
+def _phases(x: jax.Array, kernel: jax.Array, strides: int) -> Iterator[_Pair]:
+    """What to convolve with stride 1, and add up, for a convolution of [C, H, W, N] with strides.
 
-    Pixels whose places leave the same remainders become channels, and so do the kernel's taps,
-    after zeros that make its sides multiples of the stride.
+    Pixels whose places leave the same remainders meet the taps that do, and no others.
     """
-    for side in (0, 1):
-        taps = -(-kernel.shape[side] // strides)
-        outputs = (x.shape[1 + side] - kernel.shape[side]) // strides + 1
-        kernel = _resized(kernel, side, taps * strides)
-        x = _resized(x, 1 + side, (outputs + taps - 1) * strides)
-    kh, kw, channels, features = kernel.shape
-    _, height, width, n = x.shape
-    x = x.reshape(channels, height // strides, strides, width // strides, strides, n)
-    x = materialize(x.transpose(2, 4, 0, 1, 3, 5))
-    kernel = kernel.reshape(kh // strides, strides, kw // strides, strides, channels, features)
-    kernel = kernel.transpose(0, 2, 1, 3, 4, 5)
-    return x.reshape(-1, *x.shape[3:]), kernel.reshape(*kernel.shape[:2], -1, features)
-
-
-def _resized(x: jax.Array, axis: int, size: int) -> jax.Array:
-    """Cuts an axis off or adds zeros at its end."""
-    x = lax.slice_in_dim(x, 0, min(size, x.shape[axis]), axis=axis)
-    pads = [(0, 0)] * x.ndim
-    pads[axis] = (0, size - x.shape[axis])
-    return jnp.pad(x, pads)
+    if strides == 1:
+        yield x, kernel
+        return
+    outputs = [(x.shape[1 + side] - kernel.shape[side]) // strides + 1 for side in (0, 1)]
+    sides = (range(min(strides, taps)) for taps in kernel.shape[:2])
+    for i, j in itertools.product(*sides):
+        taps = kernel[i::strides, j::strides]
+        height, width = (some + side - 1 for some, side in zip(outputs, taps.shape, strict=False))
+        yield materialize(x[:, i::strides, j::strides][:, :height, :width]), taps
 
 
 @jax.custom_vjp
@@ -226,7 +213,8 @@ def _algorithm(x: jax.Array, kernel: jax.Array) -> ModuleType:
     """The fastest one for images [C, H, W, N] and a kernel, as measured."""
     if winograd_2d.supports(kernel):
         return winograd_2d if winograd_2d.worthwhile(x) else im2col
-    return winograd if winograd.supports(kernel) else im2col
+    saves = winograd.supports(kernel) and winograd.worthwhile(x, kernel)
+    return winograd if saves else im2col
 
 
 @jax.custom_vjp

@@ -50,6 +50,13 @@ def supports(kernel: jax.Array) -> bool:
     return 2 <= kernel.shape[0] <= len(_POINTS) + 2 - ROWS and kernel.shape[2] > 1
 
 
+def worthwhile(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether images [C, H, W, N] have rows enough to save multiplications by whole tiles."""
+    taps = kernel.shape[0]
+    rows: int = x.shape[1] - taps + 1
+    return -(-rows // ROWS) * (taps + ROWS - 1) < rows * taps
+
+
 def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Cross-correlates [C, H, W, N] with [kh, kw, C, O] to [O, H - kh + 1, W - kw + 1, N]."""
     kh, kw, _, features = kernel.shape

@@ -22,9 +22,9 @@ _CPU_EVALUATION_CHUNK = 40
 # The same on an accelerator, and where a CPU's time goes into one large matrix product.
 _EVALUATION_CHUNK = 1000
 
-# Multiplications for one image from which on a CPU core gets its whole batch at once: the weights
-# then fill the cache too, and every convolution divides the images as it needs.
-_LARGE_WORK = 100_000_000
+# Multiplications for one image from which on a CPU core gets its whole batch at once: with so many
+# channels larger products gain more than the cache loses.
+_LARGE_WORK = 10_000_000
 
 
 def worth_splitting(batch_size: int, *, multiply_adds_per_parameter: float) -> bool:
