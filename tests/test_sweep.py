@@ -183,7 +183,8 @@ def test_status_of_a_sweep_is_a_table(alone: Path) -> None:
     [
         ((), "Give rows as ARTICLE/ROW, or --all or --missing for every row."),
         (("--all", "toy/row"), "Give rows as ARTICLE/ROW, or --all or --missing for every row."),
-        (("toy",), "'toy' is no row; give ARTICLE/ROW, of one of toy, other."),
+        (("toy",), "'toy' is no row; give ARTICLE/ROW, of one of toy (T), other (U)."),
+        (("T/row",), "'T/row' is no row; give ARTICLE/ROW, of one of toy (T), other (U)."),
         (("toy/none",), "toy has no row 'none'; its rows are row, bad."),
     ],
 )

@@ -124,9 +124,8 @@ def chosen(
     for name in names:
         article, _, row = name.partition("/")
         if article not in by_name or not row:
-            raise UsageError(
-                f"{name!r} is no row; give ARTICLE/ROW, of one of {', '.join(by_name)}."
-            )
+            known = ", ".join(f"{one.name} ({one.letter})" for one in articles)
+            raise UsageError(f"{name!r} is no row; give ARTICLE/ROW, of one of {known}.")
         pair = by_name[article], by_name[article].trained(row)
         found[row_name(*pair)] = pair
     return list(found.values())
