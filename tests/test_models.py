@@ -88,6 +88,12 @@ def test_layers_of_sources_g_and_h_are_listed_with_their_sizes() -> None:
     shapes = [layers[name].output_shape[1:] for name in ("res1", "res2", "res3", "res4", "mean")]
     assert shapes == [(28, 28, 128), (14, 14, 128), (7, 7, 256), (4, 4, 512), (512,)]
     assert layers["res1"].multiply_adds == 28 * 28 * 9 * 128 * 128
+    with jax.enable_x64(True):
+        double = jax.eval_shape(
+            lambda model: jax.tree.map(lambda a: a.astype(float), model),
+            abstract_model("residual_cnn"),
+        )
+        assert summarize(double) == list(layers.values())
 
     strided = summarize(abstract_model("strided_cnn"))
     sides = [layer.output_shape[1] for layer in strided if layer.kind == "Conv"]

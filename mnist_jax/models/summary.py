@@ -37,30 +37,31 @@ class LayerSummary:
 def summarize(model: Network) -> list[LayerSummary]:
     """Lists a network's layers in order, without computing anything, or needing values."""
     # In training mode dropout would need keys.
-    return _summaries(in_evaluation(model), (1, 28, 28, 1))
+    images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
+    return _summaries(in_evaluation(model), images)
 
 
-def _summaries(model: Network, shape: tuple[int, ...]) -> list[LayerSummary]:
-    """As `summarize`, of a network whose input has this shape."""
+def _summaries(model: Network, inputs: jax.ShapeDtypeStruct) -> list[LayerSummary]:
+    """As `summarize`, of a network with these inputs."""
     graphdef, state = nnx.split(model)
     outputs = jax.eval_shape(
         lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)),
         state,
-        jax.ShapeDtypeStruct(shape, jnp.float32),
+        inputs,
     )
     layers = [getattr(model, name) for name in model.layer_names]
-    shapes = [outputs[name].shape for name in model.layer_names]
+    results = [outputs[name] for name in model.layer_names]
     return [
         LayerSummary(
             name,
             _kind(layer),
             _settings(layer),
-            after,
+            after.shape,
             _parameters(layer),
             _multiply_adds(layer, before, after),
         )
         for name, layer, before, after in zip(
-            model.layer_names, layers, [shape, *shapes], shapes, strict=False
+            model.layer_names, layers, [inputs, *results], results, strict=False
         )
     ]
 
@@ -98,10 +99,10 @@ def _parameters(layer: object) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves)
 
 
-def _multiply_adds(layer: object, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+def _multiply_adds(layer: object, before: jax.ShapeDtypeStruct, after: jax.ShapeDtypeStruct) -> int:
     if isinstance(layer, Network) and type(layer).__call__ in _IN_ORDER:
         return sum(inner.multiply_adds for inner in _summaries(layer, before))
     if not isinstance(layer, nnx.Conv | nnx.Linear):
         return 0
     # The kernel is applied once at every pixel; a dense layer has one "pixel".
-    return math.prod(layer.kernel.shape) * math.prod(after[1:-1])
+    return math.prod(layer.kernel.shape) * math.prod(after.shape[1:-1])
