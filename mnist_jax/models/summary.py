@@ -105,4 +105,5 @@ def _multiply_adds(layer: object, before: jax.ShapeDtypeStruct, after: jax.Shape
     if not isinstance(layer, nnx.Conv | nnx.Linear):
         return 0
     # The kernel is applied once at every pixel; a dense layer has one "pixel".
-    return math.prod(layer.kernel.shape) * math.prod(after.shape[1:-1])
+    pixels: int = math.prod(after.shape[1:-1])
+    return math.prod(layer.kernel.shape) * pixels
