@@ -17,6 +17,17 @@ def correlate_float64(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.einsum("chwnij,ijco->ohwn", windows, kernel.astype(np.float64), optimize=True)
 
 
+@pytest.mark.parametrize(
+    ("rows", "taps", "expected"), [(1, 4, False), (2, 3, False), (3, 3, True), (5, 2, False)]
+)
+def test_it_is_worthwhile_where_whole_tiles_multiply_less(
+    rows: int, taps: int, expected: bool
+) -> None:
+    # A tile of four rows takes taps + 3 products, and each row by itself takes as many as taps.
+    kernel = jnp.zeros((taps, taps, 2, 3))
+    assert winograd.worthwhile(jnp.zeros((2, rows + taps - 1, 9, 4)), kernel) is expected
+
+
 @pytest.mark.parametrize("taps", [2, 3, 4, 5])
 def test_the_matrices_filter(taps: int) -> None:
     a, b, g = winograd.transforms(taps)

@@ -169,13 +169,15 @@ def _phases(x: jax.Array, kernel: jax.Array, strides: int) -> Iterator[_Pair]:
     Pixels whose places leave the same remainders meet the taps that do, and no others.
     """
     if strides == 1:
-        yield x, kernel
+        yield x, kernel  # Without a copy.
         return
     outputs = [(x.shape[1 + side] - kernel.shape[side]) // strides + 1 for side in (0, 1)]
     sides = (range(min(strides, taps)) for taps in kernel.shape[:2])
     for i, j in itertools.product(*sides):
         taps = kernel[i::strides, j::strides]
-        height, width = (some + side - 1 for some, side in zip(outputs, taps.shape, strict=False))
+        height, width = (
+            some + side - 1 for some, side in zip(outputs, taps.shape[:2], strict=True)
+        )
         yield materialize(x[:, i::strides, j::strides][:, :height, :width]), taps
 
 
