@@ -57,8 +57,8 @@ def test_logits(reference: Original) -> None:
     assert found < limits.TORCH["logits, float32"]
 
 
-# Whoever trains the same has the same gradients.
-@references(EVERY, EVERY.keys() - TRAINED - WIDE)
+# Whoever trains the same has the same gradients; those of strides are compared with XLA's too.
+@references(EVERY, EVERY.keys() - TRAINED - WIDE - {"strided_cnn"})
 def test_gradients(reference: Original) -> None:
     limit = limits.of_torch("gradients", reference.model)
     assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < limit
@@ -95,7 +95,7 @@ def test_initial_values(reference: Original) -> None:
         assert bound == pytest.approx(expected_bound, rel=20 / len(expected)), name
 
 
-@pytest.mark.parametrize("name", ["dense", "dbl_conv_relu", "double_fc_dropout", "batchnorm_cnn"])
+@pytest.mark.parametrize("name", ["dense", "batchnorm_cnn"])
 def test_evaluation(name: str) -> None:
     (our_loss, our_accuracy), (their_loss, their_accuracy) = compare_torch.evaluation(
         REFERENCES[name]

@@ -1,6 +1,8 @@
 """The trainer: epochs, evaluations, several seeds, and the devices it takes for them."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -198,8 +200,10 @@ def test_a_step_is_traced_once_for_full_batches_and_once_for_short_ones(
     assert traced == [(24,), (16,)]
 
 
-def test_training_mode_evaluation_moves_the_statistics_and_keeps_dropout_on() -> None:
-    config = shallow(model="batchnorm_cnn", batch_size=20, evaluation="training_mode")
+def test_training_mode_evaluation_moves_the_statistics_and_keeps_dropout_on(
+    normed: Recipe,
+) -> None:
+    config = dataclasses.replace(normed, batch_size=20, evaluation="training_mode")
     data = make_dataset(train=40, test=40)
     trainer = Trainer(config, data, seeds=[0], num_devices=2)
     before = jax.device_get(trainer.state(0).batch_stats)
@@ -211,24 +215,43 @@ def test_training_mode_evaluation_moves_the_statistics_and_keeps_dropout_on() ->
     assert largest_difference(before, proper.state(0).batch_stats) == 0
 
 
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """One entry for every program that is compiled, or loaded, within it."""
+    found = list[str]()
+
+    def listener(event: str, *_: object, **__: object) -> None:
+        if "backend_compile" in event:
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def test_a_network_starts_with_one_program_for_all_of_its_arrays(normed: Recipe) -> None:
+    Trainer(shallow(), make_dataset(), seeds=[0], num_devices=1)  # What every network takes.
+    with compilations() as compiled:
+        # As many seeds as no other test has, so that nothing was compiled before.
+        Trainer(normed, make_dataset(), seeds=range(5), num_devices=1).state(4)
+    assert len(compiled) == 3, "initial values, all seeds' together, and one's of them"
+
+
 def test_nothing_is_compiled_once_training_is_under_way() -> None:
     recipe = Recipe(model="dense", dataset="digits", batch_size=7, epochs=1, learning_rate=0.1)
     trainer = Trainer(recipe, make_dataset(), seeds=[0], num_devices=1)
     assert len(trainer.schedule.batch_sizes) == 2
-    compiled = list[str]()
-    listener = lambda event, *_, **__: compiled.append(event)  # noqa: E731
-    jax.monitoring.register_event_duration_secs_listener(listener)
-    try:
+    with compilations() as compiled:
         # Within a context of JAX's, which belongs to a thread.
         with jax.enable_x64(True):
             trainer.compile()
-            assert len([event for event in compiled if "backend_compile" in event]) >= 2
+            assert len(compiled) >= 2
             compiled.clear()
             trainer.advance(1)
         trainer.compile()
         compiled.clear()
         while trainer.step < trainer.schedule.total_steps:
             trainer.advance(100)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listener)
-    assert not [event for event in compiled if "backend_compile" in event]
+    assert not compiled

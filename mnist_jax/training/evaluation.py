@@ -1,10 +1,10 @@
 """Logits of a whole split of images, and how good they are."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
@@ -104,6 +104,11 @@ def score(recipe: Recipe, logits: np.ndarray, labels: np.ndarray) -> tuple[np.nd
       logits: [seeds, N, 10].
       labels: [N], or every seed's own [seeds, N].
     """
-    loss = jax.vmap(LOSSES[recipe.loss], (0, 0 if labels.ndim > 1 else None))
-    losses = np.asarray(loss(jnp.asarray(logits), jnp.asarray(labels)), np.float64)
+    losses = np.asarray(_losses(recipe.loss, logits, labels), np.float64)
     return losses.mean(-1), (logits.argmax(-1) == labels).mean(-1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(name: str, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    losses: jax.Array = jax.vmap(LOSSES[name], (0, 0 if labels.ndim > 1 else None))(logits, labels)
+    return losses

@@ -95,7 +95,7 @@ class Trainer:
 
     def state(self, index: int) -> TrainState:
         """The state of one seed, by its place in `seeds`, without the leading axis."""
-        state: TrainState = jax.tree.map(lambda a: a[index], self.states)
+        state: TrainState = _take(self.states, index)
         return state
 
     def saved(self) -> list[dict[str, Any]]:
@@ -198,8 +198,7 @@ class Trainer:
 
     def _initial_states(self) -> TrainState:
         create = jax.jit(_initial_state(self.recipe, self.schedule.steps_per_epoch))
-        each = [create(jax.random.key(seed)) for seed in self.seeds]
-        states: TrainState = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        states: TrainState = _stack([create(jax.random.key(seed)) for seed in self.seeds])
         return states
 
     def _epoch_orders(self, epoch: int) -> list[jax.Array]:
@@ -231,6 +230,17 @@ def check_memory(recipe: Recipe, num_seeds: int) -> None:
         num_seeds * (saved + _bytes(state.params)),
         num_seeds * 2 * saved,
     )
+
+
+# Outside a `jax.jit` each shape of an array would be compiled by itself.
+@jax.jit
+def _stack(states: Sequence[TrainState]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+@jax.jit
+def _take(states: TrainState, index: int) -> Any:
+    return jax.tree.map(lambda a: a[index], states)
 
 
 def _bytes(tree: Any) -> int:
