@@ -200,7 +200,7 @@ def test_a_step_is_traced_once_for_full_batches_and_once_for_short_ones(
     assert traced == [(24,), (16,)]
 
 
-def test_training_mode_evaluation_moves_the_statistics_and_keeps_dropout_on(
+def test_training_mode_evaluation_moves_the_statistics(
     normed: Recipe,
 ) -> None:
     config = dataclasses.replace(normed, batch_size=20, evaluation="training_mode")
