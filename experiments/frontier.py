@@ -51,6 +51,16 @@ ARTICLE = Article(
             _one_cycle(_SMALL, 11, 0.002),
             "the rate in one cycle, up to 0.002",
         ),
+        _candidate(
+            "one_cycle_wider",
+            changed(_one_cycle(_SMALL, 11, 0.002), model_args={"width": 48}),
+            "the same with 48 filters",
+        ),
+        _candidate(
+            "one_cycle_longer",
+            _one_cycle(_SMALL, 22, 0.002),
+            "the same with 32 filters and 22 epochs",
+        ),
     ),
 )
 

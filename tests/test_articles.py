@@ -15,7 +15,7 @@ from experiments.evidence import records, rows
 from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model
-from mnist_jax.rates import Exponential
+from mnist_jax.rates import Cosine, Exponential, Linear
 from mnist_jax.training.optimizers import learning_rate
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.transforms import (
@@ -33,7 +33,7 @@ ROWS = [(article, row) for article in ARTICLES for row in article.rows]
 
 
 def test_articles_are_found_by_being_there():
-    assert [article.letter for article in ARTICLES] == list("ABCDEFGH")
+    assert [article.letter for article in ARTICLES] == list("ABCDEFGHO")
     folder = records.RESULTS.parent
     assert all((folder / f"{article.name}.py").exists() for article in ARTICLES)
 
@@ -114,6 +114,10 @@ G double_fc_dropout_augmented        nan   10 200  0.005   0
 G fashion_mnist                      nan   100 11  0.0004  0
 G fashion_mnist_flips                nan   100 11  0.0004  0
 H strided_cnn                        99.641 64 30  0.001   0
+O small                              nan   100 11  0.0004  0
+O one_cycle                          nan   100 11  0.002   0
+O one_cycle_wider                    nan   100 11  0.002   0
+O one_cycle_longer                   nan   100 22  0.002   0
 """
 
 # Training images held out, order of the images, the epoch that counts, optimiser.
@@ -126,6 +130,7 @@ PROTOCOLS = {
     "F": (0, "every_epoch", "last", "adam"),
     "G": (0, "every_epoch", "last", "adam"),
     "H": (6000, "every_epoch", "last", "adam"),
+    "O": (10_000, "every_epoch", "last", "adam"),
 }
 
 
@@ -195,6 +200,13 @@ def test_the_protocols_of_g_and_h_are_their_programs():
 # What a row changes of another's recipe.
 _WITHOUT_CROP = (GridDistortion(), MagnifyingRotation(), Standardize())
 _OF_G = (CropResize(window=25, centre="published"), *_WITHOUT_CROP)
+
+
+def _one_cycle(epochs):
+    """Up from a tenth in an epoch, and down to zero in the others."""
+    return (Linear(epochs=1, start=0.1, end=1), Cosine(epochs=epochs - 1, end=0))
+
+
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ttdoucet/half_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 64}}),
     "ttdoucet/quarter_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 32}}),
@@ -219,6 +231,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "batchnorm_cnn/early_stopping": (
         "batchnorm_cnn/batchnorm_cnn",
         {"validation": 10_000, "selection": "best_validation"},
+    ),
+    # Our own candidates, judged by images held out.
+    "frontier/small": (
+        "ttdoucet/residual_cnn",
+        {"model_args": {"width": 32, "first_block": False}, "validation": 10_000},
+    ),
+    "frontier/one_cycle": (
+        "frontier/small",
+        {"learning_rate": 0.002, "learning_rate_schedule": _one_cycle(11)},
+    ),
+    "frontier/one_cycle_wider": (
+        "frontier/one_cycle",
+        {"model_args": {"width": 48, "first_block": False}},
+    ),
+    "frontier/one_cycle_longer": (
+        "frontier/one_cycle",
+        {"epochs": 22, "learning_rate_schedule": _one_cycle(22)},
     ),
     # Source H's changes of images and course of the rate.
     "batchnorm_cnn/augmented": (
@@ -245,8 +274,8 @@ def test_a_vote_has_no_recipe_and_its_members_are_named():
         rows.find("ttdoucet/committee")
 
 
-def test_every_row_of_e_and_g_but_their_own_is_a_variant():
-    others = {f"{article.name}/{row.id}" for article, row in ROWS if article.letter in "EG"}
+def test_every_row_of_e_g_and_ours_but_their_own_is_a_variant():
+    others = {f"{article.name}/{row.id}" for article, row in ROWS if article.letter in "EGO"}
     assert others - VARIANTS.keys() == {"ttdoucet/residual_cnn", "batchnorm_cnn/batchnorm_cnn"}
 
 

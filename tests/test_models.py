@@ -75,6 +75,7 @@ def test_parameter_count_and_output_shape(name: str) -> None:
             10 * 8 + (14 * 14 * 8 + 1) * 32 + 33 * 10,
         ),
         ("residual_cnn", {"width": 32}, 298_442),
+        ("residual_cnn", {"width": 32, "first_block": False}, 298_442 - 2 * 32 - 289 * 32),
         # Without convolutions it is a multilayer perceptron.
         ("lenet", {"channels": [], "hidden": [256]}, 785 * 256 + 257 * 10),
     ],

@@ -114,6 +114,26 @@ def test_training_ends_after_so_many_epochs_without_a_better_one(patience, expec
     assert stopping.last_epoch(validation, patience) == expected
 
 
+def test_held_out_images_judge_the_last_epoch_of_who_does_not_select_by_them():
+    held = dataclasses.replace(RECIPE, validation=10)
+    row = dataclasses.replace(ARTICLE.rows[0], recipe=held)
+    article = dataclasses.replace(ARTICLE, rows=(row, *ARTICLE.rows[1:]))
+    found = [
+        dataclasses.replace(
+            record(seed, 10),
+            curve={"step": [18, 36], "validation_accuracy": [0.9, last]},
+            recipe=dataclasses.replace(held, seed=seed),
+        )
+        for seed, last in enumerate((0.5, 0.7))
+    ]
+    runs = {("toy", "plain", "jax"): found, ("toy", "variant", "jax"): []}
+    lines = questions.held_out(Results([article], runs)).splitlines()
+    assert lines[-1] == "| `toy/plain` | 91.00% | 10 | 2 | 60.00 ± 14.14 | 0.0003 |"
+    chosen = dataclasses.replace(held, selection="best_validation")
+    article = dataclasses.replace(article, rows=(dataclasses.replace(row, recipe=chosen),))
+    assert not questions.held_out(Results([article], runs))
+
+
 def test_early_stopping_is_read_from_the_curves():
     chosen = dataclasses.replace(RECIPE, validation=10, selection="best_validation", epochs=4)
     row = dataclasses.replace(ARTICLE.rows[0], recipe=chosen)

@@ -27,6 +27,7 @@ def markdown(results: Results) -> str:
         questions.variants(results),
         questions.selection(results),
         questions.early_stopping(results),
+        questions.held_out(results),
         questions.curves(results),
         questions.costs(results),
         _not_run(results),

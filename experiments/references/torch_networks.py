@@ -258,12 +258,12 @@ class TorchResidual(nn.Module):
         return x + torch.relu(self.conv3x3(x))
 
 
-def residual_cnn(width: int = 128) -> nn.Sequential:
-    """Source G's network; the ladder of widths is ours."""
+def residual_cnn(width: int = 128, *, first_block: bool = True) -> nn.Sequential:
+    """Source G's network; the ladder of widths is ours, and what lacks the first block."""
     return nn.Sequential(
         nn.Conv2d(1, width, 5, padding=2),
         nn.ReLU(),
-        TorchResidual(width),
+        TorchResidual(width) if first_block else nn.Identity(),
         nn.MaxPool2d(2),
         TorchResidual(width),
         nn.BatchNorm2d(width),
@@ -474,6 +474,11 @@ VARIANTS = {
         REFERENCES["residual_cnn"],
         model_args={"width": 32},
         network=partial(residual_cnn, 32),
+    ),
+    "residual_cnn without its first block": dataclasses.replace(
+        REFERENCES["residual_cnn"],
+        model_args={"width": 32, "first_block": False},
+        network=partial(residual_cnn, 32, first_block=False),
     ),
 }
 
