@@ -215,8 +215,8 @@ def test_rows_without_a_figure_are_no_published_figures(tmp_path):
     found = [record(seed, 8 + seed, "variant", VARIANT) for seed in range(3)]
     results = dataclasses.replace(results_of(tmp_path, *found), articles=[article])
     assert rendering.headline(results) == (
-        "Of 3 published figures of 3 rows: 3 not run. 1 of the rows are exercises and readings"
-        " without a figure."
+        "Of 3 published figures of 3 rows: 3 not run. 1 of the rows have no figure: exercises,"
+        " readings, and variants of ours."
     )
     assert "| T `variant` | −λ², no figure | 91.00 ± 1.00 | 3 | none |" in rendering.others(results)
     # What was not measured has no framework, and no epoch was chosen.

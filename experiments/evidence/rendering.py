@@ -97,7 +97,9 @@ def headline(results: Results) -> str:
     entries = [[f.untested for f in row.figures] for _, row in results.entries]
     words = f"Of {verdicts.total()} published figures of {len(entries)} rows: {counts}."
     if without := entries.count([NO_FIGURE]):
-        words += f" {without} of the rows are exercises and readings without a figure."
+        words += (
+            f" {without} of the rows have no figure: exercises, readings, and variants of ours."
+        )
     if others := [name for name, _ in found if name]:
         words += f" By the spread of the whole family it is otherwise for {', '.join(others)}."
     return words
