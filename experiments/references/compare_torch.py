@@ -94,7 +94,12 @@ class Pair:
         self.reference = reference
         self.recipe = bare_recipe(reference.model)
         self.ours = make_network(reference.model, dtype, **reference.model_args)
-        torch_names = model_entry(reference.model).torch_names
+        # A variant may lack some of the author's layers.
+        torch_names = {
+            prefix: name
+            for prefix, name in model_entry(reference.model).torch_names.items()
+            if name.split(".")[0] in self.ours.layer_names
+        }
         self.prefixes = pytorch.torch_layers(self.ours, torch_names)
         self.theirs = reference.network().to(torch.tensor(np.zeros(0, dtype)).dtype)
         values = self.tensors(nnx.state(self.ours, ARRAYS))

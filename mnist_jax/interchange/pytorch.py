@@ -99,7 +99,7 @@ def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, 
       Layers by prefix, in network order.
 
     Raises:
-      Failure: the network has layers that the author's lacks, or one that can't be converted. The
+      Failure: the network has other layers than the author's, or one that can't be converted. The
         message is a clause without a subject.
     """
     modules = dict(nnx.iter_modules(network))
@@ -128,10 +128,8 @@ def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, 
     in_order = sorted(layers, key=lambda owner: order.index(owner[:1]))
     by_name = {layers[owner].name: layers[owner] for owner in in_order}
     names = torch_names or {name: name for name in by_name}
-    # A variant of ours may lack some of the author's layers.
-    names = {prefix: name for prefix, name in names.items() if name in by_name}
     if set(names.values()) != set(by_name):
-        raise Failure("has layers that its author's network lacks")
+        raise Failure("has other layers than its author's network")
     return {prefix: by_name[name] for prefix, name in names.items()}
 
 
