@@ -74,6 +74,7 @@ class ResidualCnn(Network):
         def residual(features: int) -> Residual:
             return Residual(conv=Conv(features, features, 3, padding=1, rngs=rngs), act=relu)
 
+        # Made before the block, for the stream gives initial values in order.
         conv1 = Conv(1, width, 5, padding=2, rngs=rngs)
         first: dict[str, Layer] = {}
         if first_block:
