@@ -1,4 +1,4 @@
-"""Our own search for the cheapest network of 99.74%, from source G's.
+"""Our own search for the cheapest network of 99.74%, beginning with source G's.
 
 Source: none; G's network without its residual block at 28x28, at other widths, under other courses
 of the learning rate.
@@ -6,8 +6,8 @@ Protocol: a candidate trains on 50,000 images and is judged, after its last epoc
 on the other 10,000 of the training set alone; its record has the test accuracy too, which decides
 nothing.
 Expected: 99.74% is the mean of G's own ten networks, at 1.3 PFLOP each.
-Duration: a seed of 11 epochs and 32 filters takes some 25 minutes of a CPU core; `experiments/RESULTS.md` has the
-measured times.
+Duration: a seed of 11 epochs and 32 filters takes some 25 minutes of a CPU core;
+`experiments/RESULTS.md` has the measured times.
 Command: `python -m experiments.frontier --experiment=one_cycle --num_seeds=2`
 """
 

@@ -257,7 +257,8 @@ def early_stopping(results: Results) -> str:
 _HELD_OUT_TEXT = """\
 Rows that hold out images of the training set and count their last epoch: the accuracy on these
 images after it. They choose nothing within a run, so rows may be chosen by it, as our own recipe
-is to be. By chance alone an accuracy of 99.7% on 10,000 images has a standard deviation of 0.05 points.
+is to be. By chance alone an accuracy of 99.7% on 10,000 images has a standard deviation of 0.05
+points.
 """
 
 
