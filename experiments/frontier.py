@@ -15,6 +15,13 @@ from experiments.evidence.rows import Article, Row, changed, no_figure
 from mnist_jax.models import model_entry
 from mnist_jax.rates import Cosine, Linear
 from mnist_jax.recipe import Recipe
+from mnist_jax.transforms import (
+    CropResize,
+    Elastic,
+    GridDistortion,
+    MagnifyingRotation,
+    Standardize,
+)
 
 _SMALL = changed(
     model_entry("residual_cnn").recipe,
@@ -36,6 +43,9 @@ def _one_cycle(recipe: Recipe, epochs: int, learning_rate: float) -> Recipe:
     )
 
 
+_ONE_CYCLE = _one_cycle(_SMALL, 11, 0.002)
+
+
 def _candidate(identifier: str, recipe: Recipe, what: str) -> Row:
     return Row(id=identifier, recipe=recipe, figures=no_figure(what, "our own"))
 
@@ -48,18 +58,59 @@ ARTICLE = Article(
         _candidate("small", _SMALL, "G's protocol, 32 filters and no block at 28x28"),
         _candidate(
             "one_cycle",
-            _one_cycle(_SMALL, 11, 0.002),
+            _ONE_CYCLE,
             "the rate in one cycle, up to 0.002",
         ),
         _candidate(
             "one_cycle_wider",
-            changed(_one_cycle(_SMALL, 11, 0.002), model_args={"width": 48}),
+            changed(_ONE_CYCLE, model_args={"width": 48}),
             "the same with 48 filters",
         ),
         _candidate(
             "one_cycle_longer",
             _one_cycle(_SMALL, 22, 0.002),
             "the same with 32 filters and 22 epochs",
+        ),
+        _candidate(
+            "one_cycle_0.001",
+            _one_cycle(_SMALL, 11, 0.001),
+            "one_cycle, up to 0.001",
+        ),
+        _candidate(
+            "one_cycle_0.004",
+            _one_cycle(_SMALL, 11, 0.004),
+            "one_cycle, up to 0.004",
+        ),
+        _candidate(
+            "one_cycle_centred",
+            changed(
+                _ONE_CYCLE,
+                augmentation=(
+                    CropResize(centre="true"),
+                    GridDistortion(),
+                    MagnifyingRotation(),
+                    Standardize(),
+                ),
+            ),
+            "one_cycle, images evaluated on their true centre",
+        ),
+        _candidate(
+            "one_cycle_elastic",
+            changed(
+                _ONE_CYCLE,
+                augmentation=(
+                    CropResize(),
+                    Elastic(),
+                    MagnifyingRotation(),
+                    Standardize(),
+                ),
+            ),
+            "one_cycle, elastic changes in place of a grid's",
+        ),
+        _candidate(
+            "one_cycle_averaged",
+            changed(_ONE_CYCLE, average_decay=0.999),
+            "one_cycle, averages of 0.999",
         ),
     ),
 )

@@ -21,6 +21,7 @@ from mnist_jax.training.schedule import Schedule
 from mnist_jax.transforms import (
     Affine,
     CropResize,
+    Elastic,
     GridDistortion,
     HorizontalFlip,
     MagnifyingRotation,
@@ -118,6 +119,11 @@ O small                              nan   100 11  0.0004  0
 O one_cycle                          nan   100 11  0.002   0
 O one_cycle_wider                    nan   100 11  0.002   0
 O one_cycle_longer                   nan   100 22  0.002   0
+O one_cycle_0.001                    nan   100 11  0.001   0
+O one_cycle_0.004                    nan   100 11  0.004   0
+O one_cycle_centred                  nan   100 11  0.002   0
+O one_cycle_elastic                  nan   100 11  0.002   0
+O one_cycle_averaged                 nan   100 11  0.002   0
 """
 
 # Training images held out, order of the images, the epoch that counts, optimiser.
@@ -249,6 +255,31 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "frontier/one_cycle",
         {"epochs": 22, "learning_rate_schedule": _one_cycle(22)},
     ),
+    "frontier/one_cycle_0.001": ("frontier/one_cycle", {"learning_rate": 0.001}),
+    "frontier/one_cycle_0.004": ("frontier/one_cycle", {"learning_rate": 0.004}),
+    "frontier/one_cycle_centred": (
+        "frontier/one_cycle",
+        {
+            "augmentation": (
+                CropResize(window=25, centre="true"),
+                GridDistortion(),
+                MagnifyingRotation(),
+                Standardize(),
+            )
+        },
+    ),
+    "frontier/one_cycle_elastic": (
+        "frontier/one_cycle",
+        {
+            "augmentation": (
+                CropResize(window=25, centre="published"),
+                Elastic(alpha=34, sigma=4),
+                MagnifyingRotation(),
+                Standardize(),
+            )
+        },
+    ),
+    "frontier/one_cycle_averaged": ("frontier/one_cycle", {"average_decay": 0.999}),
     # Source H's changes of images and course of the rate.
     "batchnorm_cnn/augmented": (
         "batchnorm_cnn/batchnorm_cnn",
