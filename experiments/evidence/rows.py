@@ -88,6 +88,7 @@ class Row:
       curves: what is shown of the run's course.
       iterations: over how many iterations each value of the article's picture of training is a
         mean; 0 where it has none.
+      seeds: how many it is to have.
       note: what a reader of the comparison must know besides.
     """
 
@@ -98,6 +99,7 @@ class Row:
     jumps: bool = False
     curves: Sequence[Curve] = ()
     iterations: int = 0
+    seeds: int = 5
     note: str = ""
 
 
