@@ -18,7 +18,6 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.transforms import (
     CropResize,
     Elastic,
-    GridDistortion,
     MagnifyingRotation,
     Standardize,
 )
@@ -44,6 +43,9 @@ def _one_cycle(recipe: Recipe, epochs: int, learning_rate: float) -> Recipe:
 
 
 _ONE_CYCLE = _one_cycle(_SMALL, 11, 0.002)
+_TURNED = changed(
+    _ONE_CYCLE, augmentation=(CropResize(centre="turned"), *_ONE_CYCLE.augmentation[1:])
+)
 
 
 def _candidate(identifier: str, recipe: Recipe, what: str) -> Row:
@@ -82,28 +84,15 @@ ARTICLE = Article(
             "one_cycle, up to 0.004",
         ),
         _candidate(
-            "one_cycle_centred",
-            changed(
-                _ONE_CYCLE,
-                augmentation=(
-                    CropResize(centre="true"),
-                    GridDistortion(),
-                    MagnifyingRotation(),
-                    Standardize(),
-                ),
-            ),
-            "one_cycle, images evaluated on their true centre",
+            "one_cycle_turned",
+            _TURNED,
+            "one_cycle, evaluated on as much as turned windows show",
         ),
         _candidate(
             "one_cycle_elastic",
             changed(
                 _ONE_CYCLE,
-                augmentation=(
-                    CropResize(),
-                    Elastic(),
-                    MagnifyingRotation(),
-                    Standardize(),
-                ),
+                augmentation=(CropResize(), Elastic(), MagnifyingRotation(), Standardize()),
             ),
             "one_cycle, elastic changes in place of a grid's",
         ),
@@ -111,6 +100,16 @@ ARTICLE = Article(
             "one_cycle_averaged",
             changed(_ONE_CYCLE, average_decay=0.999),
             "one_cycle, averages of 0.999",
+        ),
+        _candidate(
+            "turned_wider_longer",
+            changed(_one_cycle(_TURNED, 22, 0.002), model_args={"width": 48}),
+            "one_cycle_turned, 48 filters and 22 epochs",
+        ),
+        _candidate(
+            "turned_longest",
+            _one_cycle(_TURNED, 33, 0.002),
+            "one_cycle_turned, 33 epochs",
         ),
     ),
 )

@@ -121,9 +121,11 @@ O one_cycle_wider                    nan   100 11  0.002   0
 O one_cycle_longer                   nan   100 22  0.002   0
 O one_cycle_0.001                    nan   100 11  0.001   0
 O one_cycle_0.004                    nan   100 11  0.004   0
-O one_cycle_centred                  nan   100 11  0.002   0
+O one_cycle_turned                   nan   100 11  0.002   0
 O one_cycle_elastic                  nan   100 11  0.002   0
 O one_cycle_averaged                 nan   100 11  0.002   0
+O turned_wider_longer                nan   100 22  0.002   0
+O turned_longest                     nan   100 33  0.002   0
 """
 
 # Training images held out, order of the images, the epoch that counts, optimiser.
@@ -257,11 +259,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "frontier/one_cycle_0.001": ("frontier/one_cycle", {"learning_rate": 0.001}),
     "frontier/one_cycle_0.004": ("frontier/one_cycle", {"learning_rate": 0.004}),
-    "frontier/one_cycle_centred": (
+    "frontier/one_cycle_turned": (
         "frontier/one_cycle",
         {
             "augmentation": (
-                CropResize(window=25, centre="true"),
+                CropResize(window=25, centre="turned"),
                 GridDistortion(),
                 MagnifyingRotation(),
                 Standardize(),
@@ -280,6 +282,18 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "frontier/one_cycle_averaged": ("frontier/one_cycle", {"average_decay": 0.999}),
+    "frontier/turned_wider_longer": (
+        "frontier/one_cycle_turned",
+        {
+            "epochs": 22,
+            "learning_rate_schedule": _one_cycle(22),
+            "model_args": {"width": 48, "first_block": False},
+        },
+    ),
+    "frontier/turned_longest": (
+        "frontier/one_cycle_turned",
+        {"epochs": 33, "learning_rate_schedule": _one_cycle(33)},
+    ),
     # Source H's changes of images and course of the rate.
     "batchnorm_cnn/augmented": (
         "batchnorm_cnn/batchnorm_cnn",

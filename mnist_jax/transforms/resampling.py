@@ -21,11 +21,11 @@ def resize_weights(source: int, size: int, box: tuple[float, float] | None = Non
     Returns:
       int32 [size, source], in units of 2^-22.
     """
-    start, stop = box or (0, source)
+    start, stop = map(np.float32, box or (0, source))  # Pillow's type.
     if stop - start == size:  # Pillow copies.
         weights = np.eye(size, source)
     else:
-        centers = start + (np.arange(size) + 0.5) * ((stop - start) / size)
+        centers = start + (np.arange(size) + 0.5) * (float(stop - start) / size)
         distance = np.abs(np.arange(source) - centers[:, None] + 0.5)
         near = (1.5 * distance - 2.5) * distance * distance + 1
         far = (((distance - 5) * distance + 8) * distance - 4) * -0.5
