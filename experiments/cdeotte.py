@@ -22,6 +22,7 @@ ARTICLE = Article(
         Row(
             id="strided_cnn",
             recipe=model_entry("strided_cnn").recipe,
+            seeds=15,
             figures=(
                 Figure(
                     printed="99.641 ± 0.047%, mean of 1,500",
@@ -33,7 +34,6 @@ ARTICLE = Article(
                     source="README.md",
                 ),
             ),
-            seeds=10,
             note="Keras' stream of batches takes 844 for a pass, one of 48 images, and goes on"
             " across epochs of 843; here an epoch is 843 batches of a new order, so that 48 images,"
             " others every time, are left out. Images between pixels are read bilinearly, as since"

@@ -32,9 +32,11 @@ from mnist_jax.training.session import Stopped
 
 _ALL = flags.DEFINE_bool("all", False, "Every row.")
 _MISSING = flags.DEFINE_bool(
-    "missing", False, "As many seeds as a row has fewer than --num_seeds, whichever it has."
+    "missing", False, "As many seeds as a row has fewer than it is to have, whichever it has."
 )
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "How many seeds of each row there shall be.", 1)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", None, "How many each row is to have; by default as its article's file says.", 1
+)
 _FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
 _WORKERS = flags.DEFINE_integer(
     "workers", None, "How many; by default one on every core or GPU, on a cluster for every run.", 1

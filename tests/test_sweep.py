@@ -216,12 +216,24 @@ def test_an_ensemble_is_its_members_row_and_every_row_comes_once() -> None:
 
 
 def test_which_seeds_are_missing() -> None:
-    assert Seeds(0, 5, fill=False).missing({1, 7}) == [0, 2, 3, 4]
-    assert Seeds(2, 2, fill=False).missing(set()) == [2, 3]
-    assert Seeds(0, 5, fill=True).missing({1, 7}) == [0, 2, 3]
-    assert Seeds(0, 2, fill=True).missing({5, 6, 7}) == []
+    row = dataclasses.replace(ARTICLE.rows[0], seeds=3)
+    assert Seeds(0, 5, fill=False).missing(row, {1, 7}) == [0, 2, 3, 4]
+    assert Seeds(2, 2, fill=False).missing(row, set()) == [2, 3]
+    assert Seeds(0, 5, fill=True).missing(row, {1, 7}) == [0, 2, 3]
+    assert Seeds(0, 2, fill=True).missing(row, {5, 6, 7}) == []
     # Whichever of them is done first, the others stay the same.
-    assert Seeds(0, 5, fill=True).missing({1, 2, 7}) == [0, 3]
+    assert Seeds(0, 5, fill=True).missing(row, {1, 2, 7}) == [0, 3]
+    # As many as the row is to have.
+    assert Seeds(0, None, fill=False).missing(row, {1, 7}) == [0, 2]
+    assert Seeds(0, None, fill=True).missing(row, {7}) == [0, 1]
+
+
+def test_a_row_is_to_have_as_many_seeds_as_vote() -> None:
+    votes = [(article, vote) for article in all_articles() for vote in article.ensembles]
+    assert votes
+    for article, vote in votes:
+        (row,) = (row for row in article.rows if row.id == vote.members)
+        assert row.seeds >= vote.size, vote.id
 
 
 def test_how_long_workers_take() -> None:

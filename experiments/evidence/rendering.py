@@ -119,9 +119,9 @@ def _about_times(results: Results) -> str:
 
 
 _NOT_RUN = """\
-Every row is to have 5 seeds where its article's file names no other number: source H asks for
-more, and a candidate of our own search needs one. Core-hours are what the missing ones take on
-one core, as [docs/sweeps.md](../docs/sweeps.md) expects it of the quickest records, from
+Every row is to have 5 seeds where its article's file names no other number: a committee
+asks for more, and a candidate of our own search for one. Core-hours are what the missing ones take
+on one core, as [docs/sweeps.md](../docs/sweeps.md) expects it of the quickest records, from
 another network's where a network has none. A vote is of runs that another row lacks.
 """
 

@@ -30,7 +30,9 @@ from mnist_jax.training.session import groups
 _EXPERIMENT = flags.DEFINE_list(
     "experiment", None, "Which rows, or all. Without it they are listed."
 )
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "How many seeds of each row there shall be.", 1)
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", None, "How many each row is to have; by default as the article's file says.", 1
+)
 _FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
 _TOGETHER = flags.DEFINE_integer(
     "seeds_together", None, "How many train at a time; by default one on every device.", 1
@@ -116,7 +118,7 @@ def _estimate(row: Row) -> float | None:
 def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
     """The row's recipe with the first `most` of the seeds asked for that have no record."""
     done = {record.seed for record in _places().records(article, row, _FRAMEWORK.value)}
-    seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + _NUM_SEEDS.value)
+    seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + (_NUM_SEEDS.value or row.seeds))
     missing = itertools.islice((seed for seed in seeds if seed not in done), most)
     return [dataclasses.replace(row.recipe, seed=seed) for seed in missing]
 

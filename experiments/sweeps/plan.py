@@ -52,20 +52,21 @@ class Seeds:
 
     Attributes:
       first: the smallest.
-      count: how many.
+      count: how many; None for as many as a row is to have.
       fill: whether other seeds that are recorded count, too.
     """
 
     first: int
-    count: int
+    count: int | None
     fill: bool
 
-    def missing(self, recorded: Collection[int]) -> list[int]:
-        """Those to train beside the recorded ones, in order."""
+    def missing(self, row: Row, recorded: Collection[int]) -> list[int]:
+        """Those of a row to train beside the recorded ones, in order."""
+        count = self.count or row.seeds
         free = (seed for seed in itertools.count(self.first) if seed not in recorded)
         if self.fill:
-            return list(itertools.islice(free, max(0, self.count - len(recorded))))
-        end = self.first + self.count
+            return list(itertools.islice(free, max(0, count - len(recorded))))
+        end = self.first + count
         return list(itertools.takewhile(lambda seed: seed < end, free))
 
 
@@ -98,7 +99,7 @@ class Sweep:
         return [
             Run(article, row, seed, self.places.run_directory(article, row, seed))
             for article, row in self.rows
-            for seed in self.seeds.missing(recorded[row_name(article, row)])
+            for seed in self.seeds.missing(row, recorded[row_name(article, row)])
         ]
 
 
