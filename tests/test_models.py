@@ -146,6 +146,7 @@ def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
         ("lenet", {"pooling": "min"}, "give avg or max"),
         ("lenet", {"pooling": ["max"]}, 'give a value like "avg"'),
         ("lenet", {"channels": 6}, r"channels is 6; give a value like \[6, 16\]"),
+        ("lenet", {"channels": [6, 2**31]}, r"give a value like \[6, 16\]"),
         ("lenet", {"hidden": [120, 0]}, r"give a value like \[120, 84\]"),
         ("dbl_conv_relu", {"hidden": "300"}, "hidden is '300'; give a value like 100"),
         ("batchnorm_cnn", {"rate": "x"}, "give a value like 0.5"),

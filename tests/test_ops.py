@@ -269,6 +269,18 @@ def test_a_convolution_with_strides_is_pooled_after_them() -> None:
     np.testing.assert_array_equal(fused, unfused)
 
 
+@pytest.mark.parametrize("last", [{"pool": max_pool}, {"act": relu, "pool": max_pool}])
+def test_what_derives_from_a_convolution_computes_what_it_says(last: dict[str, Any]) -> None:
+    class Negative(Conv):
+        def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
+            return -super().__call__(inputs)
+
+    model = Network(conv=Negative(1, 2, 5, rngs=nnx.Rngs(0)), **last)
+    images = normal(0, (2, 28, 28, 1))
+    *_, (_, unfused) = model.layer_outputs(images)
+    np.testing.assert_array_equal(model(images), unfused)
+
+
 def test_pooling_after_the_activation_equals_pooling_before_it() -> None:
     model = make_network("dbl_conv", np.float32)
 

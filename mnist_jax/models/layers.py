@@ -128,6 +128,9 @@ class BatchNorm(nnx.BatchNorm):
     `nnx.view(model, axis_name=...)` makes the statistics those of the whole batch when it is split
     over mapped axes.
 
+    Raises:
+      UsageError: in training, a channel has one value alone, and so no unbiased variance.
+
     Args:
       features: channels.
       momentum: how much the running values keep of the old ones.
@@ -158,6 +161,11 @@ class BatchNorm(nnx.BatchNorm):
         count = x.size // x.shape[-1]
         if self.axis_name:
             count *= jax.lax.axis_size(self.axis_name)
+        if count == 1:
+            raise UsageError(
+                "A batch of one image leaves batch normalisation one value of a channel;"
+                " give a larger batch_size, one that leaves no image alone at the end."
+            )
         new = 1 - self.momentum
         self.mean[...] = self.momentum * self.mean[...] + new * mean
         self.var[...] = self.momentum * self.var[...] + new * var * (count / (count - 1))
@@ -358,10 +366,17 @@ def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
       What computes the first layers at once, and how many they are: none where nothing matches.
     """
     match layers:
-        case [Conv(strides=1) as convolution, MaxPool(padding=0), *_]:
+        case [Conv(strides=1) as convolution, MaxPool(padding=0) as pool, *_] if _are_plain(
+            convolution, pool
+        ):
             return convolution.max_pooled, 2
-        case [Conv(strides=1) as convolution, activation, MaxPool(padding=0), *_] if (
-            activation in ACTIVATIONS.values()
+        case [Conv(strides=1) as convolution, activation, MaxPool(padding=0) as pool, *_] if (
+            activation in ACTIVATIONS.values() and _are_plain(convolution, pool)
         ):
             return lambda x: activation(convolution.max_pooled(x)), 3
     return layers[0], 0
+
+
+def _are_plain(convolution: Conv, pool: MaxPool) -> bool:
+    """Whether they are of the very classes: one derived from them may compute something else."""
+    return type(convolution) is Conv and type(pool) is MaxPool

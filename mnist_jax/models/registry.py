@@ -134,7 +134,7 @@ def _constructor(name: str, overrides: Mapping[str, Any]) -> Callable[..., Netwo
 
 
 def _is_like(value: object, default: object) -> bool:
-    """Whether a value can take a default's place; whole numbers are sizes."""
+    """Whether a value can take a default's place; whole numbers are sizes, below 2^31."""
     match default:
         case tuple():
             if not isinstance(value, Sequence) or isinstance(value, str):
@@ -143,5 +143,5 @@ def _is_like(value: object, default: object) -> bool:
         case float():
             return isinstance(value, int | float) and not isinstance(value, bool)
         case int() if not isinstance(default, bool):
-            return type(value) is int and value > 0
+            return type(value) is int and 0 < value < 2**31
     return isinstance(value, type(default))
