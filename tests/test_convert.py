@@ -1,5 +1,6 @@
 """Weights from a file to a run and from a run to a file."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,23 @@ def test_a_bad_file_leaves_nothing(
     assert part in str(caught.value)
     assert str(source) in str(caught.value)
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_run_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _write("dense", tmp_path / "theirs.safetensors")
+    run = RunDirectory(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orbax.checkpoint.Checkpointer.save", full)
+        with pytest.raises(Failure, match="No space left on device"):
+            import_weights("dense", source, run)
+    assert [path.name for path in run.path.iterdir()] == [".lock"]
+    import_weights("dense", source, run)
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:

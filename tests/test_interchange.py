@@ -251,6 +251,16 @@ def test_bad_tensors(tensors: dict[str, np.ndarray], value: np.ndarray, part: st
     assert part in _refusal(tensors | {"fc2.weight": value})
 
 
+@pytest.mark.parametrize("count", [-1, 2**31])
+def test_counts_of_steps_that_are_none(count: int) -> None:
+    network = make_network("batchnorm_cnn", np.float32)
+    layers = pytorch.by_layer(nnx.state(network, ARRAYS))
+    names = pytorch.torch_layers(network, model_entry("batchnorm_cnn").torch_names)
+    tensors = pytorch.to_torch(layers, names, batches=count)
+    with pytest.raises(Failure, match=f"has {count} in .*, which is no count of training steps"):
+        pytorch.from_torch(tensors, names, layers)
+
+
 def test_one_tensor_under_two_names_must_be_one(tensors: dict[str, np.ndarray]) -> None:
     different = tensors["layer4.0.weight"] + 1
     assert "fc1.weight and layer4.0.weight" in _refusal(tensors | {"layer4.0.weight": different})

@@ -113,6 +113,9 @@ def test_pt_files(tmp_path: Path) -> None:
     torch.save({name: torch.tensor(value) for name, value in TENSORS.items()}, path)
     for name, value in tensor_files.read_tensors(path).items():
         assert np.array_equal(value, TENSORS[name])
+    parameters = {"a": torch.nn.Parameter(torch.ones(2))}  # As of `named_parameters()`.
+    torch.save(parameters, tmp_path / "parameters.pt")
+    assert tensor_files.read_tensors(tmp_path / "parameters.pt")["a"].tolist() == [1, 1]
     whole = path.read_bytes()
     for kept in (0, 10, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:kept])

@@ -242,6 +242,8 @@ def _check(tensors: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
             raise Failure(f"has {name} of type {value.dtype}, not {like.dtype}")
         if not np.isfinite(value).all():
             raise Failure(f"has a value in {name} that is not a finite number")
+        if name.endswith(_COUNTER) and not 0 <= value < 2**31:
+            raise Failure(f"has {value} in {name}, which is no count of training steps")
 
 
 def _and_more(names: list[str]) -> str:

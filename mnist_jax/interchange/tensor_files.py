@@ -107,7 +107,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     tensors = {}
     for name, value in next(iter(inner.values()), values).items():
         try:
-            tensors[str(name)] = value.numpy()
+            tensors[str(name)] = value.detach().numpy()
         except (AttributeError, TypeError, RuntimeError) as error:
             kind = getattr(value, "dtype", type(value).__name__)
             raise Failure(f"{path} has {name} of type {kind}, not float32.") from error

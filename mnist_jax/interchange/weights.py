@@ -84,17 +84,21 @@ def import_weights(
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     origin = f"none, the weights are those of {source} (SHA-256 {digest})"
     unseen = Dataset(recipe.dataset, none, none, sha256="", source=origin)
+    # What a checkpoint has of a network whose training is about to begin.
+    state = TrainState.create(
+        network,
+        make_optimizer(recipe, 1),
+        key=jax.random.key(0),
+        average_decay=recipe.average_decay,
+    )
     with run.locked():
-        run.create(recipe, describe_environment(unseen, {}))
-        with Checkpoints(run.checkpoints) as checkpoints:
-            # What a checkpoint has of a network whose training is about to begin.
-            state = TrainState.create(
-                network,
-                make_optimizer(recipe, 1),
-                key=jax.random.key(0),
-                average_decay=recipe.average_decay,
-            )
-            checkpoints.save(batches, {name: getattr(state, name) for name in SAVED})
+        try:
+            run.create(recipe, describe_environment(unseen, {}))
+            with Checkpoints(run.checkpoints) as checkpoints:
+                checkpoints.save(batches, {name: getattr(state, name) for name in SAVED})
+        except Failure:
+            run.clear()
+            raise
 
 
 def export_weights(run: RunDirectory, target: Path | str, step: int | None = None) -> None:
