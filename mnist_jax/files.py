@@ -11,10 +11,22 @@ from typing import Any
 
 from absl import logging
 
-from mnist_jax.errors import Failure
+from mnist_jax.errors import Failure, UsageError
 
 # Objects and arrays within one another: far more than ours are, far less than Python can take.
 _DEEPEST = 100
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with a home folder in the place of `~` or `~NAME`.
+
+    Raises:
+      UsageError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path} names a home folder, but there is no such user.") from error
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def slurm_coordinator() -> str:
     nodes = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", os.environ[_STEP])
     assert nodes is not None
     chosen = os.environ.get("JAX_COORDINATOR_PORT")
-    port = int(chosen or 61440 + int(os.environ["SLURM_JOB_ID"]) % 4096)
+    port = chosen or 61440 + int(os.environ["SLURM_JOB_ID"]) % 4096
     return f"{nodes[1]}{nodes[2] or ''}:{port}"
 
 
@@ -75,7 +75,9 @@ def check_address(coordinator: str, *, is_here: bool) -> None:
             " give --coordinator=ADDRESS:PORT."
         ) from error
     if is_here:
-        with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as trial:
+        # Not `has_ipv6`, which says how Python was built.
+        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        with socket.socket(family) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 trial.bind(("", int(port)))

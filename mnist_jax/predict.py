@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
             failures.append(str(failure))
     for number, file in enumerate(files, 1):
         try:
-            image = read_image(io.BytesIO(sys.stdin.buffer.read()) if file == _STDIN else file)
+            image = read_image(_standard_input() if file == _STDIN else file)
         except Failure as failure:
             failures.append(str(failure))
             continue
@@ -91,6 +91,11 @@ def main(argv: Sequence[str]) -> None:
                 failures.append(str(failure))
     if failures:
         raise Failure("\n".join(failures))
+
+
+def _standard_input() -> io.BytesIO:
+    """All of it; nothing where it is closed, for which `sys.stdin` is None."""
+    return io.BytesIO(io.FileIO(0, closefd=False).readall())
 
 
 def _believed(

@@ -1,7 +1,6 @@
 """Writes a page of pictures of runs: `python -m mnist_jax.report --workdir=DIR`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -9,7 +8,7 @@ from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.data import load_dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.files import cache_folder
+from mnist_jax.files import cache_folder, expanded
 from mnist_jax.reporting import contents, history, network_contents, page
 from mnist_jax.training import devices
 
@@ -32,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _WORKDIR.value:
         raise UsageError("No run given; add --workdir=DIR.")
-    folders = [Path(folder).expanduser() for folder in _WORKDIR.value]
+    folders = [expanded(folder) for folder in _WORKDIR.value]
     out = _OUT.value or folders[0] / "report"
     runs = history.read_histories(folders)
     devices.configure_process(cache_folder() / "compiled")

@@ -18,7 +18,7 @@ from mnist_jax.cli import display, meeting, recipe_flags, streams
 from mnist_jax.cli.signals import in_thread, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.files import cache_folder
+from mnist_jax.files import cache_folder, expanded
 from mnist_jax.interchange.weights import read_weights
 from mnist_jax.models import abstract_model, model_entry
 from mnist_jax.recipe import Recipe
@@ -210,7 +210,7 @@ def _override(recipe: Recipe) -> Recipe:
     if not recipe.init_from:
         return recipe
     # The same from every folder, and however it was typed.
-    source = Path(recipe.init_from).expanduser().resolve()
+    source = expanded(recipe.init_from).resolve()
     return dataclasses.replace(recipe, init_from=str(source))
 
 

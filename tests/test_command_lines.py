@@ -251,6 +251,19 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=lenet", "--dataset=digits", "--batch_size=1501"], "has 1500 training images"),
         (["--model=lenet", "--dataset=digits", "--num_devices=999"], "give 1 to"),
         (["--model=lenet", "--data_dir=/nowhere"], "/nowhere"),
+        (["--model=lenet", "--init_from=~nobody/x"], "~nobody/x names a home folder, but there"),
+        (
+            ["--model=dense", "--dataset=digits", "--workdir={run}/lr[0.1]"],
+            "lr[0.1] can't have checkpoints",
+        ),
+        (["--model=dense", "--dataset=digits", "--workdir=gs://a/b"], "gs:/a/b can't have checkp"),
+        (
+            [
+                *("--model=strided_cnn", "--dataset=digits", "--batch_size=1"),
+                *("--num_devices=1", "--workdir={run}/alone"),
+            ],
+            "A batch of one image leaves batch normalisation one value",
+        ),
         (["--model=lenet", "--sped=1"], "sped"),
         (["lenet"], "'lenet' is not a flag"),
     ],
@@ -264,6 +277,15 @@ def test_misuse_is_one_sentence_and_exit_code_2(
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["train --model=dense --workdir=", "predict --model=dense "])
+def test_a_path_that_the_system_refuses_is_one_sentence(home: Path, command: str) -> None:
+    module, *arguments = (command + 300 * "a").split()
+    done = run(home, f"mnist_jax.{module}", *arguments)
+    assert done.returncode == 1
+    assert "File name too long; give another path." in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_seeds_go_on_with_the_threads_they_began_with(home: Path) -> None:
@@ -315,9 +337,9 @@ def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "hidden"),
     [
-        ("lenet", [10**12]),  # Of 1.6 PB, refused when an array is placed.
-        # Of 256 TB, refused within a program.
-        pytest.param("dbl_conv_relu", 10**11, marks=pytest.mark.slow),
+        ("lenet", [2**31 - 1]),  # Of 3.4 TB, refused when an array is placed.
+        # Of 5.5 TB, refused within a program.
+        pytest.param("dbl_conv_relu", 2**31 - 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_network_larger_than_memory_is_one_sentence(

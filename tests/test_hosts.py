@@ -178,6 +178,17 @@ def test_what_fails_in_the_first_process_ends_both_with_one_sentence(tmp_path: P
             (None, None, None),
             "The host of process 0, no-such-node07, has no address here",
         ),
+        (
+            {
+                "JAX_COORDINATOR_PORT": "x",
+                "SLURM_JOB_ID": "4097",
+                "SLURM_STEP_NODELIST": "localhost",
+                "SLURM_STEP_NUM_TASKS": "2",
+                "SLURM_PROCID": "1",
+            },
+            (None, None, None),
+            "--coordinator is 'localhost:x'; give HOST:PORT",
+        ),
     ],
 )
 def test_what_would_keep_processes_from_meeting_is_said_before(

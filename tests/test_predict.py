@@ -264,6 +264,15 @@ def test_folders_and_standard_input_and_steps(
         check=True,
     )
     assert read.stdout.startswith(f"-: {dataset.test.labels[0]} ".encode())
+    closed = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m mnist_jax.predict - {workdir} <&-"],
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path),
+        check=False,
+    )
+    assert (closed.returncode, closed.stderr.count("\n")) == (1, 1)
+    assert closed.stderr.startswith("Standard input is no PNG")
 
 
 def steps(run: RunDirectory) -> list[int]:

@@ -265,6 +265,17 @@ def test_the_page_says_what_was_run(whole_report: Page, histories: list[History]
     assert "python -m mnist_jax.train '--seed=<0>'" in texts(whole_report, "How to reproduce it")
 
 
+def test_a_run_that_a_program_made_is_run_again_from_its_configuration(
+    histories: list[History], digits: Dataset
+) -> None:
+    environment = {**histories[0].environment, "command": ["work/mine.py", "--fast"]}
+    run = dataclasses.replace(histories[0], environment=environment)
+    page = contents.report([run], digits, [0, 1])
+    shown = texts(page, "How to reproduce it")
+    assert "python -m mnist_jax.train --config=config.json" in shown
+    assert "mine" not in shown
+
+
 def test_a_run_in_training_is_reported_so_far(
     runs_folder: Path, digits: Dataset, tmp_path: Path
 ) -> None:

@@ -199,6 +199,11 @@ def test_an_epoch_s_line_is_of_the_whole_epoch_however_often_it_was_evaluated(
     assert max(map(len, lines)) <= 80
 
 
+def test_a_path_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    display.console().print("a[b]c[/b]:smile:")
+    assert capsys.readouterr().out == "a[b]c[/b]:smile:\n"
+
+
 @pytest.mark.parametrize(
     ("module", "flag", "own"),
     [

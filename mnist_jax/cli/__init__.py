@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 from mnist_jax import hosts
 from mnist_jax.cli import starting, streams
 from mnist_jax.errors import Failure, Interrupted, UsageError
-from mnist_jax.files import parse_json
+from mnist_jax.files import expanded, parse_json
 from mnist_jax.version import __version__
 
 starting.begin()  # Before a command imports the rest.
@@ -62,6 +62,10 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
         end(str(error), error.exit_code)
     except KeyboardInterrupt:
         end("Interrupted.", 130)
+    except OSError as error:
+        if not error.filename:
+            raise
+        end(f"{os.fsdecode(error.filename)}: {error.strerror}; give another path.", 1)
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         if lost := hosts.why_lost(text):
@@ -83,9 +87,9 @@ class _PathParser(flags.ArgumentParser[Path]):
         if not str(argument):
             raise ValueError("give a path.")
         try:
-            return Path(argument).expanduser()
-        except RuntimeError as error:
-            raise ValueError("there is no such user.") from error
+            return expanded(argument)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
 
 
 def define_path(name: str, default: Default, what: str) -> flags.FlagHolder[Path | Default]:

@@ -31,7 +31,14 @@ def console() -> Console:
     Of several processes only the first has one.
     """
     width = None if sys.stdout.isatty() else 120
-    return Console(highlight=False, soft_wrap=True, width=width, quiet=not hosts.is_first())
+    return Console(
+        highlight=False,
+        markup=False,  # A path may look like it.
+        emoji=False,
+        soft_wrap=True,
+        width=width,
+        quiet=not hosts.is_first(),
+    )
 
 
 def list_models(out: Console) -> None:

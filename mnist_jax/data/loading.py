@@ -12,7 +12,7 @@ from mnist_jax.data.catalog import FILE_SETS, FILES, Content, FileSet, owner_of
 from mnist_jax.data.dataset import Dataset
 from mnist_jax.data.digits import load_digits
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import cache_folder, store
+from mnist_jax.files import cache_folder, expanded, store
 
 EMBEDDED = "digits"
 DATASETS = (*FILE_SETS, EMBEDDED)
@@ -94,9 +94,9 @@ def resolve_dataset(preferred: str, data_dir: Path | str | None = None) -> Datas
 def _roots(data_dir: Path | str | None) -> list[Path]:
     """The folders to look in, best first."""
     named = [os.environ.get("MNIST_JAX_DATA_DIR"), os.environ.get("TFDS_DATA_DIR")]
-    roots = [Path(root).expanduser() for root in named if root]
+    roots = [expanded(root) for root in named if root]
     if data_dir is not None:
-        roots.insert(0, Path(data_dir).expanduser())
+        roots.insert(0, expanded(data_dir))
         try:
             next(roots[0].iterdir(), None)
         except OSError as error:

@@ -194,7 +194,10 @@ def _reproduction(runs: Sequence[History]) -> Iterator[Text | Code]:
 
 def _command(arguments: Sequence[str]) -> str:
     program = Path(arguments[0])
-    return f"python -m {program.parent.name}.{program.stem} {shlex.join(arguments[1:])}".rstrip()
+    module = f"{program.parent.name}.{program.stem}"
+    if module.startswith(("mnist_jax.", "experiments.")):
+        return f"python -m {module} {shlex.join(arguments[1:])}".rstrip()
+    return "python -m mnist_jax.train --config=config.json"  # It was made by a program's call.
 
 
 def _key_values(values: Mapping[str, Any]) -> Table:

@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
 # What there is beside the configuration and the result.
 _FOLDERS = ("checkpoints", "tensorboard")
 _FILES = ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json")
+# What Orbax looks for by patterns, and what it takes for a bucket.
+_UNFIT = re.compile(r"[\[\\]|:/")
 # A step in `steps.f32`: loss and accuracy.
 _STEP = np.dtype(("<f4", 2))
 
@@ -76,8 +79,15 @@ class RunDirectory:
         """Makes the directory and keeps other processes out; a lock dies with its process.
 
         Raises:
+          UsageError: its path is one that Orbax would read as a pattern or an address.
           Busy: another process trains here.
         """
+        path = self.path.absolute()
+        if _UNFIT.search(str(path)):
+            raise UsageError(
+                f"{path} can't have checkpoints, for [, \\ or a colon before / in its name;"
+                " give another --workdir."
+            )
         with contextlib.ExitStack() as stack:
             with self._writing():
                 make_folder(self.path)

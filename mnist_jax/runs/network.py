@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mnist_jax.files import expanded
 from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.models import abstract_model
 from mnist_jax.models.layers import Network, in_evaluation
@@ -67,9 +68,10 @@ def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
       step: which checkpoint; by default the selected one of a run that has ended, else its latest.
 
     Raises:
+      UsageError: the path's `~` names no user.
       Failure: there is no such run or checkpoint, or it is damaged.
     """
-    run = RunDirectory(Path(path).expanduser())
+    run = RunDirectory(expanded(path))
     recipe = run.recipe()
     network = blank_network(recipe)
     blank = arrays_of(network)
