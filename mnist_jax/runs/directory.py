@@ -36,7 +36,7 @@ _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
 _FOLDERS = ("checkpoints", "tensorboard")
 _FILES = ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json")
 # What Orbax looks for by patterns, and what it takes for a bucket.
-_UNFIT = re.compile(r"[\[\\]|:/")
+_UNFIT = re.compile(r"\\|\[[^/]*\]|/gs:/|^/(gs|s3|az|hf)/")
 # A step in `steps.f32`: loss and accuracy.
 _STEP = np.dtype(("<f4", 2))
 
@@ -82,11 +82,10 @@ class RunDirectory:
           UsageError: its path is one that Orbax would read as a pattern or an address.
           Busy: another process trains here.
         """
-        path = self.path.absolute()
-        if _UNFIT.search(str(path)):
+        if unfit := _UNFIT.search(f"{self.path.absolute()}/"):
             raise UsageError(
-                f"{path} can't have checkpoints, for [, \\ or a colon before / in its name;"
-                " give another --workdir."
+                f"{self.path.absolute()} can't have checkpoints, for Orbax takes {unfit[0]!r} in it"
+                " for a pattern or for a bucket; give another --workdir."
             )
         with contextlib.ExitStack() as stack:
             with self._writing():
