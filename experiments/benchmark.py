@@ -6,6 +6,7 @@ them, and ratios are taken round by round. Nothing is counted of the turn before
 """
 
 import json
+import math
 import os
 import socket
 import tempfile
@@ -33,7 +34,7 @@ from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.data import resolve_dataset
 from mnist_jax.errors import UsageError
-from mnist_jax.files import write_output
+from mnist_jax.files import write_output, write_text
 from mnist_jax.models import abstract_model, model_entry, model_names
 from mnist_jax.recipe import Recipe
 from mnist_jax.training import devices
@@ -69,6 +70,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     # This process only traces networks; devices are for the workers.
     jax.config.update("jax_platforms", "cpu")
+    if not math.isfinite(_SECONDS.value):
+        raise UsageError(f"--seconds is {_SECONDS.value}; give a number of seconds.")
     if _JSON.value:
         target = Path(os.path.realpath(_JSON.value))
         if (target.exists() and not target.is_file()) or not os.access(target.parent, os.W_OK):
@@ -94,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
         streams.delivered()
     elif _JSON.value.resolve().parent == page.KEPT:
         for path, text in page.pages().items():
-            path.write_text(text)
+            write_text(path, text)
 
 
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from experiments.sweeps import times
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import Failure
-from mnist_jax.files import unwritable
+from mnist_jax.files import unwritable, write_text
 from mnist_jax.interchange import pretrained
 
 _REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     for path, text in files(_RESULTS.value).items():
         if not _CHECK.value:
             try:
-                path.write_text(text)
+                write_text(path, text)
             except OSError as error:
                 raise unwritable(path, error, "--results") from error
         elif not path.exists() or path.read_text() != text:

@@ -14,6 +14,7 @@ from experiments.evidence import sections
 from experiments.evidence.text import table_lines
 from experiments.references import limits, require_torch
 from mnist_jax import cli
+from mnist_jax.files import write_text
 
 _DOCS = Path(__file__).parents[1] / "docs"
 PAGE, KEPT = _DOCS / "identity.md", _DOCS / "identity.json"
@@ -29,8 +30,8 @@ def main(argv: Sequence[str]) -> None:
     circumstances = measurements.circumstances("experiments.identity")
     images = "MNIST and Fashion-MNIST" if "MNIST_JAX_DATA_DIR" in os.environ else "the digits"
     measured = circumstances | {"images": images} | identity.differences()
-    KEPT.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
-    PAGE.write_text(text(measured))
+    write_text(KEPT, json.dumps(measured, indent=1, ensure_ascii=False) + "\n")
+    write_text(PAGE, text(measured))
 
 
 def text(measured: Mapping[str, Any]) -> str:

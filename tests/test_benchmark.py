@@ -98,7 +98,7 @@ def test_results_compare_like_with_like() -> None:
     head, _, one, two = page.table(rows).splitlines()
     assert head.split(" | ")[3:] == [
         *("ours, images/s", "of peak", "÷ best PyTorch", "÷ `torch.compile`"),
-        "MiB: ours, PyTorch, Flax |",
+        "MiB: ours, PyTorch |",
     ]
     assert one == "| dense | 100 | 1 | 20 | 2% | 2.38 (1.43 to 3.33) | 2.38 (1.43 to 3.33) | 1, 1 |"
     assert two == "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |  | 1, 1 |"

@@ -52,7 +52,7 @@ def test_files_follow_from_the_records_alone(tmp_path):
     here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
     summary = here.pop(records.RESULTS.parent / "README.md")
     best = here.pop(records.RESULTS.parents[1] / "README.md").split("<!-- best -->")[1]
-    assert re.match(r"\s*Of all rows with 3 runs or more, .* the best vote is that of ", best)
+    assert re.match(r"\s*Of all rows with 3 runs or more, .* The best vote is that of ", best)
     times, in_use = (
         here.pop(records.RESULTS.parents[1] / "docs" / name)
         for name in ("sweeps.md", "networks_in_use.md")

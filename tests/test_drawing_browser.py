@@ -294,6 +294,34 @@ def test_keys_draw_what_a_pen_would(opened: Any) -> None:
     assert opened.evaluate("document.activeElement.parentElement.id") == "right"
 
 
+@pytest.mark.parametrize(
+    ("key", "left"), [("Escape", 0), ("Backspace", 1), ("Space", 2), ("ArrowDown", 2)]
+)
+def test_keys_during_a_stroke_draw_nothing_else(opened: Any, key: str, left: int) -> None:
+    errors: list[Any] = []
+    opened.on("pageerror", errors.append)
+    box = opened.locator("#pad").bounding_box()
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    opened.mouse.move(*at(0.2, 0.2))
+    opened.mouse.down()
+    opened.mouse.move(*at(0.2, 0.8))
+    opened.mouse.up()
+    before = opened.evaluate("strokes[0]")
+    opened.mouse.move(*at(0.8, 0.2))
+    opened.mouse.down()
+    opened.keyboard.press(key)
+    opened.mouse.move(*at(0.8, 0.8))
+    opened.mouse.up()
+    strokes = opened.evaluate("strokes")
+    assert len(strokes) == left
+    assert strokes[:1] == [before][:left]
+    assert all(abs(x - 224) < 2 for stroke in strokes[1:] for x, _ in stroke)
+    assert errors == []
+
+
 @pytest.mark.parametrize("opened", [PHONE], indirect=True)
 def test_a_finger_draws_and_does_not_scroll(opened: Any) -> None:
     box = opened.locator("#pad").bounding_box()

@@ -19,7 +19,7 @@ from flax import nnx
 from image_files import saved, shape_of
 from small_runs import DATASET, train_small
 
-from experiments.evidence import cards, publication
+from experiments.evidence import cards, publication, rendering
 from experiments.evidence.publication import publish
 from experiments.evidence.records import RESULTS, Record
 from experiments.evidence.results import Results
@@ -41,6 +41,21 @@ IMAGES = DATASET.test.images
 @pytest.fixture(scope="module")
 def results() -> Results:
     return Results.load(all_articles(), RESULTS)
+
+
+def test_pages_do_without_a_record_that_is_run_again(tmp_path: Path) -> None:
+    """As `experiments/README.md` says how: its line is removed."""
+    for path in RESULTS.glob("*.jsonl"):
+        lines = [line for line in path.read_text().splitlines() if '"seed": 0,' not in line]
+        (tmp_path / path.name).write_text("".join(f"{line}\n" for line in lines))
+    without = Results.load(all_articles(), tmp_path)
+    origin = Origin.load(FOLDER / "strided_cnn")
+    assert not without.by_seed(origin.row)
+    assert f"the row `{origin.row}`" not in cards.card(origin, without)
+    best = rendering.best(without)
+    assert "the best mean on MNIST so far is that of" in best
+    assert "vote" not in best
+    assert rendering.best(Results.load([], tmp_path)) == ""
 
 
 @pytest.mark.parametrize("name", pretrained_names())

@@ -6,6 +6,7 @@ import math
 import re
 from functools import partial
 
+import commands
 import pytest
 from rich.console import Console
 from toy_records import RECIPE
@@ -103,6 +104,23 @@ def test_torch_refuses_what_it_has_no_reference_of():
     ):
         with pytest.raises(UsageError, match=f"has no {next(iter(without))}; choose"):
             train(recipe=dataclasses.replace(RECIPE, **without))
+
+
+def test_rows_that_torch_lacks_are_left_out_or_refused_before_others_train(tmp_path):
+    pytest.importorskip("torch")
+
+    def run(rows):
+        flags = [f"--experiment={rows}", f"--results={tmp_path}/results", "--framework=torch"]
+        return commands.run(tmp_path, "toy_article", *flags, "--num_seeds=1")
+
+    named = run("row,shifted")
+    assert named.returncode == 2
+    assert named.stderr == "The PyTorch side has no one_pixel_shifts; choose a row without it.\n"
+    assert not (tmp_path / "results").exists()
+    everything = run("all")
+    assert everything.returncode == 0, everything.stderr
+    assert "toy/shifted is left out. The PyTorch side has no one_pixel_shifts" in everything.stdout
+    assert "toy/row seed 0: " in everything.stdout
 
 
 def test_says_that_pytorch_is_missing(monkeypatch):

@@ -1,6 +1,7 @@
 """Whole runs that PyTorch follows: that it does, that it would be seen if not, and the page."""
 
 import dataclasses
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,6 +287,23 @@ def test_a_damaged_line_is_a_sentence(change: dict[str, Any], reason: str, tmp_p
         file.write(json.dumps(json.loads(_run().to_json()) | change) + "\n")
     with pytest.raises(Failure, match=rf"^Line 2 of .*whole_runs\.jsonl is damaged: .*{reason}"):
         whole_runs.load(tmp_path)
+
+
+def test_what_cannot_be_added_leaves_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_runs.append(_run(), tmp_path)
+
+    def full(path: Path, text: str) -> None:
+        with path.open("w") as file:
+            file.write(text[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(Failure, match="No space left on device"):
+        whole_runs.append(_run(), tmp_path)
+    assert whole_runs.load(tmp_path) == [_run()]
+    assert [path.name for path in tmp_path.iterdir()] == ["whole_runs.jsonl"]
 
 
 def test_the_command_runs_nothing_that_is_kept(tmp_path: Path) -> None:

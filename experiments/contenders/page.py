@@ -99,8 +99,11 @@ def table(rows: Rows) -> str:
 
 def _speeds(rows: Rows) -> list[list[str]]:
     """A line for every measurement of ours."""
+    there = {_BEST if row["best_of_pytorch"] else row["variant"] for row in rows}
+    memory = {"ours": "ours", _BEST: "PyTorch", FLAX[0]: "Flax"}
+    memory = {name: shown for name, shown in memory.items() if name in there}
     head = ["network", "batch", "seeds", "ours, images/s", "of peak"]
-    lines = [[*head, *(f"÷ {name}" for name in _RIVALS), "MiB: ours, PyTorch, Flax"]]
+    lines = [[*head, *(f"÷ {name}" for name in _RIVALS), f"MiB: {', '.join(memory.values())}"]]
     for ours in rows:
         if ours["variant"] != "ours":
             continue
@@ -108,7 +111,6 @@ def _speeds(rows: Rows) -> list[list[str]]:
         rivals = {row["variant"]: row for row in measured}
         rivals |= {_BEST if row["best_of_pytorch"] else row["variant"]: row for row in measured}
         fraction = ours["fraction_of_matmul_peak"]
-        beside = [rivals[name] for name in ("ours", _BEST, FLAX[0]) if name in rivals]
         lines.append(
             [
                 *(str(ours[key]) for key in _MEASURED),
@@ -118,7 +120,10 @@ def _speeds(rows: Rows) -> list[list[str]]:
                     _spread(rivals[name], "ours_over_this", ".2f") if name in rivals else ""
                     for name in _RIVALS.values()
                 ),
-                ", ".join(f"{row['peak_memory_mib']:,.0f}" for row in beside),
+                ", ".join(
+                    f"{rivals[name]['peak_memory_mib']:,.0f}" if name in rivals else "–"
+                    for name in memory
+                ),
             ]
         )
     return lines

@@ -90,7 +90,8 @@ class Outcome:
       summary: of the test accuracies in percent; None without runs. A vote counts as one run.
       comparisons: with each of the row's figures.
       seconds: the shortest of the runs' shares of the time, evaluations included, since the machine
-        did other things too; without runs from the fastest of the same network; None without those.
+        did other things too; without runs as its network's others say, or the nearest network's;
+        None without any.
       device: where most of the runs were, whose times these are.
     """
 

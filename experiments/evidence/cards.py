@@ -61,7 +61,10 @@ def card(origin: Origin, results: Results) -> str:
     article, row = origin.row.split("/")
     data, entry = _DATA[recipe.dataset], model_entry(name)
     accuracies = [record.accuracy for record in results.by_seed(origin.row).values()]
-    summary = summarize(accuracies, (0.0, 100.0))
+    of_row = []
+    if accuracies:  # A record may have been taken out, to be run again.
+        summary = summarize(accuracies, (0.0, 100.0))
+        of_row = [[f"the row `{origin.row}`", f"{text.mean(summary)}% (n = {summary.n})"]]
     published = "; ".join(figure.printed for figure in results.row(origin.row).figures)
     about = (inspect.getdoc(entry.network) or "").partition("\n")[0]
     accuracy = [
@@ -70,7 +73,7 @@ def card(origin: Origin, results: Results) -> str:
             f"this file, seed {recipe.seed}",
             f"{origin.correct / origin.images:.2%}: {origin.correct:,} of {origin.images:,}",
         ],
-        [f"the row `{origin.row}`", f"{text.mean(summary)}% (n = {summary.n})"],
+        *of_row,
         ["the article", published],
     ]
     return f"""\

@@ -28,8 +28,7 @@ def took_long(run: Record) -> bool:
 
     What it took includes its evaluations and compilation, and what else the machine did.
     """
-    images = _images(run.recipe) * run.epochs / run.recipe.epochs
-    return run.seconds > LONG * images / run.images_per_second
+    return run.seconds > LONG * _trained(run) / run.images_per_second
 
 
 def missing(results: Results, article: Article, row: Row) -> int:
@@ -50,7 +49,7 @@ def on_a_core(results: Results, row: Row) -> float | None:
             on = run.environment["device"]
             if framework == "jax" and on["platform"] == "cpu":
                 cores = math.prod(on["mesh"].values())
-                cost = run.seconds * cores / run.seeds_together / _images(run.recipe)
+                cost = run.seconds * cores / run.seeds_together / _trained(run)
                 network = _network(run.recipe)
                 costs[network] = min(cost, costs.get(network, math.inf))
     if not costs:
@@ -72,6 +71,11 @@ def petaflops(recipe: Recipe) -> float:
 def steps(recipe: Recipe) -> int:
     """How many steps a run takes."""
     return Schedule.of_images(recipe, _TRAINING_IMAGES).total_steps
+
+
+def _trained(run: Record) -> float:
+    """Images that a run trained on, which may have ended early."""
+    return _images(run.recipe) * run.epochs / run.recipe.epochs
 
 
 def _images(recipe: Recipe) -> int:

@@ -56,10 +56,10 @@ def best(results: Results) -> str:
             votes.append((ours.mean, f"{name} of {row.size}, {text.mean(ours)}%"))
         elif row.recipe.dataset == "mnist" and ours.n >= analysis.ENOUGH_SEEDS:
             means.append((ours.mean, f"{name}, {text.mean(ours)}% (n = {ours.n})"))
-    return (
-        f"Of all rows with {analysis.ENOUGH_SEEDS} runs or more, the best mean on MNIST so far is"
-        f" that of {max(means)[1]}; the best vote is that of {max(votes)[1]}."
-    )
+    few = f"Of all rows with {analysis.ENOUGH_SEEDS} runs or more, the best mean on MNIST so far is"
+    mean = f"{few} that of {max(means)[1]}." if means else ""
+    vote = f"The best vote is that of {max(votes)[1]}." if votes else ""
+    return f"{mean} {vote}".strip()
 
 
 def _lines(results: Results, *, compared: bool) -> list[list[str]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import jax
@@ -19,7 +19,7 @@ from experiments.references import require_torch
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, stopping
-from mnist_jax.errors import Failure
+from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
@@ -66,6 +66,7 @@ def _main(article: Article, argv: Sequence[str]) -> None:
         return
     rows = article.rows if names == ["all"] else [_row(out, article, name) for name in names]
     if _FRAMEWORK.value == "torch":
+        rows = list(_known_to_torch(out, article, rows, named=names != ["all"]))
         _run_rows(out, article, rows, 1, _train_torch)
         return
     # The first row with something to train decides; others may go on with other last digits.
@@ -84,6 +85,28 @@ def _row(out: Console, article: Article, name: str) -> Row:
             seeds = f"seeds 0 to {ensemble.size - 1}"
             out.print(f"{article.name}/{name} is the {ensemble.description}, {seeds}.")
     return row
+
+
+def _known_to_torch(
+    out: Console, article: Article, rows: Iterable[Row], *, named: bool
+) -> Iterator[Row]:
+    """The rows that PyTorch can train; says which others there are.
+
+    Raises:
+      UsageError: another has been named.
+    """
+    require_torch()
+    from experiments.references import torch_runs
+
+    for row in rows:
+        try:
+            torch_runs.check(row.recipe)
+        except UsageError as error:
+            if named:
+                raise
+            out.print(f"{article.name}/{row.id} is left out. {error}")
+        else:
+            yield row
 
 
 def _run_rows(
@@ -139,7 +162,6 @@ def _train_torch(
     out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
 ) -> Iterator[Record]:
     """Trains the author's network with each recipe; yields the records."""
-    require_torch()
     from experiments.references import torch_runs
 
     for recipe in recipes:

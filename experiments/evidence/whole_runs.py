@@ -1,5 +1,6 @@
 """The kept file of whole runs that the author's PyTorch followed: a line for each (row, seed)."""
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, Self
 from experiments.evidence.records import digest
 from experiments.references.courses import Apart, Followed, Side
 from mnist_jax.errors import Failure
-from mnist_jax.files import parse_json
+from mnist_jax.files import parse_json, unwritable, write_text
 from mnist_jax.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "docs"
@@ -120,12 +121,15 @@ def append(run: WholeRun, folder: Path = FOLDER) -> None:
     """
     path = _path(folder)
     try:
-        with path.open("a") as file:
-            file.write(run.to_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        lock = os.open(folder, os.O_RDONLY)  # The folder's, since the file is replaced.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            text = path.read_text() if path.exists() else ""
+            write_text(path, f"{text}{run.to_json()}\n")
+        finally:
+            os.close(lock)
     except OSError as error:
-        raise Failure(f"{path} can't be written ({error.strerror}).") from error
+        raise unwritable(path, error, "--results") from error
 
 
 def _path(folder: Path) -> Path:

@@ -86,6 +86,16 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
     )
 
 
+def check(recipe: Recipe) -> None:
+    """Makes sure that `train` takes a recipe.
+
+    Raises:
+      UsageError: it has what the PyTorch side does not have.
+    """
+    _refuse(recipe, (*_LACKING, *_LACKING_IN_TRAINING))
+    _network(recipe)
+
+
 def _refuse(recipe: Recipe, names: Sequence[str]) -> None:
     defaults = {one.name: one.default for one in dataclasses.fields(recipe)}
     if lacking := [name for name in names if getattr(recipe, name) != defaults[name]]:
@@ -109,10 +119,10 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     """Trains the reference network of a recipe with its seed, on the CPU; prints every epoch.
 
     Raises:
-      UsageError: as from `reference`.
+      UsageError: as from `check`.
       Failure: the loss is no longer a finite number.
     """
-    _refuse(recipe, _LACKING_IN_TRAINING)
+    check(recipe)
     torch.manual_seed(recipe.seed)
     split, validation = dataset.train, None
     if recipe.validation:

@@ -32,8 +32,9 @@ def page_part(results: Results) -> str:
             *text.table_lines(table),
             "",
             f"The longest run, a seed of `{row.id}`, takes {hours(seconds)}: no number of cores"
-            f" ends sooner. {never} of {len(rows)} rows have no run of their own yet, and their"
-            " times follow from other networks'.",
+            f" ends sooner. {never} of {len(rows)} rows have no run of their own yet:"
+            " their times follow from their network's other runs, and from another network's"
+            " where it has none.",
         ]
     )
 

@@ -391,6 +391,7 @@ function showExamples() {
     const told = right ? classes[label] : `${classes[label]}, read as ${classes[guess]}`;
     button.setAttribute("aria-label", `Test image ${number}: ${told}`);
     button.addEventListener("click", () => {
+      pointer = null;
       strokes = [];
       redrawPicture();
       example = place;
@@ -418,6 +419,7 @@ function go(point) {
 }
 
 function takeBack(from) {
+  pointer = null; // A stroke that is being drawn ends.
   strokes.splice(from);
   example = null;
   if (cursor) cursor.down = false;
@@ -456,10 +458,12 @@ for (const end of ["pointerup", "pointercancel"]) {
 }
 
 const atRest = () => ({ x: SIDE / 2, y: SIDE / 4, down: false });
+const TAKES_BACK = ["Backspace", "Delete", "Escape"];
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 page.pad.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (pointer !== null && !TAKES_BACK.includes(event.key)) return; // One pen at a time.
   cursor ??= atRest();
   if (event.key in ARROWS) {
     const step = event.shiftKey ? STEP / 5 : STEP;
@@ -472,10 +476,8 @@ page.pad.addEventListener("keydown", (event) => {
     cursor.down = !cursor.down;
     if (cursor.down) begin([cursor.x, cursor.y]);
     else tell();
-  } else if (event.key === "Backspace" || event.key === "Delete") {
-    takeBack(Math.max(strokes.length - 1, 0));
-  } else if (event.key === "Escape") {
-    takeBack(0);
+  } else if (TAKES_BACK.includes(event.key)) {
+    takeBack(event.key === "Escape" ? 0 : Math.max(strokes.length - 1, 0));
   } else {
     return;
   }
