@@ -1,30 +1,19 @@
-"""The page to draw on in a real browser: the same function, the same frames, and usable."""
+"""The page to draw on in a real browser: it reads what predict reads, and can be used."""
 
-import base64
-import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import drawn_digits
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from mnist_jax import load_pretrained
-from mnist_jax.data import Dataset, DatasetNotFound, load_dataset
+from mnist_jax.data import Dataset
 from mnist_jax.data.images import frames_of, read_image
 from mnist_jax.drawing import page as drawing
-from mnist_jax.drawing.layers import network_json
-from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.interchange.pretrained import pretrained_names
-from mnist_jax.models import create_model, model_entry, model_names
-from mnist_jax.models.layers import Network, in_evaluation
-from mnist_jax.recipe import Recipe
 from mnist_jax.runs.network import LoadedRun, load_run
 
 PHONE: dict[str, Any] = {
@@ -33,17 +22,8 @@ PHONE: dict[str, Any] = {
     "has_touch": True,
 }
 SCREEN: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
-# A picture's side, the pad's, and the paper between them.
-SIDE, PAD, MARGIN = 380, 280, 50
-
-
-@pytest.fixture(scope="module")
-def scripts(browser: Any) -> Any:
-    """An empty page with what the page to draw on computes with."""
-    page = browser.new_page()
-    for name in ("network.js", "framing.js"):
-        page.add_script_tag(path=Path(drawing.__file__).parent / name)
-    return page
+# A picture's side, and the pad's.
+SIDE, PAD = 380, 280
 
 
 @pytest.fixture(scope="module")
@@ -73,153 +53,6 @@ def opened(browser: Any, written: Path, request: pytest.FixtureRequest) -> Itera
     context.close()
     assert complaints == []
     assert [url for url in asked if not url.startswith("data:")] == [written.as_uri()]
-
-
-def trained(name: str, **arguments: Any) -> Network:
-    """A network in evaluation mode, with statistics as if it had been trained."""
-    network = create_model(name, rngs=nnx.Rngs(0), **arguments)
-    rng = np.random.default_rng(0)
-    for _, module in nnx.iter_modules(network):
-        if isinstance(module, nnx.BatchNorm):
-            variables: Any = (module.mean, module.var, module.scale, module.bias)
-            for variable in variables:
-                size = variable[...].shape
-                variable[...] = jnp.asarray(rng.uniform(0.5, 2, size), jnp.float32)
-    return in_evaluation(network)
-
-
-COMPUTE = """([network, images]) => {
-  decode(network);
-  return images.map((text) => {
-    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    const layers = outputs(network, bytes);
-    const logits = Array.from(layers.at(-1).values);
-    return {
-      logits,
-      probability: probabilities(network, logits),
-      sums: layers.map(({ values }) => values.reduce((a, b) => a + Math.abs(b), 0)),
-      shapes: layers.map(({ shape }) => shape),
-    };
-  });
-}"""
-
-
-def check(scripts: Any, network: Network, recipe: Recipe, images: np.ndarray) -> None:
-    """That a network gives in the browser what it does here, after every layer."""
-    texts = [base64.b64encode(image.tobytes()).decode() for image in images]
-    sent = network_json(network, recipe)
-    found = scripts.evaluate(COMPUTE, [sent, texts])
-    graph, state = nnx.split(network)
-
-    @jax.jit
-    def expected(state: Any, images: jax.Array) -> list[jax.Array]:
-        inputs = evaluation_inputs(recipe, images)
-        return [values for _, values in nnx.merge(graph, state).layer_outputs(inputs)]
-
-    layers = expected(state, jnp.asarray(images))
-    logits = np.asarray(layers[-1], np.float64)
-    shown = np.asarray([one["logits"] for one in found])
-    np.testing.assert_allclose(shown, logits, rtol=1e-5, atol=1e-5)
-    positive = np.exp(logits) if recipe.loss == "cross_entropy" else logits.clip(1e-6)
-    probability = positive / positive.sum(-1, keepdims=True)
-    np.testing.assert_allclose([one["probability"] for one in found], probability, atol=1e-6)
-    # Of a block, the layers within come before it.
-    names = [layer["name"] for layer in sent["layers"]]
-    for name, values in zip(network.layer_names, layers, strict=True):
-        place = names.index(name)
-        assert found[0]["shapes"][place] == list(values.shape[1:])
-        sums = np.abs(np.asarray(values, np.float64)).reshape(len(images), -1).sum(1)
-        np.testing.assert_allclose([one["sums"][place] for one in found], sums, rtol=1e-4)
-
-
-# Average and max-pooling, dropout, residual blocks and BatchNorm are in three.
-QUICK = {"lenet", "double_fc_dropout", "residual_cnn"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in model_names()],
-)
-def test_every_network_is_the_same_function(scripts: Any, digits: Dataset, name: str) -> None:
-    recipe = model_entry(name).recipe
-    arguments = {key: value for key, value in recipe.model_args.items() if key != "init"}
-    arguments |= {"width": 8} if name == "residual_cnn" else {}
-    check(scripts, trained(name, **arguments), recipe, digits.test.images[:4])
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "augmentation"),
-    [
-        ("double_fc_dropout", {"dropout": "classic"}, []),
-        ("lenet", {"pooling": "max", "activation": "tanh", "kernel_size": 3}, []),
-        ("shallow", {}, [{"name": "crop_resize"}, {"name": "standardize"}]),
-        ("shallow", {}, [{"name": "crop_resize", "centre": "true", "window": 19}]),
-    ],
-)
-def test_variants_and_transforms_too(
-    scripts: Any, digits: Dataset, name: str, arguments: dict[str, Any], augmentation: Any
-) -> None:
-    recipe = dataclasses.replace(model_entry(name).recipe, augmentation=augmentation)
-    check(scripts, trained(name, **arguments), recipe, digits.test.images[:4])
-
-
-def test_a_hundred_test_images_have_the_same_logits(scripts: Any) -> None:
-    try:
-        images = load_dataset("mnist").test.images[:100]
-    except DatasetNotFound as missing:
-        pytest.skip(str(missing))
-    run = load_pretrained("dbl_conv_relu")
-    texts = [base64.b64encode(image.tobytes()).decode() for image in images]
-    found = scripts.evaluate(COMPUTE, [network_json(run.network, run.recipe), texts])
-    logits = jax.jit(lambda x: run.network(evaluation_inputs(run.recipe, x)))(jnp.asarray(images))
-    np.testing.assert_allclose([one["logits"] for one in found], logits, atol=1e-4, rtol=0)
-    probability = [one["probability"] for one in found]
-    np.testing.assert_allclose(probability, run.probabilities(images), atol=1e-5)
-
-
-FRAME = """([name, pictures]) => pictures.map((text) => {
-  const pixels = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const frames = name === "digits" ? digitFrames : garmentFrames;
-  const found = frames({ width: 380, height: 380, pixels });
-  return found.map((digit) => digit.frames.map((frame) => Array.from(frame.pixels)));
-})"""
-
-
-def pictures(count: int) -> list[np.ndarray]:
-    """Digits on the pad, thick and thin, large and small, turned, and some side by side."""
-    rng = np.random.default_rng(7)
-    found = []
-    for number in range(count):
-        several = 1 + (number % 7 == 0)
-        drawn = [
-            drawn_digits.drawn(
-                (number * place) % 10,
-                rng,
-                width=rng.uniform(4, 34 / several),
-                degrees=rng.uniform(-25, 25),
-                height=rng.uniform(30, 250) if several == 1 else rng.uniform(80, 130),
-                shape=(PAD, PAD // several),
-            )
-            for place in range(1, several + 1)
-        ]
-        found.append(np.pad(np.rint(255 * np.hstack(drawn)).astype(np.uint8), MARGIN))
-    return found
-
-
-@pytest.mark.parametrize(("name", "dataset"), [("digits", "mnist"), ("garments", "fashion_mnist")])
-def test_frames_are_those_of_predict(scripts: Any, name: str, dataset: str) -> None:
-    shown = pictures(24)
-    texts = [base64.b64encode(picture.tobytes()).decode() for picture in shown]
-    several = turned = compared = 0
-    for picture, found in zip(shown, scripts.evaluate(FRAME, [name, texts]), strict=True):
-        expected = frames_of(np.stack([255 - picture] * 3, -1), dataset)
-        several += len(found) > 1
-        for ways, frames in zip(expected, found, strict=True):
-            np.testing.assert_array_equal(np.asarray(frames), ways.reshape(len(ways), -1))
-            turned += len(ways) - 1
-            compared += 1
-    assert compared >= len(shown)
-    assert name == "garments" or (several and turned)
 
 
 def drag(page: Any, *strokes: list[tuple[int, int]]) -> None:
@@ -406,8 +239,8 @@ def test_a_stroke_is_read_as_soon_as_the_guide_says(
     )
     page.close()
     # Fifteen and twenty million products for each way of framing the digit, and more to show.
-    limit = 0.1 if name in ("residual_cnn", "strided_cnn") else 0.05
-    assert 0 < (after - before) / 20 < limit
+    limits = {"strided_cnn": 0.1, "residual_cnn": 0.15}
+    assert 0 < (after - before) / 20 < limits.get(name, 0.05)
 
 
 def _busy(client: Any) -> float:

@@ -6,7 +6,6 @@ import math
 import re
 from functools import partial
 
-import commands
 import pytest
 from rich.console import Console
 from toy_records import RECIPE
@@ -104,16 +103,6 @@ def test_torch_refuses_what_it_has_no_reference_of():
     ):
         with pytest.raises(UsageError, match=f"has no {next(iter(without))}; choose"):
             train(recipe=dataclasses.replace(RECIPE, **without))
-
-
-def test_a_row_that_torch_lacks_is_refused_before_another_trains(tmp_path):
-    pytest.importorskip("torch")
-    rows = ",".join(["dense_normalized", "dbl_conv_relu_expanded"])
-    flags = [f"--experiment={rows}", f"--results={tmp_path}/results", "--framework=torch"]
-    named = commands.run(tmp_path, "experiments.nested_software", *flags)
-    assert named.returncode == 2
-    assert named.stderr == "The PyTorch side has no one_pixel_shifts; choose a row without it.\n"
-    assert not (tmp_path / "results").exists()
 
 
 def test_says_that_pytorch_is_missing(monkeypatch):

@@ -77,8 +77,6 @@ def import_weights(
     source = Path(source)
     recipe = model_entry(model).recipe
     recipe = dataclasses.replace(recipe, model_args={**recipe.model_args, **(model_args or {})})
-    if (run.path / "config.json").exists():
-        raise UsageError(f"{run.path} has a run already; give another --workdir.")
     network, batches = network_of_file(source, recipe)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
@@ -92,6 +90,8 @@ def import_weights(
         average_decay=recipe.average_decay,
     )
     with run.locked():
+        if run.begun():
+            raise UsageError(f"{run.path} has a run already; give another --workdir.")
         try:
             run.create(recipe, describe_environment(unseen, {}))
             with Checkpoints(run.checkpoints) as checkpoints:

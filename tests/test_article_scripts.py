@@ -1,0 +1,85 @@
+"""The script of an article: what it trains, lists and says."""
+
+import shutil
+import signal
+import time
+
+import commands
+import numpy as np
+import pytest
+
+from experiments.evidence import records
+
+
+def test_a_million_seeds_begin_at_once(tmp_path):
+    arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", "--experiment=row"]
+    env = commands.environment(tmp_path)
+    command = commands.Command("toy_article", *arguments, "--num_seeds=1000000", env=env)
+    while not (tmp_path / "results/toy.jsonl").exists():
+        assert command.poll() is None
+        time.sleep(0.1)
+    command.send_signal(signal.SIGTERM)
+    done = command.end()
+    assert done.returncode == 128 + signal.SIGTERM
+    assert max(map(len, done.stdout.splitlines())) < 1000
+
+
+def test_an_article_script_runs_what_is_missing(tmp_path):
+    def run(*flags):
+        arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", *flags]
+        done = commands.run(tmp_path, "toy_article", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = run("--num_seeds=2")  # Nobody said which row.
+    assert "seeds to run" not in listed
+    assert "vote  mean of 2 `row`" in listed
+    # What it may take is known from networks that have been run.
+    (tmp_path / "results").mkdir()
+    shutil.copy(records.RESULTS / "batchnorm_cnn.jsonl", tmp_path / "results")
+    done = run("--num_seeds=2", "--experiment=all")
+    assert "toy/row: a seed may take ≈ 0.0 min on a CPU" in done
+    assert "seeds to run [0, 1]" in done
+    first = records.load("toy", tmp_path / "results")
+    assert [r.seed for r in first] == [0, 1]
+    # 1,400 images to train on: 14 steps an epoch, evaluated every 10 and at its end.
+    assert first[0].curve["step"] == [10, 14, 20, 28]
+    best = np.max(first[0].curve["validation_accuracy"])
+    selected = first[0].curve["step"].index(first[0].selected_step)
+    assert first[0].curve["validation_accuracy"][selected] == best
+    for one in first:  # What the vote is made of.
+        assert one.probabilities is not None
+        np.testing.assert_array_equal(one.probabilities.argmax(-1), one.predictions)
+        np.testing.assert_allclose(one.probabilities.sum(-1), 1, atol=1e-4)
+    done = run("--num_seeds=2", "--experiment=vote")
+    assert "toy/vote is the mean of 2 `row`, seeds 0 to 1" in done
+    assert "toy/row: all of these seeds are recorded" in done
+    # A record that was lost after its run is made from the run directory.
+    lines = (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results/toy.jsonl").write_text(lines[0])
+    assert "epoch" not in run("--num_seeds=2", "--experiment=row")
+    assert (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True) == lines
+    # What is begun goes on by itself; beside a new seed it would have to start again.
+    (tmp_path / "results/toy.jsonl").unlink()
+    shutil.rmtree(tmp_path / "runs/toy/row/seed-1")
+    (tmp_path / "runs/toy/row/seed-0/result.json").unlink()
+    done = run("--num_seeds=2", "--experiment=row")
+    assert "Continuing at step 28" in done.split("seeds to run [1]")[0]
+    again = records.load("toy", tmp_path / "results")
+    assert [r.curve for r in again] == [r.curve for r in first]
+
+
+def test_of_rows_that_torch_lacks_a_named_one_is_refused_first_and_others_are_left_out(tmp_path):
+    pytest.importorskip("torch")
+
+    def run(article, rows):
+        flags = [f"--experiment={rows}", f"--results={tmp_path}/results", "--framework=torch"]
+        return commands.run(tmp_path, f"experiments.{article}", *flags)
+
+    named = run("nested_software", "dense_normalized,dbl_conv_relu_expanded")
+    assert named.returncode == 2
+    assert named.stderr == "The PyTorch side has no one_pixel_shifts; choose a row without it.\n"
+    everything = run("cdeotte", "all")
+    assert everything.returncode == 0, everything.stderr
+    assert everything.stdout.startswith("cdeotte/strided_cnn is left out. The PyTorch side has no ")
+    assert not (tmp_path / "results").exists()
