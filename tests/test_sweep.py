@@ -257,6 +257,10 @@ def test_how_long_a_seed_takes_on_a_core(tmp_path: Path) -> None:
     results = results_of(tmp_path, record(), dataclasses.replace(record(1), seconds=90.0))
     assert durations.on_a_core(results, plain) == pytest.approx(60.0)
     assert durations.on_a_core(results, variant) == pytest.approx(60.0)
+    # Half of the epochs in 40 s is no quicker.
+    ended = dataclasses.replace(record(2), seconds=40.0, ended_after=1)
+    beside = results_of(tmp_path / "ended", record(), ended)
+    assert durations.on_a_core(beside, plain) == pytest.approx(60.0)
     # Another network, of 79,400 multiplications an image instead of 416,520, and 60 epochs of
     # 50,000 images instead of 2 of 60,000.
     (one,) = (article for article in all_articles() if article.letter == "A")
