@@ -5,9 +5,10 @@ text and the program in it.
 Protocol: 60,000 images, reshuffled every epoch, pixels in [-1, 1], batches of 100, Adam at 0.0003
 with weight_decay 0.001, 10 epochs; the test set is measured every 50 iterations. The program never
 leaves training mode, so dropout and the batches' own statistics are on when it measures; the row
-`as_published` does the same, the other one measures properly.
+`as_published` does the same, the others measure properly.
 Expected: "99% (approx)" after 10 epochs.
-Duration: a seed sees 600,000 training images and 120 times the test set;
+Duration: a seed sees 600,000 training images and 120 times the test set, of `augmented` three times
+as much;
 `experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.batchnorm_cnn --experiment=all --num_seeds=5`
 """

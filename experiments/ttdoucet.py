@@ -7,7 +7,8 @@ falls from 0.0004 to a tenth over 10 epochs and, from its last value, to a thous
 one more. Training images are windows of 25x25 pixels, magnified, warped and turned, and every image
 is standardised by itself; test images are the middle, 24x24 pixels as the program rounds.
 Expected: 99.738 ± 0.031% over ten networks, 99.82% by the mean of their probabilities.
-Duration: a seed sees 660,000 training images of 329 million multiply-adds each, forward alone;
+Duration: a seed of the source's own network sees 660,000 training images of 329 million
+multiply-adds each, forward alone;
 `experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.ttdoucet --experiment=residual_cnn --num_seeds=10`
 """

@@ -30,7 +30,9 @@ ROWS = [(article, row) for article in ARTICLES for row in article.rows]
 
 
 def test_articles_are_found_by_being_there():
-    assert [article.letter for article in ARTICLES] == list("ABCDEFGHO")
+    letters = [article.letter for article in ARTICLES]
+    assert len(set(letters)) == len(letters)
+    assert set("ABCDEFGHO") <= set(letters)
     folder = records.RESULTS.parent
     assert all((folder / f"{article.name}.py").exists() for article in ARTICLES)
 

@@ -4,6 +4,7 @@ Every file of `experiments` that defines `ARTICLE` is an article, found by being
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -272,6 +273,6 @@ def all_articles() -> list[Article]:
     """Every article, by letter."""
     scripts = sorted(Path(__file__).parents[1].glob("*.py"))
     # Judged by its text, because importing every script would define every script's flags.
-    names = [path.stem for path in scripts if "\nARTICLE = " in path.read_text()]
+    names = [path.stem for path in scripts if re.search(r"^ARTICLE\b", path.read_text(), re.M)]
     articles = [import_module(f"experiments.{name}").ARTICLE for name in names]
     return sorted(articles, key=lambda article: article.letter)
