@@ -114,8 +114,8 @@ ARTICLE = Article(
             recipe=_RELU,
             figures=(_figure(99.43, "Results for ReLU with L2 Regularization"), _repository(99.26)),
             note="For the same command, with the same pixels, the author's own repository prints"
-            " 0.17 points less than the article. Nothing that explains the article's figure is"
-            " known.",
+            " 0.17 points less than the article. Nothing but chance is known that would"
+            " explain the article's figure.",
         ),
         Row(
             id="dbl_conv_relu_expanded",

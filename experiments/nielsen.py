@@ -5,8 +5,9 @@ Source: http://neuralnetworksanddeeplearning.com/chap6.html, with the protocol o
 Protocol: 50,000 training images in the order of the files, batches of 10, SGD, λ on weights only,
 N(0, 1/n_out) weights, classic dropout; the test accuracy that counts is that of the epoch with the
 best accuracy on the 10,000 validation images. Expanded data: shuffled once, before training.
-Expected: the figures below, each a single run in the book; `omit_fc`, an exercise, and the sweep of
-λ in `conv.py` have none.
+Expected: the figures below, each of the run with the best validation accuracy of three (a footnote
+to 97.80 percent says so, and of all that follow "except where noted"); `omit_fc`, an exercise, and
+the sweep of λ in `conv.py` have none.
 Duration: a seed sees 3 million training images, 15 million in the expanded rows
 and 10 million in double_fc_dropout, whose steps are larger; `experiments/RESULTS.md` has the
 measured times.
@@ -17,7 +18,7 @@ from experiments.evidence.rows import Ablation, Article, Ensemble, Figure, Row, 
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 
-_SELECTION = "epoch of the best validation accuracy"
+_SELECTION = "run of three and epoch of the best validation accuracy"
 
 
 def _theano(model: str, **values: object) -> Recipe:
@@ -35,15 +36,16 @@ def _row(identifier: str, recipe: Recipe, figure: float, source: str) -> Row:
     return Row(
         id=identifier,
         recipe=recipe,
-        figures=(_figure(figure, source, _SELECTION),),
+        figures=(_figure(figure, source, _SELECTION, best_of=3),),
     )
 
 
-def _figure(value: float, source: str, selection: str) -> Figure:
+def _figure(value: float, source: str, selection: str, best_of: int = 1) -> Figure:
     return Figure(
         printed=f"{value:.2f}%",
         value=value,
         framework="Theano",
+        best_of=best_of,
         selection=selection,
         source=source,
     )
@@ -81,7 +83,7 @@ ARTICLE = Article(
                 recipe=changed(_RELU, weight_decay=float(lmbda)),
                 figures=no_figure("λ of a sweep", "`dbl_conv_relu` of conv.py"),
             )
-            for lmbda in ("0", "0.00001", "0.0001", "0.001", "0.01", "1", "10")
+            for lmbda in ("0", "0.00001", "0.0001", "0.001", "0.01", "1", "10", "100")
         ),
         *(
             _row(
@@ -138,8 +140,11 @@ ARTICLE = Article(
         ),
     ),
     notes=(
-        "The program `conv.py` trains `dbl_conv_relu` three times for each of eight λ, of which the"
-        " text reports 0.1 alone; the rows `dbl_conv_relu_lambda_...` are the other seven.",
+        "The program `conv.py` trains `dbl_conv_relu` three times for each of nine λ, of which the"
+        " text reports 0.1 alone; the rows `dbl_conv_relu_lambda_...` are the other eight.",
+        "The program trains `double_fc_dropout` five times, for `ensemble`, and these vote as they"
+        " are after their last epoch. Records keep what a run predicts after the selected"
+        " epoch, so ours vote as they were then; of labels with as many votes the lowest wins.",
     ),
 )
 

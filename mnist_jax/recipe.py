@@ -54,7 +54,9 @@ class Recipe:
         default_factory=dict
     )
     dataset: Annotated[str, "`mnist`, `fashion_mnist` or `digits`."] = "mnist"
-    validation: Annotated[int, "Images held out from the end of the training set."] = 0
+    validation: Annotated[
+        int, "Images of the training set that are held out; held_out says which."
+    ] = 0
     mean: Annotated[float, "Subtracted from pixels in [0, 1]."] = 0.0
     std: Annotated[float, "Divides them after that."] = 1.0
     one_pixel_shifts: Annotated[bool, "Train on every image and its four one-pixel shifts."] = False

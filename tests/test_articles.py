@@ -63,6 +63,7 @@ A dbl_conv_relu_lambda_0.001         nan    10 60  0.03    0.001
 A dbl_conv_relu_lambda_0.01          nan    10 60  0.03    0.01
 A dbl_conv_relu_lambda_1             nan    10 60  0.03    1
 A dbl_conv_relu_lambda_10            nan    10 60  0.03    10
+A dbl_conv_relu_lambda_100           nan    10 60  0.03   100
 A expanded_data_n100                 99.37  10 60  0.03    0.1
 A expanded_data_n300                 99.46  10 60  0.03    0.1
 A expanded_data_n1000                99.43  10 60  0.03    0.1

@@ -30,6 +30,34 @@ def test_verdicts(figure, rounding, expected):
     assert analysis.verdict(summary, figure, rounding) == expected
 
 
+def test_a_figure_of_the_best_of_three_is_compared_with_the_same_choice_among_ours(tmp_path):
+    runs = []
+    for seed, (wrong, validation) in enumerate(((8, 0.90), (10, 0.95), (12, 0.93), (14, 0.91))):
+        run = record(seed, wrong)
+        columns = run.curve | {"validation_accuracy": [0.1, 0.2, validation, 0.3]}
+        runs.append(dataclasses.replace(run, curve=columns))
+    results = dataclasses.replace(
+        results_of(tmp_path), runs=results_of(tmp_path).runs | {("toy", "plain", "jax"): runs}
+    )
+    figure = dataclasses.replace(ARTICLE.rows[0].figures[0], value=86.0, best_of=3)
+    row = dataclasses.replace(ARTICLE.rows[0], figures=(figure,))
+    article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
+    (found,) = analysis.outcome(results, article, row).comparisons
+    assert found.own is not None
+    # Of four choices of three the second run is the best of three, the third of one.
+    mean, shares = (3 * 90 + 88) / 4, 9 / 16 + 1 / 16
+    sd = np.std([92, 90, 88, 86], ddof=1)
+    reach = stats.t.ppf(0.975, 3) * sd * (shares + 1) ** 0.5
+    assert found.own.interval == pytest.approx((mean - reach, mean + reach))
+    assert found.own.beyond == pytest.approx((89 - mean + reach + 0.005, mean - 89 + reach + 0.005))
+    p = 2 * stats.t.sf((mean - 86.005) / (sd * (shares + 1) ** 0.5), 3)
+    assert found.own.p == pytest.approx(p)
+    text = rendering.markdown(dataclasses.replace(results, articles=[article]))
+    assert "on average and in percent: `plain` 89.50." in text
+    assert "about 0.1 would be outside by chance alone; the smallest p, by Holm's" in text
+    assert f"for all of them, is {p:.3g}." in text
+
+
 def test_too_few_runs_get_no_verdict():
     assert analysis.verdict(analysis.percentages([89.0, 90.0]), 90.0, 0.005) == "provisional"
 
@@ -112,6 +140,10 @@ def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_pat
     text = rendering.markdown(dataclasses.replace(results, articles=[article]))
     assert f"70.00 to 92.00, skew {stats.skew([91, 90, 92, 70]):.2f}; in 1 of 4" in text
     assert (found.verdict, found.pooled, unexplained.verdict) == ("inside", None, "unexplained")
+    # Of the last epochs alone: 72 is 13.75 from their mean.
+    error = np.std([91, 90, 92, 70], ddof=1) * 1.25**0.5
+    low_end, p = 85.75 - stats.t.ppf(0.975, 3) * error, 2 * stats.t.sf(13.745 / error, 3)
+    assert f"would be {low_end:.2f}–100.00 and 91.00% inside, with p {p:.3g}.\n" in text
     assert analysis.family(results, ARTICLE, row) is None
 
 
@@ -168,7 +200,7 @@ def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     assert analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0], "jax") == [98.0, 97.0, 96.0]
     text = rendering.markdown(results)
     p = 2 * stats.t.sf(5.995 / (4 / 3) ** 0.5, 2)
-    assert f"as far from our mean as 91.00% is {p:.3g} by the row's own spread.\n" in text
+    assert f"as far off as 91.00% is {p:.3g} by the row's own spread.\n" in text
     assert "is 97.00 ± 1.00 over all epochs, 96.00 to 98.00; in 0 of 3 it is as low as 91" in text
     inside = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     text = rendering.markdown(results_of(tmp_path / "other", *inside))
@@ -193,7 +225,11 @@ def test_how_normal_the_runs_are_is_said_of_a_figure_that_none_of_many_reaches(t
     ours = [100.0 - wrong for wrong in wrongs]
     assert "is inside, yet above each of 10 runs, PyTorch's 1 with them." in line
     assert f"has p {stats.shapiro(ours).pvalue:.3g}" in line
-    assert f"skew is {stats.skew(ours):.2f}." in line
+    assert f"skew is {stats.skew(ours):.2f}. With it fewer runs than normal ones lie" in line
+    assert "By ranks alone, of all 11, p is 0.182:" in line
+    right_skewed = [record(seed, wrong) for seed, wrong in enumerate([15] * 5 + [10] * 4)]
+    (line,) = noted(92.0, results_of(tmp_path / "right-skewed", *right_skewed, *theirs))
+    assert f"skew is {stats.skew([85] * 5 + [90] * 4):.2f}. By ranks alone" in line
     assert not noted(91.0)
     # Nine runs are not many.
     assert not noted(91.1, results_of(tmp_path / "few", *runs))

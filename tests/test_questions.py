@@ -160,17 +160,16 @@ def test_early_stopping_is_read_from_the_curves():
 
 
 def test_what_choosing_by_the_test_set_buys(tmp_path):
-    # After the first epoch 50%, after the last 90 and 20: the best test epoch of the second run is
-    # the first.
+    # 70% in the second epoch, at whose end 90 and 20: the second run is best before it.
     results = results_of(tmp_path, record(0, 10), record(1, 80))
     found = comparisons.selection(results, ARTICLE, ARTICLE.rows[0])
     assert found is not None
-    assert (found.n, found.last, found.validation, found.test) == (2, 55.0, None, 70.0)
-    assert (found.bought.mean, found.bought.low, found.bought.high) == (15.0, 0.0, 30.0)
+    assert (found.n, found.last, found.validation, found.test) == (2, 55.0, None, 80.0)
+    assert (found.bought.mean, found.bought.low, found.bought.high) == (25.0, 0.0, 50.0)
     assert comparisons.selection(results, ARTICLE, ARTICLE.rows[1]) is None
     text = rendering.markdown(results)
-    assert "| `toy/plain` | 2 | 2 | 55.00 |  | 70.00 | 15.00 ± 21.21 |" in text
-    assert "Over 1 rows the median is 15.00 points" in text
+    assert "| `toy/plain` | 2 | 2 | 55.00 |  | 80.00 | 25.00 ± 35.36 |" in text
+    assert "Over 1 rows the median is 25.00 points" in text
 
 
 def test_a_validated_choice_is_what_the_test_set_is_compared_with():

@@ -44,8 +44,16 @@ def test_how_far_means_lie_from_each_other_is_students():
     first, second = [1.0, 2.0, 4.0], [5.0, 6.0, 8.0]
     spread = statistics.pooled([first, second])
     test = stats.ttest_ind(first, second)
-    assert spread.p(4.0, 3, 3) == pytest.approx(test.pvalue)
-    assert spread.reach(3, 3) == pytest.approx(4 + test.confidence_interval(0.95).high)
+    shares = statistics.equal_shares(3)
+    assert spread.p(4.0, shares, 3) == pytest.approx(test.pvalue)
+    assert spread.reach(shares, 3) == pytest.approx(4 + test.confidence_interval(0.95).high)
+
+
+def test_shares_of_the_best_are_those_of_all_choices():
+    assert statistics.shares_of_best([5, 4, 3, 2, 1], 3) == pytest.approx([0.6, 0.3, 0.1, 0, 0])
+    assert statistics.shares_of_best([1, 2, 2], 3) == pytest.approx([0, 0.5, 0.5])
+    assert statistics.shares_of_best([3, 2], 3) == pytest.approx([1, 0])
+    assert statistics.shares_of_best([1, 3, 2], 1) == pytest.approx([1 / 3] * 3)
 
 
 def test_paired_and_welch():

@@ -43,6 +43,19 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What is to be expected of a run that was chosen as a figure was.
+
+    Attributes:
+      mean: in percent.
+      shares: [n], each of our runs' in it.
+    """
+
+    mean: float
+    shares: np.ndarray
+
+
+@dataclass(frozen=True)
 class Limits:
     """Where a figure would be inside, by one estimate of the spread.
 
@@ -241,6 +254,22 @@ def batches(
     return percentages(shares) if shares else None
 
 
+def best_of(
+    results: Results, article: Article, row: Row, figure: Figure, framework: str = "jax"
+) -> Reference:
+    """What a figure is compared with: our mean, or our runs chosen as its author chose among his.
+
+    The spread of what is chosen is taken for that of a single run, and is smaller if anything.
+    """
+    runs = results.runs[article.name, row.id, framework]
+    accuracies = np.asarray([accuracy(run, row) for run in runs])
+    shares = statistics.equal_shares(len(runs))
+    if figure.best_of > 1:
+        best = [max(run.curve["validation_accuracy"]) for run in runs]
+        shares = statistics.shares_of_best(best, figure.best_of)
+    return Reference(float(shares @ accuracies), shares)
+
+
 def ensemble_voters(
     results: Results, article: Article, members: Ensemble
 ) -> Sequence[Record] | None:
@@ -306,19 +335,21 @@ def _compare(
         interval = (float(quantiles[0]), float(quantiles[1]))
         own = _limits(summary, figure, interval, interval, math.nan)
         return Comparison(figure, own.verdict, own)
-    own = _by_spread(summary, figure, summary.spread)
+    reference = best_of(results, article, row, figure, framework)
+    own = by_spread(summary, figure, reference, summary.spread)
     relatives = family(results, article, row, framework) if summary.n < MANY_SEEDS else None
-    pooled = _by_spread(summary, figure, relatives.spread) if relatives else None
+    pooled = by_spread(summary, figure, reference, relatives.spread) if relatives else None
     return Comparison(figure, own.verdict, own, pooled)
 
 
-def _by_spread(summary: Summary, figure: Figure, spread: Spread) -> Limits:
+def by_spread(summary: Summary, figure: Figure, reference: Reference, spread: Spread) -> Limits:
+    """Where a figure with a value would be inside, for runs that are normal and so far spread."""
     assert figure.value is not None
-    reach = spread.reach(summary.n, figure.runs)
-    distance = max(0.0, abs(figure.value - summary.mean) - figure.rounding)
-    p = spread.p(distance, summary.n, figure.runs)
-    ends = (summary.mean - reach, summary.mean + reach)
-    return _limits(summary, figure, summary.within(reach), ends, p)
+    reach = spread.reach(reference.shares, figure.runs)
+    distance = max(0.0, abs(figure.value - reference.mean) - figure.rounding)
+    p = spread.p(distance, reference.shares, figure.runs)
+    ends = (reference.mean - reach, reference.mean + reach)
+    return _limits(summary, figure, summary.within(*ends), ends, p)
 
 
 def _limits(

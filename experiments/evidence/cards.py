@@ -104,9 +104,10 @@ This card is written by `python -m experiments.compare` from the records of the 
 
 {_table(accuracy)}
 
-The row's figure is mean ± standard deviation over *n* runs that differ in their seed alone, each
-at the epoch that its protocol selects, never by test images. This file is one of those runs, and
-no better evidence than its place among them. An accuracy on 10,000 images has a standard error of
+The row's figure is mean ± standard deviation over *n* runs of one recipe that differ in their seed,
+and may differ in the revision of this code and the number of processors, each at the epoch that its
+protocol selects, never by test images. This file is one of those runs, and no better evidence than
+its place among them. An accuracy on 10,000 images has a standard error of
 its own, 0.10 points at 99%.
 
 ## Use
@@ -153,9 +154,29 @@ python -m experiments.{article} --experiment={row} --num_seeds=1 --first_seed={r
   --results=again --workdir=again
 ```
 
-trains it again from the same seed; on the same machine and versions, which its record in
-`experiments/results/{article}.jsonl` names, to the same bits.
+trains it again from the same seed. {_bits(origin, results)}
 """
+
+
+def _bits(origin: Origin, results: Results) -> str:
+    """How nearly what is trained again is the file."""
+    article, _, _ = origin.row.partition("/")
+    where = f"which its record in `experiments/results/{article}.jsonl` names"
+    record = results.by_seed(origin.row).get(origin.recipe.seed)
+    environment = record.environment if record else {}
+    earlier = [one["git"]["revision"][:7] for one in environment.get("before", []) if one["git"]]
+    if earlier := [one for one in earlier if not origin.revision.startswith(one)]:
+        return (
+            f"The file is of a run that {', '.join(f'`{one}`' for one in earlier)} began and this"
+            " revision went on with, so it is repeated up to rounding, which training amplifies."
+        )
+    threads = environment.get("device", {}).get("threads", 1)
+    mesh = environment.get("device", {}).get("mesh", {})
+    alone = mesh.get("data", 1) * threads == 1
+    return (
+        f"On the same machine and versions, {where}, it gives the same bits"
+        f"{' on one processor (`taskset --cpu-list 0 python …`)' if alone else ''}."
+    )
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -57,13 +57,13 @@ class Frameworks:
 
 @dataclass(frozen=True)
 class Selection:
-    """What choosing the epoch by the test set would have bought.
+    """What choosing by the test set when to stop would have bought.
 
     Attributes:
       n: runs.
       last: mean test accuracy in percent after the last epoch.
-      validation: at the epoch of the best validation accuracy; None where there is no validation.
-      test: after the epoch of the best test accuracy.
+      validation: at the evaluation of the best validation accuracy; None without validation.
+      test: at the evaluation of the best test accuracy.
       bought: `test` of each run, above `validation` or else `last`, in points.
     """
 
@@ -93,7 +93,7 @@ def selection(results: Results, article: Article, row: Row) -> Selection | None:
     """What choosing by the test set would have bought; None without runs."""
     if not (runs := results.runs[article.name, row.id, "jax"]):
         return None
-    courses = [100 * np.asarray(run.by_epoch("test_accuracy")) for run in runs]
+    courses = [100 * np.asarray(run.curve["test_accuracy"]) for run in runs]
     last, best = np.asarray([(one[-1], one.max()) for one in courses]).T
     chosen = last if row.recipe.selection == "last" else [run.accuracy for run in runs]
     return Selection(

@@ -25,7 +25,8 @@ those whose networks have none; rows whose accuracy jumps from epoch to epoch, o
 gives every image the same class, are in none. Where a row has fewer than 10 runs, the spread of its
 family is put beside its own: the square root of the mean variance, weighted by degrees of freedom.
 That the rows have one spread is an assumption, which Levene's test (about the medians) contradicts
-where its p is small.
+where its p is small. A training that two rows evaluate in two ways counts twice, as D's first five
+epochs in `lenet_10_epochs` and E's in `as_published` do.
 """
 
 
@@ -54,7 +55,8 @@ with Welch's t-test. A large p is no evidence of equality: that the means are le
 margin have p < 0.05. Both p are also adjusted by Holm's method for all rows of the table, and the
 adjusted one counts. Where it is not shown, the runs are too few to say: *needed* are so many of
 each framework for a power of 0.8 at an unadjusted p < 0.05 if the means are equal, by the pooled
-spread of both. Where those are over {_OUT_OF_REACH:,}, it is out of reach.
+spread of both and the normal approximation, which gives a few too little. Where those are over
+{_OUT_OF_REACH:,}, it is out of reach.
 """
 
 
@@ -187,18 +189,19 @@ def _adjusted(ps: Mapping[_Key, float]) -> dict[_Key, float]:
 
 
 _SELECTION_TEXT = """\
-Our runs' test accuracies after the last epoch, at the epoch of the best validation accuracy where
-images are held out, and after the epoch of the best *test* accuracy. To report the last of these is
+Our runs' test accuracies after the last epoch, at the evaluation with the best validation accuracy
+where images are held out, and at that with the best *test* accuracy; most rows are evaluated after
+every epoch, E's every 50 steps. To report the last of these is
 a common malpractice; what it would have bought, beside the honest choice, is the last column: the
 mean over seeds ± standard deviation, in points.
 """
 
 
 def selection(results: Results) -> str:
-    """What choosing the epoch by the test set would have bought."""
+    """What choosing by the test set when to stop would have bought."""
     table = [
         [
-            *("row", "n", "epochs", "last epoch", "best validation epoch", "best test epoch"),
+            *("row", "n", "epochs", "last epoch", "best by validation", "best by test"),
             "bought, points",
         ]
     ]

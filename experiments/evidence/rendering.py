@@ -1,8 +1,16 @@
 """The pages of the comparison in Markdown."""
 
+import math
 from collections import Counter
 
-from experiments.evidence import analysis, article_sections, durations, questions, text
+from experiments.evidence import (
+    analysis,
+    article_sections,
+    durations,
+    questions,
+    statistics,
+    text,
+)
 from experiments.evidence.results import Results
 from experiments.evidence.rows import NO_FIGURE, Ensemble
 
@@ -99,6 +107,12 @@ def headline(results: Results) -> str:
     if without := entries.count([NO_FIGURE]):
         words += (
             f" {without} of the rows have no figure: exercises, readings, and variants of ours."
+        )
+    if ps := [one.own.p for _, one in found if one.own and not math.isnan(one.own.p)]:
+        words += (
+            f" {len(ps)} figures are tested at 95% each, so about {0.05 * len(ps):.1f} would be"
+            " outside by chance alone; the smallest p, by Holm's method for all of them, is"
+            f" {text.p_value(min(statistics.holm(ps)))}."
         )
     if others := [name for name, _ in found if name]:
         words += f" By the spread of the whole family it is otherwise for {', '.join(others)}."

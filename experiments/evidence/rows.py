@@ -50,6 +50,7 @@ class Figure:
         article calls it approximate.
       framework: what it was measured with; empty where nothing was.
       runs: how many it is the mean of.
+      best_of: of how many runs it is the one with the best validation accuracy.
       selection: how its author chose the epoch and run that it reports, of the training batches or
         epochs where it is about those.
       source: where it stands.
@@ -67,6 +68,7 @@ class Figure:
     rounding: float = 0.005
     framework: str = "PyTorch"
     runs: int = 1
+    best_of: int = 1
     selection: str
     source: str
     untested: str = ""

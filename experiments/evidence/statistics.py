@@ -1,5 +1,6 @@
 """The statistics of the comparison: what a few runs say of the next one, and of each other."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,18 +25,23 @@ class Spread:
     sd: float
     df: int
 
-    def reach(self, n: int, more: int) -> float:
-        """How far the mean of `more` runs lies from that of `n` at most, with 95% probability."""
-        return float(stats.t.ppf(0.975, self.df)) * self._error(n, more)
+    def reach(self, shares: np.ndarray, more: int) -> float:
+        """How far the mean of `more` runs lies from ours at most, with 95% probability.
 
-    def p(self, distance: float, n: int, more: int) -> float:
+        Args:
+          shares: [n], each of our runs' share of our mean.
+          more: how many other runs.
+        """
+        return float(stats.t.ppf(0.975, self.df)) * self._error(shares, more)
+
+    def p(self, distance: float, shares: np.ndarray, more: int) -> float:
         """How probable means at least `distance` apart are; NaN without any spread."""
         if not self.sd:
             return math.nan
-        return 2 * float(stats.t.sf(distance / self._error(n, more), self.df))
+        return 2 * float(stats.t.sf(distance / self._error(shares, more), self.df))
 
-    def _error(self, n: int, more: int) -> float:
-        return self.sd * math.sqrt(1 / n + 1 / more)
+    def _error(self, shares: np.ndarray, more: int) -> float:
+        return self.sd * math.sqrt(np.square(shares).sum() + 1 / more)
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,15 @@ class Summary:
     @property
     def interval(self) -> tuple[float, float]:
         """Where one more run falls with 95% probability, if runs are normal; NaN for one run."""
-        return self.within(self.spread.reach(self.n, 1)) if self.n > 1 else (math.nan, math.nan)
+        if self.n < 2:
+            return math.nan, math.nan
+        reach = self.spread.reach(equal_shares(self.n), 1)
+        return self.within(self.mean - reach, self.mean + reach)
 
-    def within(self, reach: float) -> tuple[float, float]:
-        """What is so far from the mean at most, between the bounds."""
+    def within(self, low: float, high: float) -> tuple[float, float]:
+        """An interval's part between the bounds."""
         floor, ceiling = self.bounds
-        return max(floor, self.mean - reach), min(ceiling, self.mean + reach)
+        return max(floor, low), min(ceiling, high)
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,25 @@ def summarize(values: Sequence[float], bounds: tuple[float, float]) -> Summary:
     sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
     low, high = float(array.min()), float(array.max())
     return Summary(len(array), float(array.mean()), sd, low, high, bounds)
+
+
+def equal_shares(n: int) -> np.ndarray:
+    """Those of `n` runs in their mean."""
+    return np.full(n, 1 / n)
+
+
+def shares_of_best(scores: Sequence[float], size: int) -> np.ndarray:
+    """How often each run has the best score among `size` of them, or all, over all such choices.
+
+    The mean of other figures of the runs, with these as shares, is what is to be expected of the
+    best of `size` runs. Of equal scores each is the best as often.
+    """
+    shares = np.zeros(len(scores))
+    for chosen in itertools.combinations(range(len(scores)), min(size, len(scores))):
+        best = max(scores[i] for i in chosen)
+        first = [i for i in chosen if scores[i] == best]
+        shares[first] += 1 / len(first)
+    return shares / shares.sum()
 
 
 def pooled(samples: Sequence[Sequence[float]]) -> Spread:
