@@ -30,14 +30,8 @@ def expanded(path: Path | str) -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Gives a temporary path whose file takes `path`'s place on success, at once.
-
-    If `durable`, it will be found there after a loss of power.
-
-    Raises:
-      OSError: it can't be written; then `path` is as it was.
-    """
+def _replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Gives a temporary path whose file takes `path`'s place on success, at once."""
     # A name of its own, since several processes may write the same file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -70,15 +64,26 @@ def write_output(path: Path, content: bytes, instead: str) -> None:
         if target.exists() and not target.is_file():
             # A file would take its place, and what other programs write to would be gone.
             raise OSError(errno.EINVAL, "it is no regular file")
-        with replacing(target) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(target, content)
     except OSError as error:
         raise unwritable(path, error, instead) from error
 
 
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Writes a file, whole or not at all.
+
+    If `durable`, it will be found there after a loss of power.
+
+    Raises:
+      OSError: it can't be written; then `path` is as it was.
+    """
+    with _replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file as `replacing` does."""
-    with replacing(path) as temporary:
+    """Writes a text file as `write_bytes` does, durably."""
+    with _replacing(path) as temporary:
         temporary.write_text(text)
 
 
@@ -136,8 +141,7 @@ def store(path: Path, data: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, durable=False) as temporary:
-            temporary.write_bytes(data)
+        write_bytes(path, data, durable=False)
     except OSError as error:
         logging.log_first_n(
             logging.WARNING, "Can't keep %s for the next time: %s", 1, path, error.strerror

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
@@ -23,6 +23,23 @@ from mnist_jax.files import parse_json
 from mnist_jax.rates import STRETCHES, Stretch
 from mnist_jax.transforms import TRANSFORMS, Standardize, Transform
 
+# Fields, what their values must be, and what is said to give instead.
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("batch_size", "epochs"), lambda value: value >= 1, "1 or more"),
+    (
+        ("validation", "eval_every", "patience", "weight_decay"),
+        lambda value: value >= 0,
+        "0 or more",
+    ),
+    (("learning_rate", "std", "eps"), lambda value: value > 0, "a positive number"),
+    (
+        ("momentum", "b1", "b2", "average_decay"),
+        lambda value: 0 <= value < 1,
+        "a number from 0 to below 1",
+    ),
+    (("seed",), lambda value: 0 <= value < 2**32, f"a number from 0 to {2**32 - 1}"),
+)
+
 
 def _younger(default: Any) -> Any:
     """A field that texts leave out at its default, so that those of before it stay the same."""
@@ -41,7 +58,7 @@ class Recipe:
 
     Example:
       >>> recipe = Recipe(model="lenet", batch_size=256, epochs=5, learning_rate=0.9)
-      >>> Recipe.from_dict(json.loads(recipe.to_json())) == recipe
+      >>> Recipe.from_dict(recipe.to_dict()) == recipe
       True
       >>> dataclasses.replace(recipe, momentum=1.5)
       Traceback (most recent call last):
@@ -139,26 +156,10 @@ class Recipe:
                 object.__setattr__(self, name, named.checked(value, hint))
             except ValueError as error:
                 raise UsageError(f"{name} is {value!r}; give {error}.") from error
-        for name, lowest in (
-            ("batch_size", 1),
-            ("epochs", 1),
-            ("validation", 0),
-            ("eval_every", 0),
-            ("patience", 0),
-            ("weight_decay", 0),
-        ):
-            if getattr(self, name) < lowest:
-                raise UsageError(f"{name} is {getattr(self, name)}; give {lowest} or more.")
-        for name in ("learning_rate", "std", "eps"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}; give a positive number.")
-        for name in ("momentum", "b1", "b2", "average_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    f"{name} is {getattr(self, name)}; give a number from 0 to below 1."
-                )
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed is {self.seed}; give a number from 0 to {2**32 - 1}.")
+        for names, allowed, what in _RANGES:
+            for name in names:
+                if not allowed(getattr(self, name)):
+                    raise UsageError(f"{name} is {getattr(self, name)}; give {what}.")
         if self.momentum and self.optimizer != "sgd":
             raise UsageError(f"momentum is for sgd; the optimizer is {self.optimizer}.")
         if self.eps_sense == "keras" and self.optimizer != "adam":
@@ -193,12 +194,17 @@ class Recipe:
             )
 
     def to_json(self) -> str:
-        """Writes the recipe as indented JSON, without younger fields at their defaults."""
+        """Writes `to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them, without younger ones at their defaults."""
         values = dataclasses.asdict(self)
         for one in dataclasses.fields(self):
             if "younger" in one.metadata and values[one.name] == one.default:
                 del values[one.name]
-        return json.dumps(values, indent=2)
+        lists: dict[str, Any] = json.loads(json.dumps(values))  # Where there were tuples.
+        return lists
 
     def canonical(self) -> str:
         """The same text for equal recipes, in whichever order `model_args` were given."""
@@ -207,7 +213,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote; a later version's fields have their defaults.
+        """Reads what `to_dict` gives; a later version's fields have their defaults.
 
         Raises:
           Failure: a field is unknown, or one without a default is missing.

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,7 +153,7 @@ def _check_same(recipe: Recipe, dataset: Dataset) -> None:
     environment = describe_environment(dataset, {"threads": devices.cores()})
     facts = {name: environment[name] for name in ("packages", "git", "device", "dataset_sha256")}
     asked = {"num_seeds": _NUM_SEEDS.value, "num_devices": _NUM_DEVICES.value}
-    hosts.check_same(json.loads(recipe.to_json()) | asked | facts, difference)
+    hosts.check_same(recipe.to_dict() | asked | facts, difference)
 
 
 def _given_recipe() -> Recipe:

@@ -4,6 +4,7 @@ Eight virtual CPU devices, strict dtype and rank promotion.
 """
 
 import dataclasses
+import gc
 import os
 import shutil
 from collections import Counter
@@ -33,6 +34,9 @@ from mnist_jax.training import compiled
 # Before the backend starts: the data-parallel tests need several devices.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Traced and compiled programs stay to the end: a sixth of the time went into looking at them for
+# what is garbage.
+gc.set_threshold(50_000, 20, 100)
 # Compilation is most of the suite's time, and tests compile the same programs again.
 compiled.keep_in(COMPILED)
 

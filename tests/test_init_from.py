@@ -38,7 +38,7 @@ def _train(path: Path, digits: Dataset, source: Path | None = None, **options: o
     if source:
         # So small a rate that the weights stay what they were.
         values = {"init_from": str(source), "learning_rate": 1e-12, "seed": 5}
-        recipe = Recipe.from_dict(json.loads(recipe.to_json()) | values | options)
+        recipe = Recipe.from_dict(recipe.to_dict() | values | options)
         read = partial(read_weights, recipe)
     train([(recipe, RunDirectory(path))], digits, num_devices=1, read_weights=read)
 

@@ -5,9 +5,8 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from experiments.evidence import text
+from experiments.evidence import analysis, text
 from experiments.evidence.results import Results
-from experiments.evidence.statistics import summarize
 from mnist_jax.interchange.pretrained import LARGEST_IN_PACKAGE, RELEASES, Origin
 from mnist_jax.models import model_entry, model_names
 from mnist_jax.recipe import Recipe, options
@@ -63,7 +62,7 @@ def card(origin: Origin, results: Results) -> str:
     accuracies = [record.accuracy for record in results.by_seed(origin.row).values()]
     of_row = []
     if accuracies:  # A record may have been taken out, to be run again.
-        summary = summarize(accuracies, (0.0, 100.0))
+        summary = analysis.percentages(accuracies)
         of_row = [[f"the row `{origin.row}`", f"{text.mean(summary)}% (n = {summary.n})"]]
     published = "; ".join(figure.printed for figure in results.row(origin.row).figures)
     about = (inspect.getdoc(entry.network) or "").partition("\n")[0]

@@ -157,14 +157,13 @@ class Record:
 
     def to_json(self) -> str:
         """One line."""
-        recipe = json.loads(self.recipe.to_json())
-        steps = {} if self.steps is None else {"steps": self.steps.to_json()}
-        shares = (
-            {}
-            if self.probabilities is None
-            else {"probabilities": _pack(_bytes(self.probabilities))}
-        )
-        early = {} if self.ended_after is None else {"ended_after": self.ended_after}
+        recipe = self.recipe.to_dict()
+        shares = self.probabilities
+        rare = {
+            "steps": None if self.steps is None else self.steps.to_json(),
+            "probabilities": None if shares is None else _pack(_bytes(shares)),
+            "ended_after": self.ended_after,
+        }
         return json.dumps(
             {
                 "schema": _SCHEMA,
@@ -184,9 +183,7 @@ class Record:
                 "predictions": _pack(self.predictions),
                 "correct": _pack(np.packbits(self.correct)),
             }
-            | steps
-            | shares
-            | early
+            | {name: value for name, value in rare.items() if value is not None}
         )
 
     @classmethod

@@ -53,9 +53,7 @@ class Places:
         return _dataset(name, self.data_dir)
 
 
-@cache
-def _dataset(name: str, data_dir: Path | None) -> Dataset:
-    return load_dataset(name, data_dir)
+_dataset = cache(load_dataset)
 
 
 def train(

@@ -52,7 +52,7 @@ class WholeRun:
 
     def to_json(self) -> str:
         """One line."""
-        recipe = json.loads(self.recipe.to_json())
+        recipe = self.recipe.to_dict()
         courses = {
             name: {column: _rounded(course) for column, course in value._asdict().items()}
             if isinstance(value, Side | Apart)

@@ -121,8 +121,11 @@ def _owner(paths: dict[str, Path]) -> str | None:
 
 
 def _load_idx(files: FileSet, paths: dict[str, Path], source: Path) -> Dataset:
-    contents = {file: Content(idx.read_file(path), str(path)) for file, path in paths.items()}
-    return files.assemble(contents, str(source))
+    return files.assemble(_contents(paths), str(source))
+
+
+def _contents(paths: dict[str, Path]) -> dict[str, Content]:
+    return {file: Content(idx.read_file(path), str(path)) for file, path in paths.items()}
 
 
 def _load_prepared(files: FileSet, folder: Path) -> Dataset:
@@ -148,9 +151,7 @@ def _load_prepared(files: FileSet, folder: Path) -> Dataset:
 def _load_downloaded(files: FileSet, looked: list[str]) -> Dataset:
     folder = cache_folder() / files.name
     # An interrupted download has left the files it had finished.
-    contents = {
-        file: Content(idx.read_file(path), str(path)) for file, path in _idx_paths(folder).items()
-    }
+    contents = _contents(_idx_paths(folder))
     missing = [file for file in FILES if file not in contents]
     try:
         for file, content in download.fetch(files, missing):

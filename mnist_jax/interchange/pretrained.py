@@ -1,16 +1,15 @@
 """Weights of recorded runs: beside their cards, or as release files that are fetched once."""
 
-import dataclasses
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from mnist_jax.data import download
 from mnist_jax.errors import Failure
-from mnist_jax.files import cache_folder, make_folder, parse_json, replacing, unwritable
+from mnist_jax.files import cache_folder, make_folder, parse_json, unwritable, write_bytes
 from mnist_jax.interchange.weights import network_of_file
 from mnist_jax.models import model_entry
 from mnist_jax.models.layers import in_evaluation
@@ -58,9 +57,7 @@ class Origin:
 
     def to_json(self) -> str:
         """The text of `config.json`."""
-        recipe: dict[str, Any] = json.loads(self.recipe.to_json())
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return json.dumps(values | {"recipe": recipe}, indent=2) + "\n"
+        return json.dumps(vars(self) | {"recipe": self.recipe.to_dict()}, indent=2) + "\n"
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -150,7 +147,6 @@ def _fetch(origin: Origin, path: Path) -> None:
         raise Failure(f"{what} can't be had: {url} is another file or damaged on its way.")
     try:
         make_folder(path.parent)
-        with replacing(path) as temporary:
-            temporary.write_bytes(data)
+        write_bytes(path, data)
     except OSError as error:
         raise unwritable(path, error, "XDG_CACHE_HOME") from error

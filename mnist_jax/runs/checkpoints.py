@@ -115,7 +115,7 @@ class Checkpoints:
                 f"{self._directory} has no checkpoint of step {step}; there are: {there}."
             )
         elif damage := self._damage(step):
-            raise Failure(f"The checkpoint {self._directory / str(step)} is damaged: {damage}.")
+            raise Failure(f"The checkpoint {self._folder(step)} is damaged: {damage}.")
         return step, self._read(step, like)
 
     def intact(self) -> list[int]:
@@ -126,7 +126,7 @@ class Checkpoints:
         """
         intact = []
         for step in self.steps():
-            path = self._directory / str(step)
+            path = self._folder(step)
             if not (path / _MANIFEST).exists():
                 continue
             damage = self._damage(step)
@@ -136,13 +136,16 @@ class Checkpoints:
                 logging.warning("The checkpoint %s is damaged: %s; leaving it out.", path, damage)
         return intact
 
+    def _folder(self, step: int) -> Path:
+        return self._directory / str(step)
+
     def _read(self, step: int, like: Any) -> Any:
         try:
             with _orbax() as orbax:
-                found = orbax.restore(self._directory / str(step) / _ARRAYS)
+                found = orbax.restore(self._folder(step) / _ARRAYS)
         except (OSError, ValueError) as error:
             raise Failure(
-                f"The checkpoint {self._directory / str(step)} can't be read ({_reason(error)});"
+                f"The checkpoint {self._folder(step)} can't be read ({_reason(error)});"
                 " remove it to go on from an earlier one."
             ) from error
         # Not left to Orbax, which takes another shape or dtype without a word.
@@ -150,7 +153,7 @@ class Checkpoints:
         names = [n for n in expected if _kind(expected, n) != _kind(found, n)]
         if names:
             raise Failure(
-                f"The checkpoint {self._directory / str(step)} is of another network or optimizer:"
+                f"The checkpoint {self._folder(step)} is of another network or optimizer:"
                 f" it has {_kind(found, min(names))} as {min(names)}, not"
                 f" {_kind(expected, min(names))}."
             )
@@ -163,10 +166,10 @@ class Checkpoints:
             if step in self.steps():
                 return
             with _ORBAX, _orbax() as orbax:
-                orbax.save(self._directory / str(step) / _ARRAYS, arrays)
+                orbax.save(self._folder(step) / _ARRAYS, arrays)
                 # A folder that can't be listed for a moment makes Orbax leave out all arrays and
                 # say nothing.
-                if not _equal(orbax.restore(self._directory / str(step) / _ARRAYS), arrays):
+                if not _equal(orbax.restore(self._folder(step) / _ARRAYS), arrays):
                     raise ValueError("it does not read back as it was")
             self._write_manifest(step)
             for other in self.steps()[:-2]:
@@ -191,12 +194,12 @@ class Checkpoints:
 
     def _remove(self, step: int) -> None:
         """Removes a checkpoint, its manifest first: half removed, it must not look damaged."""
-        (self._directory / str(step) / _MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(self._directory / str(step))
+        (self._folder(step) / _MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self._folder(step))
 
     def _write_manifest(self, step: int) -> None:
         """Finishes a checkpoint: from here on it is one, also after a loss of power."""
-        folder = self._directory / str(step)
+        folder = self._folder(step)
         for path in (*_below(folder), folder, self._directory):
             synchronize(path)
         lines = "".join(f"{d}  {name}\n" for name, d in sorted(self._digests(step).items()))
@@ -216,7 +219,7 @@ class Checkpoints:
           OSError: it can't be read.
         """
         try:
-            lines = (self._directory / str(step) / _MANIFEST).read_text("ascii").splitlines()
+            lines = (self._folder(step) / _MANIFEST).read_text("ascii").splitlines()
             expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         except FileNotFoundError:
             return f"it has no {_MANIFEST}, so it was never finished, or is half removed"
@@ -234,7 +237,7 @@ class Checkpoints:
             path.relative_to(self._directory).as_posix(): hashlib.sha256(
                 path.read_bytes()
             ).hexdigest()
-            for path in _below(self._directory / str(step))
+            for path in _below(self._folder(step))
             if path.is_file() and path.name != _MANIFEST
         }
 

@@ -19,9 +19,9 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import (
     make_folder,
     parse_json,
-    replacing,
     synchronize,
     unwritable,
+    write_bytes,
     write_text,
 )
 from mnist_jax.recipe import Recipe
@@ -139,7 +139,7 @@ class RunDirectory:
         if not self.begun():
             return
         before = dataclasses.asdict(self.recipe())
-        now = dataclasses.asdict(Recipe.from_dict(json.loads(recipe.to_json())))
+        now = dataclasses.asdict(Recipe.from_dict(recipe.to_dict()))
         if before["epochs"] < now["epochs"]:
             before["epochs"] = now["epochs"]
         if different := [
@@ -258,10 +258,7 @@ class RunDirectory:
 
     def append_metrics(self, row: Evaluation) -> None:
         """Adds a line to `metrics.jsonl`."""
-        with self._writing(), (self.path / "metrics.jsonl").open("a") as file:
-            file.write(row.to_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
+        self._append("metrics.jsonl", f"{row.to_json()}\n".encode())
 
     def steps(self) -> np.ndarray | None:
         """Reads `steps.f32`: float32 [steps, 2], every step's loss and accuracy on its batch.
@@ -280,10 +277,13 @@ class RunDirectory:
 
     def append_steps(self, log: np.ndarray) -> None:
         """Adds to `steps.f32`: [steps, 2], before the row of the evaluation after them."""
-        with self._writing(), (self.path / "steps.f32").open("ab") as file:
-            file.write(log.astype(_STEP.base).tobytes())
+        self._append("steps.f32", log.astype(_STEP.base).tobytes())
+
+    def _append(self, name: str, content: bytes) -> None:
+        with self._writing(), (self.path / name).open("ab") as file:
+            file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
 
     def rewind(self, step: int) -> list[Evaluation]:
         """Drops what the files tell of the time after a step; returns the evaluations before."""
@@ -295,8 +295,7 @@ class RunDirectory:
         with self._writing():
             text = "".join(row.to_json() + "\n" for row in rows)
             write_text(self.path / "metrics.jsonl", text)
-            with replacing(self.path / "steps.f32") as temporary:
-                temporary.write_bytes(steps[:last].tobytes())
+            write_bytes(self.path / "steps.f32", steps[:last].tobytes())
             if not step:  # Nothing is left of what ran before.
                 self._write_environment(
                     {name: v for name, v in self.environment().items() if name != "before"}
@@ -307,8 +306,8 @@ class RunDirectory:
         """Replaces `predictions.npy`: uint8 [N]."""
         content = io.BytesIO()  # Into a file, NumPy writes without saying why it can't.
         np.save(content, labels.astype(np.uint8))
-        with self._writing(), replacing(self.path / "predictions.npy") as temporary:
-            temporary.write_bytes(content.getvalue())
+        with self._writing():
+            write_bytes(self.path / "predictions.npy", content.getvalue())
 
     def predictions(self) -> np.ndarray:
         """Reads `predictions.npy`: uint8 [N]."""

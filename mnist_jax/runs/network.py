@@ -74,25 +74,16 @@ def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
     run = RunDirectory(expanded(path))
     recipe = run.recipe()
     network = blank_network(recipe)
-    blank = arrays_of(network)
-    if recipe.average_decay:
-        step, saved = restore(run, {"averages": blank}, step)
-        saved = saved["averages"]
-    else:
-        step, saved = restore(run, blank, step)
-    nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in _KINDS))
-    return LoadedRun(recipe, step, in_evaluation(network), str(run.path))
-
-
-def restore(run: RunDirectory, like: Any, step: int | None = None) -> tuple[int, Any]:
-    """Reads a checkpoint of a run, as `Checkpoints.restore` does.
-
-    By default it is the selected one of a run that has ended, else its latest.
-    """
     if step is None and (result := run.result()) is not None:
         step = result["selected_step"]
+    like = arrays_of(network)
+    if recipe.average_decay:
+        like = {"averages": like}
     with Checkpoints(run.checkpoints) as checkpoints:
-        return checkpoints.restore(like, step)
+        step, saved = checkpoints.restore(like, step)
+    saved = saved.get("averages", saved)
+    nnx.update(network, *(jax.tree.map(jnp.asarray, saved[name]) for name in _KINDS))
+    return LoadedRun(recipe, step, in_evaluation(network), str(run.path))
 
 
 def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
