@@ -32,7 +32,7 @@ from experiments.references import require_torch
 from experiments.references.ours import bare_recipe
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
-from mnist_jax.data import resolve_dataset
+from mnist_jax.data import Dataset, resolve_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.files import write_output, write_text
 from mnist_jax.models import abstract_model, model_entry, model_names
@@ -112,12 +112,21 @@ def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
         yield found
 
 
+def _names() -> Sequence[str]:
+    return _MODELS.value or model_names()
+
+
+def _recipe(name: str) -> tuple[Recipe, Dataset]:
+    """A network's, on its article's dataset if that is here."""
+    recipe = bare_recipe(name)
+    dataset = resolve_dataset(recipe.dataset)
+    return replace(recipe, dataset=dataset.name), dataset
+
+
 def _recipes() -> Iterator[Recipe]:
     """Every network at every batch size, on its article's dataset if that is here."""
-    for name in _MODELS.value or model_names():
-        recipe = bare_recipe(name)
-        dataset = resolve_dataset(recipe.dataset)
-        recipe = replace(recipe, dataset=dataset.name)
+    for name in _names():
+        recipe, dataset = _recipe(name)
         texts = _BATCH_SIZES.value or ["10", "100", "256", str(recipe.batch_size)]
         for size in _integers("batch_sizes", texts):
             whole_batches(dataset, size)
@@ -194,7 +203,7 @@ def _startup(out: Console) -> Iterator[list[dict[str, Any]]]:
     """Times the training command with an empty cache, and again with what that left there."""
     # A dataset that is only in the user's cache is not in the empty one.
     dataset = "auto" if os.environ.get("MNIST_JAX_DATA_DIR") else "digits"
-    for name in _MODELS.value or model_names():
+    for name in _names():
         times: dict[str, list[float]] = {"cold": [], "warm": []}
         for _ in range(_ROUNDS.value):
             with tempfile.TemporaryDirectory() as cache:
@@ -204,23 +213,15 @@ def _startup(out: Console) -> Iterator[list[dict[str, Any]]]:
         for start, spread in spreads.items():
             out.print(f"{name}, {start} cache: {spread.median:.1f} seconds to the first step")
         yield [
-            {
-                "task": "startup",
-                "model": name,
-                "variant": start,
-                "seconds": spread.median,
-                "seconds_range": [spread.low, spread.high],
-            }
+            {"task": "startup", "model": name, "variant": start} | spread.columns("seconds")
             for start, spread in spreads.items()
         ]
 
 
 def _save(out: Console) -> Iterator[list[dict[str, Any]]]:
     """Times checkpoints of every network."""
-    for name in _MODELS.value or model_names():
-        recipe = bare_recipe(name)
-        dataset = resolve_dataset(recipe.dataset)
-        recipe = replace(recipe, dataset=dataset.name)
+    for name in _names():
+        recipe, dataset = _recipe(name)
         size, found = saves(recipe, dataset, _ROUNDS.value)
         waited, background = (Spread.of(times) for times in zip(*found, strict=True))
         out.print(
@@ -228,15 +229,9 @@ def _save(out: Console) -> Iterator[list[dict[str, Any]]]:
             f" disk after another {1000 * background.median:.1f} ms"
         )
         yield [
-            {
-                "task": "save",
-                "model": name,
-                "bytes": size,
-                "seconds": waited.median,
-                "seconds_range": [waited.low, waited.high],
-                "background_seconds": background.median,
-                "background_seconds_range": [background.low, background.high],
-            }
+            {"task": "save", "model": name, "bytes": size}
+            | waited.columns("seconds")
+            | background.columns("background_seconds")
         ]
 
 

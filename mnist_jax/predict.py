@@ -59,18 +59,9 @@ def main(argv: Sequence[str]) -> None:
             failures.append(str(failure))
     for number, file in enumerate(files, 1):
         try:
-            image = read_image(_standard_input() if file == _STDIN else file)
+            image, digits = _read(file, dataset, many)
         except Failure as failure:
             failures.append(str(failure))
-            continue
-        try:
-            digits = frames_of(image, dataset)
-            if not digits:
-                raise Failure("is an empty page: nothing stands out from it.")
-            if len(digits) > 1 and not many:
-                raise Failure(f"shows {len(digits)} digits; add --digits=many to read them.")
-        except Failure as failure:
-            failures.append(f"{file} {failure}")
             continue
         believed = [_believed(ways, run.probabilities) for ways in digits]
         frames, probabilities = map(np.stack, zip(*believed, strict=True))
@@ -91,6 +82,24 @@ def main(argv: Sequence[str]) -> None:
                 failures.append(str(failure))
     if failures:
         raise Failure("\n".join(failures))
+
+
+def _read(file: Path, dataset: str, many: bool) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+    """An image, and of each digit in it the frames that it may have.
+
+    Raises:
+      Failure: it can't be read, or shows none, or too many.
+    """
+    image = read_image(_standard_input() if file == _STDIN else file)
+    try:
+        digits = frames_of(image, dataset)
+    except Failure as failure:
+        raise Failure(f"{file} {failure}") from failure
+    if not digits:
+        raise Failure(f"{file} is an empty page: nothing stands out from it.")
+    if len(digits) > 1 and not many:
+        raise Failure(f"{file} shows {len(digits)} digits; add --digits=many to read them.")
+    return image, digits
 
 
 def _standard_input() -> io.BytesIO:

@@ -212,7 +212,7 @@ def test_stock_flax_is_the_same_network() -> None:
 
     model = make(jax.random.key(0))
     other = stock(model)
-    layers = [getattr(model, name) for name in model.layer_names]
+    layers = model.named_layers().values()
     pairs: list[tuple[Any, Any]] = list(zip(layers, other.layers, strict=True))
     (residual,) = (pair for pair in pairs if isinstance(pair[0], Residual))
     pairs.append((residual[0].conv, residual[1].layers[0]))
@@ -357,7 +357,7 @@ def test_statistics_of_batch_normalisation_are_exchanged_too() -> None:
     recipe = bare_recipe("batchnorm_cnn")
     network = abstract_model("batchnorm_cnn")
     channels = statistics(network)
-    layers = [getattr(network, name) for name in network.layer_names]
+    layers = network.named_layers().values()
     assert len(channels) == 4 * sum(isinstance(layer, BatchNorm) for layer in layers) > 0
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
     assert exchanges(recipe) == (3 + len(channels), 4 * (parameters + sum(channels)))

@@ -115,7 +115,7 @@ class Branches(Network):
 
     def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         del keys
-        return jnp.concatenate([layer(images) for layer in self._layers()], axis=-1)
+        return jnp.concatenate([layer(images) for layer in self.named_layers().values()], axis=-1)
 
 
 def test_the_work_of_networks_that_do_as_they_like_is_not_known() -> None:

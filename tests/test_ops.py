@@ -40,7 +40,7 @@ def conv_layers(*, pooled: bool) -> list[Any]:
     for name in model_names():
         model = abstract_model(name)
         side = 28
-        layers = [getattr(model, name) for name in model.layer_names]
+        layers = list(model.named_layers().values())
         for i, (summary, layer) in enumerate(zip(summarize(model), layers, strict=True)):
             after = next((one for one in layers[i + 1 :] if one not in ACTIVATIONS.values()), None)
             inside = nnx.iter_modules(layer) if isinstance(layer, nnx.Module) else ()

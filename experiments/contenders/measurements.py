@@ -72,6 +72,10 @@ class Spread(NamedTuple):
         """Compares round by round."""
         return cls.of(a / b for a, b in zip(ours, other, strict=True))
 
+    def columns(self, name: str) -> dict[str, Any]:
+        """The median under this name, and beside it the range."""
+        return {name: self.median, f"{name}_range": [self.low, self.high]}
+
 
 def training_flops(model: Network) -> int:
     """Floating-point operations per image of a training step, in convolutions and dense layers.

@@ -68,7 +68,7 @@ def row(recipe: Recipe, readings: Mapping[str, Sequence[Reading]]) -> dict[str, 
     spreads["speedup"] = Spread.of_ratios(seconds[ALONE], seconds[TWO])
     spreads["measured_over_modelled"] = Spread.of_ratios(seconds[TWO], model)
     for what, spread in spreads.items():
-        found |= {what: spread.median, f"{what}_range": [spread.low, spread.high]}
+        found |= spread.columns(what)
     return found
 
 

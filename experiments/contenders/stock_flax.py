@@ -98,7 +98,7 @@ def build(job: Job, dataset: Dataset) -> Work:
 def stock(model: Network) -> nnx.Sequential:
     """The same network of Flax's own layers only, with fresh parameters, in training mode."""
     rngs = nnx.Rngs(0)
-    return nnx.Sequential(*(_stock(getattr(model, name), rngs) for name in model.layer_names))
+    return nnx.Sequential(*(_stock(layer, rngs) for layer in model.named_layers().values()))
 
 
 class _Residual(nnx.Sequential):
@@ -127,7 +127,7 @@ def _stock(layer: Layer, rngs: nnx.Rngs) -> Layer:
         case BatchNorm(num_features=features, momentum=momentum, epsilon=epsilon):
             return nnx.BatchNorm(features, momentum=momentum, epsilon=epsilon, rngs=rngs)
         case Residual():
-            return _Residual(*(_stock(getattr(layer, name), rngs) for name in layer.layer_names))
+            return _Residual(*(_stock(one, rngs) for one in layer.named_layers().values()))
         case nnx.Dropout(rate=rate):
             return nnx.Dropout(rate, rngs=rngs)
     if layer is global_avg_pool:

@@ -33,6 +33,7 @@ _EXPERIMENT = flags.DEFINE_list(
 _NUM_SEEDS = flags.DEFINE_integer(
     "num_seeds", None, "How many each row is to have; by default as the article's file says.", 1
 )
+_LIST = flags.DEFINE_bool("list", False, "List the rows with the seeds there are, and end.")
 _FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
 _TOGETHER = flags.DEFINE_integer(
     "seeds_together", None, "How many train at a time; by default one on every device.", 1
@@ -47,8 +48,6 @@ _RESULTS = cli.define_path("results", records.RESULTS, "Where the records live."
 _CONSIDERED = 100
 
 _Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
-
-_LIST = flags.DEFINE_bool("list", False, "List the rows with the seeds there are, and end.")
 
 
 def run(article: Article) -> None:

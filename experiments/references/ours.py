@@ -59,8 +59,8 @@ def make_network(name: str, dtype: type = np.float64, **model_args: Any) -> Netw
 
 def without_dropout(network: Network) -> Network:
     """Sets the rates of all dropout to 0, in place."""
-    for name in network.layer_names:
-        if isinstance(layer := getattr(network, name), nnx.Dropout):
+    for layer in network.named_layers().values():
+        if isinstance(layer, nnx.Dropout):
             layer.rate = 0.0
     return network
 
@@ -121,8 +121,8 @@ def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> lis
     outputs = jax.eval_shape(lambda x: dict(state.model().layer_outputs(x)), images)
     shapes |= {name: outputs[name].shape for name in network.layer_names}
     masks = []
-    for name, before in zip(network.layer_names, shapes, strict=False):
-        if not isinstance(dropout := getattr(network, name), nnx.Dropout):
+    for (name, dropout), before in zip(network.named_layers().items(), shapes, strict=False):
+        if not isinstance(dropout, nnx.Dropout):
             continue
         # The same layer in the same place, among layers that change nothing.
         layers: dict[str, Layer] = dict.fromkeys(network.layer_names, lambda x: x)

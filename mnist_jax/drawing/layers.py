@@ -49,17 +49,19 @@ def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+# Networks that do with their layers what these do; another may do as it likes.
+_IN_ORDER = (Network.__call__, Residual.__call__)
+
+
 def _add_layers(network: Network, prefix: str, found: list[dict[str, Any]]) -> None:
     """Appends every layer; those of a network within the network stand in its place."""
-    for name in network.layer_names:
-        layer, path = getattr(network, name), prefix + name
-        call = type(layer).__call__ if isinstance(layer, Network) else None
-        if call is Residual.__call__:
+    for name, layer in network.named_layers().items():
+        path = prefix + name
+        if isinstance(layer, Network) and type(layer).__call__ in _IN_ORDER:
             before = len(found)
             _add_layers(layer, f"{path}.", found)
-            found.append({"name": path, "op": "add", "from": before})
-        elif call is Network.__call__:
-            _add_layers(layer, f"{path}.", found)
+            if isinstance(layer, Residual):
+                found.append({"name": path, "op": "add", "from": before})
         else:
             found.append({"name": path} | _layer(layer, path))
 

@@ -168,8 +168,8 @@ def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
 
 def _layers(graph: _Graph, network: Network, x: str, prefix: str = "") -> str:
     """Appends a network's layers in order; returns the name of the last one's output."""
-    for name in network.layer_names:
-        x = _layer(graph, getattr(network, name), x, prefix + name)
+    for name, layer in network.named_layers().items():
+        x = _layer(graph, layer, x, prefix + name)
     return x
 
 

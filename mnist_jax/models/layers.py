@@ -160,7 +160,7 @@ class BatchNorm(nnx.BatchNorm):
         )
         count = x.size // x.shape[-1]
         if self.axis_name:
-            count *= jax.lax.axis_size(self.axis_name)
+            count *= lax.axis_size(self.axis_name)
         if count == 1:
             raise UsageError(
                 "A batch of one image leaves batch normalisation one value of a channel;"
@@ -265,7 +265,7 @@ class Network(nnx.Module):
           [N, 10].
         """
         x = images
-        layers = self._layers()
+        layers = list(self.named_layers().values())
         position = 0
         while position < len(layers):
             fused, count = _fuse(layers[position:])
@@ -276,14 +276,13 @@ class Network(nnx.Module):
     def layer_outputs(self, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
         """Yields the name and output of every layer, in order and unfused, for evaluation."""
         x = images
-        for position, (name, layer) in enumerate(
-            zip(self.layer_names, self._layers(), strict=True)
-        ):
+        for position, (name, layer) in enumerate(self.named_layers().items()):
             x = _apply(layer, x, None, position)
             yield name, x
 
-    def _layers(self) -> list[Layer]:
-        return [getattr(self, name) for name in self.layer_names]
+    def named_layers(self) -> dict[str, Layer]:
+        """The layers by name, in order."""
+        return {name: getattr(self, name) for name in self.layer_names}
 
 
 class Residual(Network):

@@ -49,8 +49,8 @@ def _summaries(model: Network, inputs: jax.ShapeDtypeStruct) -> list[LayerSummar
         state,
         inputs,
     )
-    layers = [getattr(model, name) for name in model.layer_names]
-    results = [outputs[name] for name in model.layer_names]
+    layers = model.named_layers()
+    results = [outputs[name] for name in layers]
     return [
         LayerSummary(
             name,
@@ -60,8 +60,8 @@ def _summaries(model: Network, inputs: jax.ShapeDtypeStruct) -> list[LayerSummar
             _parameters(layer),
             _multiply_adds(layer, before, after),
         )
-        for name, layer, before, after in zip(
-            model.layer_names, layers, [inputs, *results], results, strict=False
+        for (name, layer), before, after in zip(
+            layers.items(), [inputs, *results], results, strict=False
         )
     ]
 
@@ -73,7 +73,8 @@ def multiply_adds(model: Network) -> int:
 
 def multiply_adds_per_parameter(model: Network) -> float:
     """How often a network uses each of its parameters for one image, on average."""
-    return multiply_adds(model) / sum(layer.parameters for layer in summarize(model))
+    layers = summarize(model)
+    return sum(one.multiply_adds for one in layers) / sum(one.parameters for one in layers)
 
 
 def _kind(layer: object) -> str:

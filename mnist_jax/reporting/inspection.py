@@ -41,8 +41,8 @@ def kernels(network: Network, prefix: str = "") -> dict[str, np.ndarray]:
       prefix: of the names, where the network is a layer itself.
     """
     found: dict[str, np.ndarray] = {}
-    for name in network.layer_names:
-        layer, path = getattr(network, name), prefix + name
+    for name, layer in network.named_layers().items():
+        path = prefix + name
         if isinstance(layer, Network):
             found |= kernels(layer, f"{path}.")
         elif isinstance(layer, nnx.Conv):

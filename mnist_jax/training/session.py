@@ -90,7 +90,7 @@ def train(
     num_devices: int | None = None,
     overwrite: bool = False,
     save_every: float = 10.0,
-    stop: Callable[[], int] = lambda: False,
+    stop: Callable[[], int] = lambda: 0,
     read_weights: ReadWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Trains recipes that differ in their seed only, each in its run directory, or goes on.
@@ -172,7 +172,7 @@ def fit(
     listener: Listener,
     *,
     save_every: float = 10.0,
-    stop: Callable[[], int] = lambda: False,
+    stop: Callable[[], int] = lambda: 0,
     read_weights: ReadWeights | None = None,
 ) -> list[dict[str, Any]]:
     """Trains to the end of the recipe, from the latest checkpoint if there is one.
