@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+from scipy import stats
 from toy_records import ARTICLE, record, results_of
 
 from experiments import compare
@@ -22,8 +23,11 @@ def test_tables_say_what_there_is(tmp_path):
     text = rendering.markdown(results)
     assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
     assert "|  | 99.5%, PyTorch; last epoch; elsewhere |  |  | above |" in text
-    counts = "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional.\n"
-    assert counts in text
+    assert "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional." in text
+    # Our mean is the first figure, and the second is 8.45 off.
+    p = 2 * (2 * stats.t.sf(8.45 / (4 / 3) ** 0.5, 2))
+    assert "2 figures are tested at 95% each, so about 0.1 would be outside by chance" in text
+    assert f"by Holm's method for all of them, is {p:.3g}.\n" in text
     (missing,) = re.findall(r"^- T, `toy`: .*", text, re.MULTILINE)
     assert missing == "- T, `toy`: `plain` (2), `variant` (5)"
     # A minute of one core for each.
