@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.contenders import measurements, page
-from experiments.evidence import sections
-from experiments.evidence.text import table_lines
+from experiments.evidence import sections, tables
 from experiments.references import limits, require_torch
 from mnist_jax import cli
 from mnist_jax.files import write_text
@@ -44,7 +43,7 @@ def text(measured: Mapping[str, Any]) -> str:
             "circumstances": f"{page.when_and_where(measured)}; on {measured['images']}.",
             "torch": "\n".join(
                 [
-                    *table_lines(_torch(measured["torch"])),
+                    tables.markdown(_torch(measured["torch"])),
                     "",
                     "Article E's evaluation as published (training mode, with the same units"
                     f" dropped) differs by {_number(moved['logits'])} in its logits, relative to"
@@ -54,7 +53,7 @@ def text(measured: Mapping[str, Any]) -> str:
             ),
             "theano": "\n".join(
                 [
-                    *table_lines(_theano(measured["theano"])),
+                    tables.markdown(_theano(measured["theano"])),
                     "",
                     f"By Theano's rule a weight or bias differs by up to {_number(ties)}.",
                 ]

@@ -8,8 +8,7 @@ from typing import Any
 
 from experiments.contenders import scaling
 from experiments.contenders.job import AUGMENTED, FLAX
-from experiments.evidence import sections
-from experiments.evidence.text import table_lines
+from experiments.evidence import sections, tables
 
 _DOCS = Path(__file__).parents[2] / "docs"
 PERFORMANCE = _DOCS / "performance.md"
@@ -94,7 +93,7 @@ def table(rows: Rows) -> str:
     """A Markdown table of a benchmark's rows, which are of one task, without empty columns."""
     lines = _TABLES[rows[0]["task"]](rows)
     columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
-    return "\n".join(table_lines(list(zip(*columns, strict=True))))
+    return tables.markdown(list(zip(*columns, strict=True)))
 
 
 def _speeds(rows: Rows) -> list[list[str]]:
@@ -200,7 +199,7 @@ def links(rows: Rows) -> str:
         f"{link.name} {_digits(1e6 * link.latency)} µs and {_digits(link.bandwidth / 1e9)} GB/s"
         for link in (loopback, ethernet, *scaling.ACCELERATORS)
     )
-    return f"Links: {described}.\n\n" + "\n".join(table_lines(lines))
+    return f"Links: {described}.\n\n{tables.markdown(lines)}"
 
 
 def _digits(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from experiments.evidence import analysis, durations, statistics, text
+from experiments.evidence import analysis, durations, statistics, tables, text
 from experiments.evidence.analysis import Comparison, Limits, Outcome
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Ensemble, Figure, Row
@@ -43,7 +43,7 @@ def section(results: Results, article: Article) -> str:
     table = article_table(results, article)
     notes = [note for row in article.rows for note in _row_notes(results, article, row)]
     notes += [*_choices(results, article), *article.notes]
-    lines = [f"### {article.letter}. {article.title}", "", *text.table_lines(table), ""]
+    lines = [f"### {article.letter}. {article.title}", "", tables.markdown(table), ""]
     if notes:
         lines += [*(f"- {note}" for note in notes), ""]
     return "\n".join(lines)

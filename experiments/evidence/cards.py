@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from experiments.evidence import analysis, text
+from experiments.evidence import analysis, tables, text
 from experiments.evidence.results import Results
 from mnist_jax.interchange.pretrained import LARGEST_IN_PACKAGE, RELEASES, Origin
 from mnist_jax.models import model_entry, model_names
@@ -51,7 +51,7 @@ def table(origins: Mapping[str, Origin]) -> str:
             rows.append([link, f"`{one.row}`", right, size])
     without = [f"`{name}`" for name in model_names() if name not in origins]
     end = ["", f"Without weights so far: {', '.join(without)}."] if without else []
-    return "\n".join([*text.table_lines(rows), *end])
+    return "\n".join([tables.markdown(rows), *end])
 
 
 def card(origin: Origin, results: Results) -> str:
@@ -101,7 +101,7 @@ This card is written by `python -m experiments.compare` from the records of the 
 
 ## Accuracy
 
-{_table(accuracy)}
+{tables.markdown(accuracy)}
 
 The row's figure is mean ± standard deviation over *n* runs of one recipe that differ in their seed,
 and may differ in the revision of this code and the number of processors, each at the epoch that its
@@ -126,7 +126,7 @@ and shapes of the author's PyTorch module, or those that it would have.
 
 ## Protocol
 
-{_table(_protocol(recipe))}
+{tables.markdown(_protocol(recipe))}
 
 ## Data
 
@@ -176,10 +176,6 @@ def _bits(origin: Origin, results: Results) -> str:
         f"On the same machine and versions, {where}, it gives the same bits"
         f"{' on one processor (`taskset --cpu-list 0 python …`)' if alone else ''}."
     )
-
-
-def _table(rows: list[list[str]]) -> str:
-    return "\n".join(text.table_lines(rows))
 
 
 def _protocol(recipe: Recipe) -> list[list[str]]:

@@ -7,7 +7,15 @@ from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
-from experiments.evidence import analysis, comparisons, durations, statistics, stopping, text
+from experiments.evidence import (
+    analysis,
+    comparisons,
+    durations,
+    statistics,
+    stopping,
+    tables,
+    text,
+)
 from experiments.evidence.analysis import Point
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Cost, Curve
@@ -41,7 +49,7 @@ def families(results: Results) -> str:
             spread = one.spread
             numbers = (str(one.runs), str(spread.df), f"{spread.sd:.3f}", text.p_value(one.p))
             table.append([article.letter, names, *numbers])
-    return text.section("## How far runs are spread", _FAMILIES_TEXT, table)
+    return tables.section("## How far runs are spread", _FAMILIES_TEXT, table)
 
 
 # More runs of each framework than this are not going to be made.
@@ -105,7 +113,7 @@ def cross_framework(results: Results) -> str:
                 ),
             ]
         )
-    return text.section("## PyTorch, measured here", _CROSS_TEXT, table)
+    return tables.section("## PyTorch, measured here", _CROSS_TEXT, table)
 
 
 def _shown(p: float, needed: int) -> str:
@@ -169,7 +177,7 @@ def variants(results: Results) -> str:
             ]
         )
     notes = [f"- {a.question} {a.note}" for a in ablations if a.note]
-    return text.section("## Our variants compared", _VARIANTS_TEXT, table) + "\n".join(
+    return tables.section("## Our variants compared", _VARIANTS_TEXT, table) + "\n".join(
         ["", *notes, ""]
     )
 
@@ -224,7 +232,7 @@ def selection(results: Results) -> str:
             f"\nOver {len(bought)} rows the median is {median(bought):.2f} points, the smallest"
             f" {min(bought):.2f} and the largest {max(bought):.2f}.\n"
         )
-    return text.section("## What choosing by the test set would buy", words, table)
+    return tables.section("## What choosing by the test set would buy", words, table)
 
 
 _STOPPING_TEXT = """\
@@ -254,7 +262,7 @@ def early_stopping(results: Results) -> str:
                     *(text.mean(one.stopped), text.mean(one.full), text.mean(one.difference)),
                 ]
             )
-    return text.section("## Early stopping", _STOPPING_TEXT, table)
+    return tables.section("## Early stopping", _STOPPING_TEXT, table)
 
 
 _HELD_OUT_TEXT = """\
@@ -283,7 +291,7 @@ def held_out(results: Results) -> str:
                 f"{durations.petaflops(row.recipe):.2g}",
             ]
         )
-    return text.section("## Judged by held-out images", _HELD_OUT_TEXT, table)
+    return tables.section("## Judged by held-out images", _HELD_OUT_TEXT, table)
 
 
 _CURVES_TEXT = """\
@@ -307,7 +315,7 @@ def curves(results: Results) -> str:
             # A picture leaves two columns empty.
             shown = range(5) if curve.values else (0, 2, 3)
             parts.append(
-                text.section(title, "", [[line[i] for i in shown] for line in [head, *body]])
+                tables.section(title, "", [[line[i] for i in shown] for line in [head, *body]])
             )
     return "\n".join(parts) if len(parts) > 1 else ""
 
@@ -339,7 +347,7 @@ def costs(results: Results) -> str:
             published = (cost.printed, cost.machine, cost.source)
             ours = _our_cost(results, article, cost)
             table.append([f"`{article.name}/{cost.row}`", _COSTS[cost.what], *published, *ours])
-    return text.section("## What training takes", _COSTS_TEXT, table)
+    return tables.section("## What training takes", _COSTS_TEXT, table)
 
 
 def _our_cost(results: Results, article: Article, cost: Cost) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from experiments.evidence import (
     durations,
     questions,
     statistics,
+    tables,
     text,
 )
 from experiments.evidence.results import Results
@@ -45,12 +46,12 @@ def markdown(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """A line for each row that was run and has a figure, for `experiments/README.md`."""
-    return "\n".join([headline(results), "", *text.table_lines(_lines(results, compared=True))])
+    return "\n".join([headline(results), "", tables.markdown(_lines(results, compared=True))])
 
 
 def others(results: Results) -> str:
     """A line for each other row, for `experiments/README.md`."""
-    return "\n".join(text.table_lines(_lines(results, compared=False)))
+    return tables.markdown(_lines(results, compared=False))
 
 
 def best(results: Results) -> str:
@@ -164,7 +165,7 @@ def _not_run(results: Results) -> str:
         return ""
     table.append(["all of these", *_counts(total)])
     missing = "The rows, and how many seeds each lacks:"
-    return text.section("## Not run", _NOT_RUN, table) + "\n".join(["", missing, "", *lists, ""])
+    return tables.section("## Not run", _NOT_RUN, table) + "\n".join(["", missing, "", *lists, ""])
 
 
 def _counts(line: list[float]) -> list[str]:

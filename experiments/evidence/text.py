@@ -1,29 +1,10 @@
-"""Cells, tables and sections in Markdown."""
+"""What cells of the comparison's tables say."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
 
 from experiments.evidence import analysis
 from experiments.evidence.analysis import Limits
 from experiments.evidence.statistics import Difference, Summary
-
-
-def section(title: str, text: str, table: list[list[str]]) -> str:
-    """A section of one table; nothing if the table has only its head."""
-    if len(table) == 1:
-        return ""
-    return "\n".join([title, "", *([text] if text else []), *table_lines(table), ""])
-
-
-def table_lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table; its first row is the head."""
-    yield _line(rows[0])
-    yield _line(["---"] * len(rows[0]))
-    yield from map(_line, rows[1:])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def mean(summary: Summary, digits: int = 2) -> str:

@@ -4,10 +4,9 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments.evidence import records
+from experiments.evidence import records, tables
 from experiments.evidence.records import Record
 from experiments.evidence.rows import all_articles
-from experiments.evidence.text import table_lines
 from experiments.evidence.whole_runs import WholeRun
 
 _TEXT = """# Whole runs, followed by PyTorch
@@ -98,7 +97,7 @@ def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
         far=_FAR,
         farther=_farther(runs),
         images=f"{_IMAGES:,}",
-        table="\n".join(table_lines(table)),
+        table=tables.markdown(table),
         curves="\n" + "\n".join(reversed(curves)),
         machines=_machines(runs),
     )
@@ -166,7 +165,7 @@ def _curve(run: WholeRun, record: Record | None) -> str:
         losses = [f"{side.test_loss[epoch - 1]:.6f}" for side in run.followed.sides]
         others = [str(one.predictions[epoch - 1]) for one in run.followed.distances]
         rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, *others])
-    return "\n".join([f"### `{run.row}`, seed {run.recipe.seed}", "", *table_lines(rows), ""])
+    return "\n".join([f"### `{run.row}`, seed {run.recipe.seed}", "", tables.markdown(rows), ""])
 
 
 def _machines(runs: Iterable[WholeRun]) -> str:

@@ -1,6 +1,6 @@
 """How long the whole table takes on how many cores, as the records say."""
 
-from experiments.evidence import durations, text
+from experiments.evidence import durations, tables
 from experiments.evidence.results import Results
 from experiments.sweeps import plan
 from experiments.sweeps.status import hours
@@ -29,7 +29,7 @@ def page_part(results: Results) -> str:
     never = sum(lacking == row.seeds for row, lacking, _ in rows)
     return "\n".join(
         [
-            *text.table_lines(table),
+            tables.markdown(table),
             "",
             f"The longest run, a seed of `{row.id}`, takes {hours(seconds)}: no number of cores"
             f" ends sooner. {never} of {len(rows)} rows have no run of their own yet:"
