@@ -114,6 +114,7 @@ def test_every_network_is_the_same_function(scripts: Any, digits: Dataset, name:
         ("lenet", {"pooling": "max", "activation": "tanh", "kernel_size": 3}, []),
         ("shallow", {}, [{"name": "crop_resize"}, {"name": "standardize"}]),
         ("shallow", {}, [{"name": "crop_resize", "centre": "true", "window": 19}]),
+        ("shallow", {}, [{"name": "crop_resize", "centre": "turned"}]),
     ],
 )
 def test_variants_and_transforms_too(

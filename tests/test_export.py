@@ -146,8 +146,13 @@ def test_a_layer_without_a_known_form_is_refused_by_name(
 
 @pytest.mark.parametrize(
     "augmentation",
-    [(Affine(rotation=5),), (CropResize(), Standardize()), (CropResize(centre="true"),)],
-    ids=["left out", "as published", "true centre"],
+    [
+        (Affine(rotation=5),),
+        (CropResize(), Standardize()),
+        (CropResize(centre="true"),),
+        (CropResize(centre="turned"),),
+    ],
+    ids=["left out", "as published", "true centre", "turned"],
 )
 def test_what_a_recipe_does_to_evaluated_images_is_done_in_onnx(
     augmentation: tuple[Transform, ...],
