@@ -53,7 +53,8 @@ def test_a_figure_of_the_best_of_three_is_compared_with_the_same_choice_among_ou
     p = 2 * stats.t.sf((mean - 86.005) / (sd * (shares + 1) ** 0.5), 3)
     assert found.own.p == pytest.approx(p)
     text = rendering.markdown(dataclasses.replace(results, articles=[article]))
-    assert "on average and in percent: `plain` 89.50." in text
+    assert "Figures are of the best of 3 runs by validation accuracy." in text
+    assert "over all such choices and in percent: `plain` 89.50." in text
     assert "about 0.1 would be outside by chance alone; the smallest p, by Holm's" in text
     assert f"for all of them, is {p:.3g}." in text
 

@@ -120,18 +120,19 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
 
 def _choices(results: Results, article: Article) -> Iterator[str]:
     """Of figures of the best of several runs: what the same choice gives among ours."""
-    ours = []
+    ours, sizes = [], set[int]()
     for row in article.rows:
         for comparison in analysis.outcome(results, article, row).comparisons:
             figure = comparison.figure
             if figure.best_of > 1 and comparison.own:
                 mean = analysis.best_of(results, article, row, figure).mean
                 ours.append(f"`{row.id}` {mean:.2f}")
+                sizes.add(figure.best_of)
     if ours:
         yield (
-            "Figures are of the best of several runs by validation accuracy. Chosen likewise, among"
-            " each so many of them, ours have, on average and in percent:"
-            f" {', '.join(ours)}. The intervals are about these."
+            f"Figures are of the best of {' or '.join(map(str, sorted(sizes)))} runs by validation"
+            " accuracy. The same choice among ours gives, on average over all such choices and in"
+            f" percent: {', '.join(ours)}. The intervals are about these."
         )
 
 
