@@ -1,5 +1,6 @@
 """Frozen values that JSON names: an object with a `name` and the value's fields."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import NoneType
@@ -79,12 +80,14 @@ def checked(value: Any, hint: Any) -> Any:
         return value
     if NoneType in choices:
         return None if value is None else checked(value, choices[0])
-    if origin is float and type(value) is int and abs(value) <= LARGEST:
+    if origin is float and type(value) in (int, float):
+        if abs(value) > LARGEST:
+            raise ValueError("a number that float32 holds")
         value = float(value)
     if origin in _KINDS and (
         not isinstance(value, origin)
         or (type(value) is bool) != (origin is bool)
-        or (origin is float and not abs(value) <= LARGEST)  # NaN too.
+        or (origin is float and math.isnan(value))
     ):
         raise ValueError(_KINDS[origin])
     return value

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,9 @@ _NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by d
 _WORKDIR = cli.define_path("workdir", None, "The run directory; by default one below runs/.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start again where there is a run already.")
 _SAVE_EVERY = flags.DEFINE_float("save_every", 10.0, "Seconds between checkpoints.", 0.0)
+flags.register_validator(
+    "save_every", lambda seconds: not math.isnan(seconds), "It is no number of seconds."
+)
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
 _LIST = flags.DEFINE_bool("list", False, "List the networks and end.")
 

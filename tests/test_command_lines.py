@@ -227,7 +227,12 @@ def test_list_shows_every_network(home: Path) -> None:
             "holds the run of a single seed; give another --workdir for several",
         ),
         (["--model=lenet", f"--num_seeds={10**399}"], "in the range [1, 4294967296]"),
-        (["--model=lenet", f"--learning_rate={10**399}"], "learning_rate is inf; give a number"),
+        (
+            ["--model=lenet", f"--learning_rate={10**399}"],
+            "learning_rate is inf; give a number that",
+        ),
+        (["--model=lenet", "--save_every=nan"], "nan: It is no number of seconds. See --help."),
+        (["--model=lenet", "--save_every=-1"], "-1.0 is not a non-negative number. See --help."),
         (
             [
                 *("--model=dense", "--dataset=digits", "--num_devices=1"),

@@ -206,14 +206,18 @@ def test_deeply_nested_files_are_one_sentence(
         ({"patience": 1.5}, "patience is 1.5; give a whole number"),
         ({"seed": True}, "seed is True; give a whole number"),
         ({"one_pixel_shifts": "no"}, "one_pixel_shifts is 'no'; give true or false"),
-        ({"learning_rate": 10**399}, "0; give a number"),
+        ({"learning_rate": 10**399}, "0; give a number that float32 holds"),
+        ({"learning_rate": -1e39}, "is -1e\\+39; give a number that float32 holds"),
         ({"mean": math.nan}, "mean is nan; give a number"),
         ({"std": "1"}, "std is '1'; give a number"),
         ({"weight_decay": None}, "weight_decay is None; give a number"),
         ({"model": 5}, "model is 5; give a text"),
         ({"model_args": [1]}, r"model_args is \[1\]; give an object"),
         ({"selection": ["last"]}, r"selection is \['last'\]; give last or best_validation"),
-        ({"augmentation": [{"name": "affine", "shift": 10**399}]}, "0; give a number"),
+        (
+            {"augmentation": [{"name": "affine", "shift": 10**399}]},
+            "0; give a number that float32 holds",
+        ),
     ],
 )
 def test_values_of_other_types_are_no_recipe(

@@ -137,7 +137,7 @@ def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
     except flags.Error as error:
         if hosts.launched_as():
             sys.exit(UsageError.exit_code)  # All have the same command; the first says it.
-        end(f"{error} See --help.", UsageError.exit_code)
+        end(f"{str(error).rstrip('.')}. See --help.", UsageError.exit_code)
 
 
 def end(sentence: str, code: int) -> NoReturn:
