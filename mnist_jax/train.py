@@ -52,9 +52,6 @@ _NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by d
 _WORKDIR = cli.define_path("workdir", None, "The run directory; by default one below runs/.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start again where there is a run already.")
 _SAVE_EVERY = flags.DEFINE_float("save_every", 10.0, "Seconds between checkpoints.", 0.0)
-flags.register_validator(
-    "save_every", lambda seconds: not math.isnan(seconds), "It is no number of seconds."
-)
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
 _LIST = flags.DEFINE_bool("list", False, "List the networks and end.")
 
@@ -68,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         return
     meeting.meet()
     out = display.console()
+    if math.isnan(_SAVE_EVERY.value):
+        raise UsageError("--save_every is nan; give a number of seconds.")
     recipe = _override(_given_recipe())
     # Refuses wrong arguments of the network before a dataset is looked for.
     network = abstract_model(recipe.model, **recipe.model_args)

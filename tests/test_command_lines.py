@@ -231,7 +231,7 @@ def test_list_shows_every_network(home: Path) -> None:
             ["--model=lenet", f"--learning_rate={10**399}"],
             "learning_rate is inf; give a number that",
         ),
-        (["--model=lenet", "--save_every=nan"], "nan: It is no number of seconds. See --help."),
+        (["--model=lenet", "--save_every=nan"], "--save_every is nan; give a number of seconds."),
         (["--model=lenet", "--save_every=-1"], "-1.0 is not a non-negative number. See --help."),
         (
             [
