@@ -80,7 +80,7 @@ def checked(value: Any, hint: Any) -> Any:
         return value
     if NoneType in choices:
         return None if value is None else checked(value, choices[0])
-    if origin is float and type(value) in (int, float):
+    if origin is float and isinstance(value, int | float) and type(value) is not bool:
         if abs(value) > LARGEST:
             raise ValueError("a number that float32 holds")
         value = float(value)

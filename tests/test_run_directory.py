@@ -229,6 +229,12 @@ def test_values_of_other_types_are_no_recipe(
         Recipe.load(file)
 
 
+def test_numbers_of_numpy_are_held_to_float32_too() -> None:
+    with pytest.raises(UsageError, match=r"1e\+39.*; give a number that float32 holds"):
+        dataclasses.replace(RECIPE, learning_rate=np.float64(1e39))
+    assert type(dataclasses.replace(RECIPE, learning_rate=np.float64(0.5)).learning_rate) is float
+
+
 def test_a_whole_number_has_the_text_of_its_float() -> None:
     texts = {dataclasses.replace(RECIPE, learning_rate=one).to_json() for one in (1, 1.0)}
     assert len(texts) == 1

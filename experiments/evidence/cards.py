@@ -173,8 +173,8 @@ def _bits(origin: Origin, results: Results) -> str:
     mesh = environment.get("device", {}).get("mesh", {})
     alone = mesh.get("data", 1) * threads == 1
     return (
-        f"On the same machine and versions, {where}, it gives the same bits"
-        f"{' on one processor (`taskset --cpu-list 0 python …`)' if alone else ''}."
+        f"On the same machine, versions and number of processors, {where}, it gives the same"
+        f" bits{'; that was one (`taskset --cpu-list 0 python …`)' if alone else ''}."
     )
 
 
