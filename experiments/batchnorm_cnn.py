@@ -24,7 +24,7 @@ from experiments.evidence.rows import (
     unmeasured,
 )
 from mnist_jax.models import model_entry
-from mnist_jax.rates import Exponential
+from mnist_jax.schedules import Exponential
 from mnist_jax.transforms import Affine
 
 _FIGURE = Figure(

@@ -13,8 +13,8 @@ Command: `python -m experiments.frontier --experiment=chosen`
 
 from experiments.evidence.rows import Article, Ensemble, Row, changed, no_figure
 from mnist_jax.models import model_entry
-from mnist_jax.rates import Cosine, Linear
 from mnist_jax.recipe import Recipe
+from mnist_jax.schedules import Cosine, Linear
 from mnist_jax.transforms import CropResize, Elastic, MagnifyingRotation, Standardize
 
 _SMALL = changed(

@@ -1,4 +1,4 @@
-"""Where `normalize` was before it moved to `inputs`: scripts of that time go on working."""
+"""The former home of `normalize`, now in `inputs`; kept so that older scripts still work."""
 
 from mnist_jax.inputs import normalize
 

@@ -1,4 +1,4 @@
-"""Frozen values that JSON names: an object with a `name` and the value's fields."""
+"""Frozen values read from JSON: an object with a `name` and the value's fields."""
 
 import math
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ _KINDS: dict[type, str] = {
     bool: "true or false",
     Mapping: "an object",
 }
-# In float32, which numbers become.
+# The largest float32, to which numbers are converted.
 LARGEST = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A value of a kind that has a name.
+    """Base class of values that JSON identifies by name.
 
-    A subclass gives `name` its default, and its own fields types that `checked` knows.
+    A subclass sets the default of `name`, and gives its own fields types that `checked` knows.
 
     Attributes:
-      name: of the kind.
+      name: the name of the subclass in JSON.
 
     Raises:
       UsageError: a field has a value of another type.
@@ -44,10 +44,10 @@ class Named:
             object.__setattr__(self, one.name, value)
 
     def refuse(self, name: str, give: str) -> None:
-        """Refuses a field's value.
+        """Rejects a field's value.
 
         Args:
-          name: the field's.
+          name: the field's name.
           give: what to give instead.
 
         Raises:
@@ -60,18 +60,19 @@ Kind = TypeVar("Kind", bound=Named)
 
 
 def checked(value: Any, hint: Any) -> Any:
-    """A value that JSON may have given, as its annotation has it.
+    """Checks a value, which may come from JSON, against its annotation.
 
     Args:
-      value: what is given.
-      hint: a type of `_KINDS`, one of these or None, a `Literal`, or any other type, of which
-        nothing is asked.
+      value: the value.
+      hint: a type in `_KINDS`, one of these or None, a `Literal`, or any other type, which is not
+        checked.
 
     Returns:
-      The same; a float for a whole number where one is asked for, so that both have one text.
+      The value; where the annotation is float, a whole number becomes a float, so that both are
+      written alike.
 
     Raises:
-      ValueError: it is of another type, or no number of float32; the message says what to give.
+      ValueError: it has another type, or is outside float32's range; the message says what to give.
     """
     origin, choices = get_origin(hint) or hint, get_args(hint)
     if origin is Literal:
@@ -82,7 +83,7 @@ def checked(value: Any, hint: Any) -> Any:
         return None if value is None else checked(value, choices[0])
     if origin is float and isinstance(value, int | float) and type(value) is not bool:
         if abs(value) > LARGEST:
-            raise ValueError("a number that float32 holds")
+            raise ValueError("a number that float32 can represent")
         value = float(value)
     if origin in _KINDS and (
         not isinstance(value, origin)
@@ -94,15 +95,15 @@ def checked(value: Any, hint: Any) -> Any:
 
 
 def read(values: Any, kinds: Mapping[str, type[Kind]], where: str) -> tuple[Kind, ...]:
-    """Reads a list of values, each of which may be one already.
+    """Reads a list of named values; items that are already of one of the kinds are kept.
 
     Args:
-      values: what JSON gives, or what this function has given.
-      kinds: that there are, by name.
-      where: the list stands, to begin a sentence with.
+      values: the list from JSON, or an earlier result of this function.
+      kinds: the classes to choose from, by name.
+      where: the name of the field that has the list, which begins the error message.
 
     Raises:
-      UsageError: it is no such list.
+      UsageError: it is not such a list.
     """
     if not isinstance(values, list | tuple):
         raise UsageError(f'{where} is {values!r}; give a list such as [{{"name": ...}}].')

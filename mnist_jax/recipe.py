@@ -1,4 +1,4 @@
-"""The recipe: everything that decides a training run's result, as one frozen value."""
+"""The recipe: everything that determines a training run's result, as one frozen value."""
 
 import dataclasses
 import functools
@@ -20,10 +20,10 @@ from typing import (
 from mnist_jax import named
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import parse_json
-from mnist_jax.rates import STRETCHES, Stretch
+from mnist_jax.schedules import SEGMENTS, Segment
 from mnist_jax.transforms import TRANSFORMS, Standardize, Transform
 
-# Fields, what their values must be, and what is said to give instead.
+# Fields, the condition on their values, and what the error message says to give instead.
 _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("batch_size", "epochs"), lambda value: value >= 1, "1 or more"),
     (
@@ -41,17 +41,17 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
 )
 
 
-def _younger(default: Any) -> Any:
-    """A field that texts leave out at its default, so that those of before it stay the same."""
-    return field(default=default, metadata={"younger": True})
+def _newer(default: Any) -> Any:
+    """A field that JSON omits at its default, so that older recipes keep their JSON text."""
+    return field(default=default, metadata={"newer": True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A network, its data, its protocol and its seed.
 
-    A field is one line: what is said of it here is the help of its flag, and a `Literal` lists
-    the values it may have. One with a default may be missing in files that are older than it.
+    A field's annotation is also the help of its flag, and a `Literal` lists the values it may
+    have. A field with a default may be missing from older files.
 
     Raises:
       UsageError: a value is out of range, or two contradict each other.
@@ -72,16 +72,16 @@ class Recipe:
     )
     dataset: Annotated[str, "`mnist`, `fashion_mnist` or `digits`."] = "mnist"
     validation: Annotated[
-        int, "Images of the training set that are held out; held_out says which."
+        int, "Number of training images to hold out for validation; held_out says which."
     ] = 0
     mean: Annotated[float, "Subtracted from pixels in [0, 1]."] = 0.0
-    std: Annotated[float, "Divides them after that."] = 1.0
+    std: Annotated[float, "Divides the pixels after mean is subtracted."] = 1.0
     one_pixel_shifts: Annotated[bool, "Train on every image and its four one-pixel shifts."] = False
     shuffle: Annotated[
         Literal["every_epoch", "once", "never"],
-        "The order of the images: never is that of the files.",
+        "When to shuffle the training images; never: keep the order of the files.",
     ] = "every_epoch"
-    batch_size: Annotated[int, "Images per step; the last batch of an epoch is what remains."]
+    batch_size: Annotated[int, "Images per step; an epoch's last batch may be smaller."]
     epochs: Annotated[int, "Passes over the training set."]
     loss: Annotated[
         Literal["cross_entropy", "mean_squared_error"],
@@ -93,63 +93,66 @@ class Recipe:
     weight_decay: Annotated[float, "Decoupled with adamw, else by --weight_decay_sense."] = 0.0
     weight_decay_sense: Annotated[
         Literal["torch", "nielsen"],
-        "torch: added times the parameter to the gradient of every parameter; nielsen: the λ of"
-        " λ/(2·batches per epoch)·Σw² over weights without biases.",
+        "torch: weight_decay times the parameter is added to every gradient; nielsen: the λ of"
+        " λ/(2·batches per epoch)·Σw² over weights, without biases.",
     ] = "torch"
     selection: Annotated[
         Literal["last", "best_validation"],
-        "The epoch that counts: the last, or the latest of best validation accuracy.",
+        "The checkpoint to report: the last, or the latest with the best validation accuracy.",
     ] = "last"
     evaluation: Annotated[
         Literal["exact", "training_mode"],
-        "training_mode is article E's: dropout on, batch statistics, which move the running ones.",
+        "training_mode, as in article E: dropout is on, and batch statistics are used and update"
+        " the running ones.",
     ] = "exact"
     eval_every: Annotated[int, "Steps between evaluations; 0: once an epoch."] = 0
-    seed: Annotated[int, "Seed of initial values, order, dropout masks and augmentation."] = 0
+    seed: Annotated[
+        int, "Random seed of initial weights, image order, dropout masks and augmentation."
+    ] = 0
     init_from: Annotated[
-        str, "Weights to start from instead: a run directory, or a .safetensors or .pt file."
-    ] = _younger("")
+        str, "Initial weights from a run directory, or from a .safetensors or .pt file."
+    ] = _newer("")
     augmentation: Annotated[
         tuple[Transform, ...],
-        'Changes of images, in order, as JSON: [{"name": "affine", "rotation": 15}, ...].',
-    ] = _younger(())
+        'Transforms of the images, in order, as JSON: [{"name": "affine", "rotation": 15}, ...].',
+    ] = _newer(())
     learning_rate_schedule: Annotated[
-        tuple[Stretch, ...],
-        "Stretches of multiples of learning_rate as JSON, such as"
-        ' [{"name": "cosine", "epochs": 10, "end": 0.01}]; after the last its end holds.',
-    ] = _younger(())
-    b1: Annotated[float, "How much of the first moment Adam keeps at a step."] = _younger(0.9)
-    b2: Annotated[float, "The same for the second moment."] = _younger(0.999)
-    eps: Annotated[float, "Added by Adam to the root of the second moment."] = _younger(1e-8)
+        tuple[Segment, ...],
+        "Consecutive segments, in multiples of learning_rate, as JSON, such as"
+        ' [{"name": "cosine", "epochs": 10, "end": 0.01}]; the last multiple is then kept.',
+    ] = _newer(())
+    b1: Annotated[float, "Adam's decay rate of the first moment."] = _newer(0.9)
+    b2: Annotated[float, "Adam's decay rate of the second moment."] = _newer(0.999)
+    eps: Annotated[float, "Added by Adam to the root of the second moment."] = _newer(1e-8)
     eps_sense: Annotated[
         Literal["torch", "keras"],
-        "torch: added after the moment's correction for its first steps; keras: before it.",
-    ] = _younger("torch")
+        "torch: eps is added after the bias correction of the second moment; keras: before it.",
+    ] = _newer("torch")
     average_decay: Annotated[
         float,
-        "Evaluate a moving average of parameters and BatchNorm statistics that begins at their"
-        " first values and keeps this much of itself at a step; 0: evaluate what is trained.",
-    ] = _younger(0.0)
+        "Decay of an exponential moving average of parameters and BatchNorm statistics, which"
+        " starts at their initial values and is evaluated in their place; 0: no average.",
+    ] = _newer(0.0)
     held_out: Annotated[
         Literal["last", "random"],
-        "Which images are held out: the last of the files, or a draw of each seed's own.",
-    ] = _younger("last")
+        "Which training images are held out: the last of the files, or a random draw per seed.",
+    ] = _newer("last")
     last_batch: Annotated[
         Literal["kept", "dropped"],
-        "What becomes of the images of an epoch that do not fill a batch.",
-    ] = _younger("kept")
+        "Whether an epoch's last batch is kept or dropped if it is not full.",
+    ] = _newer("kept")
     patience: Annotated[
         int,
-        "End after so many epochs in a row without a better validation accuracy; 0: after the last"
-        " epoch alone.",
-    ] = _younger(0)
+        "Stop early after this many epochs in a row without a better validation accuracy; 0: never"
+        " stop early.",
+    ] = _newer(0)
 
     def __post_init__(self) -> None:
-        changes = named.read(self.augmentation, TRANSFORMS, "augmentation")
-        stretches = named.read(self.learning_rate_schedule, STRETCHES, "learning_rate_schedule")
+        transforms = named.read(self.augmentation, TRANSFORMS, "augmentation")
+        segments = named.read(self.learning_rate_schedule, SEGMENTS, "learning_rate_schedule")
         # JSON gives lists of objects.
-        object.__setattr__(self, "augmentation", changes)
-        object.__setattr__(self, "learning_rate_schedule", stretches)
+        object.__setattr__(self, "augmentation", transforms)
+        object.__setattr__(self, "learning_rate_schedule", segments)
         for name, hint in get_type_hints(Recipe).items():
             value = getattr(self, name)
             try:
@@ -176,21 +179,21 @@ class Recipe:
                 )
         if self.held_out == "random" and self.evaluation == "training_mode":
             raise UsageError(
-                "held_out random is for evaluation exact; in training_mode one seed's images would"
-                " move another's statistics."
+                "held_out random needs evaluation exact; in training_mode one seed's images would"
+                " change another seed's statistics."
             )
         if self.average_decay and self.evaluation == "training_mode":
             raise UsageError(
-                "average_decay is for evaluation exact; in training_mode statistics move that are"
-                " no average."
+                "average_decay needs evaluation exact; training_mode updates statistics that are"
+                " not averaged."
             )
         if Standardize() in self.augmentation and (
             self.augmentation.index(Standardize()) + 1 < len(self.augmentation)
             or (self.mean, self.std) != (0, 1)
         ):
             raise UsageError(
-                "standardize gives images their final values; give it as the last of"
-                " augmentation, with mean 0 and std 1."
+                "standardize replaces other normalisation; make it the last of augmentation,"
+                " with mean 0 and std 1."
             )
 
     def to_json(self) -> str:
@@ -198,10 +201,10 @@ class Recipe:
         return json.dumps(self.to_dict(), indent=2)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON has them, without younger ones at their defaults."""
+        """The fields as JSON types, without newer fields at their defaults."""
         values = dataclasses.asdict(self)
         for one in dataclasses.fields(self):
-            if "younger" in one.metadata and values[one.name] == one.default:
+            if "newer" in one.metadata and values[one.name] == one.default:
                 del values[one.name]
         lists: dict[str, Any] = json.loads(json.dumps(values))  # Where there were tuples.
         return lists
@@ -213,7 +216,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Reads what `to_dict` gives; a later version's fields have their defaults.
+        """Reads the result of `to_dict`; fields that are newer than it take their defaults.
 
         Raises:
           Failure: a field is unknown, or one without a default is missing.
@@ -228,10 +231,10 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Reads a file that has what `to_json` wrote, such as a run's `config.json`.
+        """Reads a file that `to_json` wrote, such as a run's `config.json`.
 
         Raises:
-          UsageError: it can't be read, or has something else.
+          UsageError: it can't be read, or is not such a file.
         """
         try:
             return cls.from_dict(dict(parse_json(Path(path).read_text())))
@@ -239,17 +242,17 @@ class Recipe:
             raise UsageError(f"{path} can't be read ({error.strerror}).") from error
         except (Failure, ValueError, TypeError) as error:
             reason = str(error).rstrip(".")
-            raise UsageError(f"{path} is no recipe of this version ({reason}).") from error
+            raise UsageError(f"{path} is not a recipe of this version ({reason}).") from error
 
 
 class Option(NamedTuple):
-    """A field of `Recipe`, for what lets a person change it.
+    """A field of `Recipe`, for command-line flags and tables.
 
     Attributes:
-      name: of the field.
-      type: of its values.
-      choices: the values it may have; none where all of its type are allowed.
-      what: it is.
+      name: the field's name.
+      type: the type of its values.
+      choices: the allowed values; empty if all values of its type are allowed.
+      what: its description.
     """
 
     name: str

@@ -25,7 +25,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment, difference
 from mnist_jax.training import devices
-from mnist_jax.training.session import Watch, groups, train
+from mnist_jax.training.session import OpenListener, groups, train
 from mnist_jax.training.trainer import check_memory
 
 # They replace values of the article's recipe, or of --config's.
@@ -100,11 +100,11 @@ def main(argv: Sequence[str]) -> None:
     runs = [run for _, run in todo]
     if todo:
         display.layer_table(out, network)
-    watches: list[Watch] = [functools.partial(display.training, out)]
+    listeners: list[OpenListener] = [functools.partial(display.training, out)]
     if _TENSORBOARD.value:
         from mnist_jax.cli import tensorboard  # Loading it takes longer than the first step.
 
-        watches.append(tensorboard.writers)
+        listeners.append(tensorboard.writers)
     with stopping() as stop:
         for group in hosts.told(_groups(recipe, runs, look=look)):
             together = [todo[place] for place in group]
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
                 train,
                 together,
                 dataset,
-                watches=watches if hosts.is_first() else (),
+                listeners=listeners if hosts.is_first() else (),
                 num_devices=_NUM_DEVICES.value,
                 overwrite=_OVERWRITE.value,
                 save_every=_SAVE_EVERY.value,

@@ -75,9 +75,9 @@ def normed(monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 @pytest.fixture
-def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """One step at a time, so that there are many places to stop at."""
-    monkeypatch.setattr("mnist_jax.training.session._STRETCH", 0.0)
+    monkeypatch.setattr("mnist_jax.training.session._REPORT_EVERY", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted, with a checkpoint after every step."""
     path = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnist_jax.training.session._STRETCH", 0.0)
+        patch.setattr("mnist_jax.training.session._REPORT_EVERY", 0.0)
         train_small([path], save_every=0.0)
     return path
 

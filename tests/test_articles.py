@@ -11,7 +11,7 @@ from experiments.evidence import records, rows
 from experiments.evidence.rows import all_articles
 from mnist_jax.errors import UsageError
 from mnist_jax.models import abstract_model
-from mnist_jax.rates import Cosine, Exponential, Linear
+from mnist_jax.schedules import Cosine, Exponential, Linear
 from mnist_jax.training.optimizers import learning_rate
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.transforms import (

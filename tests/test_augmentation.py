@@ -129,7 +129,7 @@ def test_a_trainer_that_goes_on_sees_the_same_images(digits: Dataset) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.usefixtures("short_stretches")
+@pytest.mark.usefixtures("short_intervals")
 def test_a_run_goes_on_with_the_same_images_rates_and_moments(tmp_path: Path) -> None:
     changed = recipe(
         dataset="mnist",

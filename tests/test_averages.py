@@ -89,7 +89,7 @@ def test_averages_begin_at_the_weights_that_training_starts_from(tmp_path: Path)
     trainer.advance(1)  # The averages have memory of their own.
 
 
-@pytest.mark.usefixtures("short_stretches")
+@pytest.mark.usefixtures("short_intervals")
 def test_averages_go_on_after_every_step(normed: Recipe, tmp_path: Path) -> None:
     recipe = dataclasses.replace(normed, average_decay=DECAY)
     stops = 0
@@ -126,7 +126,7 @@ def test_recipes_without_an_average_have_the_texts_of_before() -> None:
     [
         ({"average_decay": 1.0}, "average_decay is 1.0; give a number from 0 to below 1"),
         ({"average_decay": -0.1}, "average_decay is -0.1"),
-        ({"average_decay": 0.5, "evaluation": "training_mode"}, "average_decay is for evaluation"),
+        ({"average_decay": 0.5, "evaluation": "training_mode"}, "average_decay needs evaluation"),
     ],
 )
 def test_averages_that_are_none_are_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -15,8 +15,8 @@ from runs_compared import assert_same_run
 
 from experiments.evidence import rows
 from mnist_jax.models import model_entry, model_names
-from mnist_jax.rates import Cosine
 from mnist_jax.recipe import Recipe, options
+from mnist_jax.schedules import Cosine
 from mnist_jax.training import devices
 from mnist_jax.transforms import Affine
 
@@ -238,7 +238,7 @@ def test_list_shows_every_network(home: Path) -> None:
                 *("--model=dense", "--dataset=digits", "--num_devices=1"),
                 '--learning_rate_schedule=[{"name": "exponential", "epochs": 1e6, "factor": 2}]',
             ],
-            "epochs of exponential is 1000000.0; give fewer, so that the rate stays a number",
+            "epochs of exponential is 1000000.0; give fewer, so that the rate stays finite",
         ),
         (["--model=lenet", "--augmentation=affine"], "--augmentation=affine: it is not JSON"),
         (["--model=lenet", '--augmentation=[{"name": "x"}]'], "with one of affine, crop_resize"),

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from mnist_jax.rates import STRETCHES, Stretch
+from mnist_jax.schedules import SEGMENTS, Segment
 from mnist_jax.transforms import TRANSFORMS
 
 ROOT = Path(__file__).parents[1]
@@ -47,15 +47,15 @@ def test_links_lead_somewhere(pages: Path) -> None:
     assert checked > 500
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMS, *STRETCHES])
+@pytest.mark.parametrize("name", [*TRANSFORMS, *SEGMENTS])
 def test_the_guide_has_every_argument_with_its_default(name: str) -> None:
     lines = (ROOT / "docs/training.md").read_text().splitlines()
     rows = [line.split("|") for line in lines if line.startswith("| ")]
     (cell,) = (row[3] for row in rows if f"`{name}`" in row[1])
-    of_all = {one.name for one in dataclasses.fields(Stretch)}
+    of_all = {one.name for one in dataclasses.fields(Segment)}
     arguments = {
         one.name: "" if one.default is dataclasses.MISSING else str(one.default)
-        for one in dataclasses.fields((TRANSFORMS | STRETCHES)[name])
+        for one in dataclasses.fields((TRANSFORMS | SEGMENTS)[name])
         if one.init and one.name not in of_all
     }
     # They are listed with semicolons between them.

@@ -44,7 +44,7 @@ def test_training_ends_after_epochs_without_a_better_one(ended: Path) -> None:
     assert result["epochs"] == 30
 
 
-@pytest.mark.usefixtures("short_stretches")
+@pytest.mark.usefixtures("short_intervals")
 def test_it_ends_at_the_same_epoch_however_often_it_is_stopped(ended: Path, tmp_path: Path) -> None:
     asked, stops, path = itertools.count(), 0, tmp_path / "run"
     while True:

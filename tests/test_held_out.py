@@ -67,7 +67,7 @@ def test_a_seed_is_validated_on_its_own_images(trainer: Trainer) -> None:
         np.testing.assert_allclose(logits[seed], jax.jit(model)(images), atol=1e-5)
 
 
-@pytest.mark.usefixtures("short_stretches")
+@pytest.mark.usefixtures("short_intervals")
 def test_a_run_goes_on_with_the_images_it_drew(tmp_path: Path) -> None:
     asked, path = itertools.count(), tmp_path / "run"
     for _ in range(3):
@@ -85,5 +85,5 @@ def test_a_draw_needs_exact_evaluation_and_may_be_of_none() -> None:
     none = dataclasses.replace(DRAWN, validation=0, selection="last", last_batch="kept")
     order = Trainer(none, DATASET, seeds=[0], num_devices=1).order(0, 0)
     np.testing.assert_array_equal(np.sort(order), np.arange(120))
-    with pytest.raises(UsageError, match="held_out random is for evaluation exact"):
+    with pytest.raises(UsageError, match="held_out random needs evaluation exact"):
         dataclasses.replace(DRAWN, evaluation="training_mode")

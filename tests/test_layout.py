@@ -26,7 +26,7 @@ FLOORS = [
     {
         f"mnist_jax.{name}"
         for name in (
-            *("recipe", "rates", "transforms", "named", "inputs", "augment"),
+            *("recipe", "schedules", "transforms", "named", "inputs", "augment"),
             *("errors", "files", "hosts", "launchers", "measures", "version"),
         )
     },

@@ -1,4 +1,4 @@
-"""Courses of the learning rate by hand, and Adam's constants in every sense."""
+"""Learning-rate schedules by hand, and Adam's constants in every sense."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def test_without_a_schedule_the_rate_is_a_number() -> None:
     assert "learning_rate_schedule" not in recipe().to_json()
 
 
-def test_stretches_follow_each_other() -> None:
+def test_segments_follow_each_other() -> None:
     one = recipe(
         {"name": "linear", "epochs": 0.5, "start": 0, "end": 1},
         {"name": "constant", "epochs": 1},
@@ -106,19 +106,19 @@ def test_a_staircase_changes_with_the_epoch(steps_per_epoch: int) -> None:
         (0.58, 0.24, False, 0.5 ** (6 / 2)),  # In whole steps.
     ],
 )
-def test_a_stretch_ends_where_its_steps_lead(
+def test_a_segment_ends_where_its_steps_lead(
     epochs: float, over: float, staircase: bool, multiple: float
 ) -> None:
-    stretch = {"name": "exponential", "epochs": epochs, "factor": 0.5, "over": over}
-    one = recipe(stretch | {"staircase": staircase}, {"name": "linear", "epochs": 1, "end": 0})
+    segment = {"name": "exponential", "epochs": epochs, "factor": 0.5, "over": over}
+    one = recipe(segment | {"staircase": staircase}, {"name": "linear", "epochs": 1, "end": 0})
     last = round(10 * epochs)
     np.testing.assert_allclose(rates(one, 10, [last]), 0.5 * multiple, rtol=1e-5)
-    alone = recipe(stretch | {"staircase": staircase})
+    alone = recipe(segment | {"staircase": staircase})
     np.testing.assert_allclose(rates(alone, 10, [last, 99]), 0.5 * multiple, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("stretches", "sentence"),
+    ("segments", "sentence"),
     [
         ([{"name": "exponential", "epochs": 1e6, "factor": 2}], "epochs of exponential is 1000000"),
         ([{"name": "exponential", "epochs": 100, "factor": 10}], "fewer, so that the rate stays"),
@@ -127,9 +127,9 @@ def test_a_stretch_ends_where_its_steps_lead(
         ([{"name": "exponential", "epochs": 1, "factor": 2, "over": 1e30}], "1e.30 epochs of 10"),
     ],
 )
-def test_what_no_number_holds_is_refused_in_a_sentence(stretches: Any, sentence: str) -> None:
+def test_what_no_number_holds_is_refused_in_a_sentence(segments: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        make_optimizer(recipe(*stretches), steps_per_epoch=10)
+        make_optimizer(recipe(*segments), steps_per_epoch=10)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
@@ -194,7 +194,7 @@ def test_adam_s_constants_are_optax_s_at_first(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stretch", "sentence"),
+    ("segment", "sentence"),
     [
         ({"name": "cosine", "epochs": 1}, "cosine is missing 1 required .* 'end'"),
         ({"name": "cosine", "epochs": 0, "end": 0}, "epochs of cosine is 0.0; give a positive"),
@@ -207,9 +207,9 @@ def test_adam_s_constants_are_optax_s_at_first(optimizer: str) -> None:
         ({"name": "step"}, "one of constant, linear, exponential, cosine"),
     ],
 )
-def test_what_is_no_stretch_is_refused_in_a_sentence(stretch: Any, sentence: str) -> None:
+def test_what_is_no_segment_is_refused_in_a_sentence(segment: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        recipe(stretch)
+        recipe(segment)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_steps_that_are_not_the_record_s_are_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("article", [path.stem for path in records.RESULTS.glob("*.jsonl")])
-def test_younger_fields_leave_the_recipes_of_records_as_they_were(article):
+def test_newer_fields_leave_the_recipes_of_records_as_they_were(article):
     lines = (records.RESULTS / f"{article}.jsonl").read_text().splitlines()
     for line, read in zip(lines, records.load(article), strict=True):
         assert json.loads(read.recipe.to_json()) == json.loads(line)["recipe"]

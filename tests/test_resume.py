@@ -19,7 +19,7 @@ from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training.session import Stopped, groups, train
 from mnist_jax.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("short_stretches")
+pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -45,7 +45,7 @@ def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_
 def test_evaluations_may_be_as_short_and_many_as_one_likes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_jax.training.session._STRETCH", 0.5)
+    monkeypatch.setattr("mnist_jax.training.session._REPORT_EVERY", 0.5)
     path = tmp_path / "run"
     train_small([path], dataclasses.replace(RECIPE, epochs=80, eval_every=1, selection="last"))
     assert len(RunDirectory(path).metrics()) == 7 * 80

@@ -19,7 +19,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
 
-pytestmark = pytest.mark.usefixtures("short_stretches")
+pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
 def test_knows_a_finished_run(whole: Path) -> None:
@@ -194,7 +194,7 @@ def test_deeply_nested_files_are_one_sentence(
     with pytest.raises(Failure, match=rf"{name} is damaged .*\(it is nested too deeply\)"):
         read(RunDirectory(copy))
     if name == "config.json":
-        with pytest.raises(UsageError, match=r"is no recipe .*\(it is nested too deeply\)"):
+        with pytest.raises(UsageError, match=r"is not a recipe .*\(it is nested too deeply\)"):
             Recipe.load(copy / name)
 
 
@@ -206,8 +206,8 @@ def test_deeply_nested_files_are_one_sentence(
         ({"patience": 1.5}, "patience is 1.5; give a whole number"),
         ({"seed": True}, "seed is True; give a whole number"),
         ({"one_pixel_shifts": "no"}, "one_pixel_shifts is 'no'; give true or false"),
-        ({"learning_rate": 10**399}, "0; give a number that float32 holds"),
-        ({"learning_rate": -1e39}, "is -1e\\+39; give a number that float32 holds"),
+        ({"learning_rate": 10**399}, "0; give a number that float32 can represent"),
+        ({"learning_rate": -1e39}, "is -1e\\+39; give a number that float32 can represent"),
         ({"mean": math.nan}, "mean is nan; give a number"),
         ({"std": "1"}, "std is '1'; give a number"),
         ({"weight_decay": None}, "weight_decay is None; give a number"),
@@ -216,7 +216,7 @@ def test_deeply_nested_files_are_one_sentence(
         ({"selection": ["last"]}, r"selection is \['last'\]; give last or best_validation"),
         (
             {"augmentation": [{"name": "affine", "shift": 10**399}]},
-            "0; give a number that float32 holds",
+            "0; give a number that float32 can represent",
         ),
     ],
 )
@@ -225,12 +225,12 @@ def test_values_of_other_types_are_no_recipe(
 ) -> None:
     file = tmp_path / "recipe.json"
     file.write_text(json.dumps(json.loads(RECIPE.to_json()) | values))
-    with pytest.raises(UsageError, match=rf"is no recipe of this version \(.*{sentence}\)\."):
+    with pytest.raises(UsageError, match=rf"is not a recipe of this version \(.*{sentence}\)\."):
         Recipe.load(file)
 
 
 def test_numbers_of_numpy_are_held_to_float32_too() -> None:
-    with pytest.raises(UsageError, match=r"1e\+39.*; give a number that float32 holds"):
+    with pytest.raises(UsageError, match=r"1e\+39.*; give a number that float32 can represent"):
         dataclasses.replace(RECIPE, learning_rate=np.float64(1e39))
     assert type(dataclasses.replace(RECIPE, learning_rate=np.float64(0.5)).learning_rate) is float
 

@@ -100,11 +100,11 @@ def test_all_devices_evaluate_what_one_device_trains(count: int) -> None:
     trainer.advance(1)  # Evaluation has left the states where training has them.
 
 
-def test_stretches_and_processes_do_not_change_a_bit() -> None:
-    def train(stretch: int) -> TrainState:
+def test_chunks_and_processes_do_not_change_a_bit() -> None:
+    def train(chunk: int) -> TrainState:
         trainer = Trainer(shallow(), make_dataset(), seeds=[5], num_devices=2)
         while trainer.step < 4:
-            trainer.advance(stretch)
+            trainer.advance(chunk)
         return trainer.state(0)
 
     assert largest_difference(train(1).params, train(4).params) == 0

@@ -18,9 +18,9 @@ from experiments.evidence.whole_runs import WholeRun
 from experiments.references.courses import Apart, Followed, Side
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.rates import Exponential
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.schedules import Exponential
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.transforms import CropResize, MagnifyingRotation, Standardize
 

@@ -153,8 +153,8 @@ def _missing_runs(article: Article, row: Row) -> list[RunDirectory]:
 def _train(
     stop: Stop, out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
 ) -> Iterator[Record]:
-    watch = partial(display.training, out)
-    return training.train(_places(), article, row, recipes, watches=[watch], stop=stop)
+    listener = partial(display.training, out)
+    return training.train(_places(), article, row, recipes, listeners=[listener], stop=stop)
 
 
 def _train_torch(

@@ -15,7 +15,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.network import load_run
 from mnist_jax.training.schedule import Schedule
-from mnist_jax.training.session import Watch
+from mnist_jax.training.session import OpenListener
 from mnist_jax.training.session import train as train_runs
 
 WORKDIR = Path("runs/experiments")
@@ -62,7 +62,7 @@ def train(
     row: Row,
     recipes: Sequence[Recipe],
     *,
-    watches: Iterable[Watch],
+    listeners: Iterable[OpenListener],
     stop: Stop,
     num_devices: int | None = None,
 ) -> Iterator[Record]:
@@ -73,7 +73,7 @@ def train(
       article: whose row it is.
       row: which.
       recipes: its own with each of the seeds.
-      watches: who is told of progress.
+      listeners: open listeners for progress and evaluations.
       stop: whether to save and end early.
       num_devices: how many devices to use; by default all that divide the work.
 
@@ -88,7 +88,7 @@ def train(
     # An ended run without a record was stopped between the two.
     if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
         in_thread(
-            train_runs, unfinished, dataset, watches=watches, num_devices=num_devices, stop=stop
+            train_runs, unfinished, dataset, listeners=listeners, num_devices=num_devices, stop=stop
         )
     schedule = Schedule.of_images(row.recipe, len(dataset.train))
     for recipe, run in pairs:

@@ -65,14 +65,14 @@ def _free(sweep: Sweep, name: str, failed: set[str]) -> Iterator[Run]:
 
 
 def _train(out: Console, sweep: Sweep, run: Run, name: str, stop: Stop) -> None:
-    watch = partial(_claimed, out, run, name)
+    listener = partial(_claimed, out, run, name)
     # One device, since there are others who work: also where a machine shows all of its own.
     made = training.train(
         sweep.places,
         run.article,
         run.row,
         [run.recipe],
-        watches=[watch],
+        listeners=[listener],
         stop=stop,
         num_devices=1,
     )

@@ -74,7 +74,7 @@ def stopping() -> Iterator[Stop]:
         yield stop
     except Stopped as stopped:
         # Of several processes another one may have received it.
-        received = signal.Signals(stopped.asked)
+        received = signal.Signals(stopped.reason)
         raise Interrupted(
             f"Stopped by {received.name} after step {stopped.step} of"
             f" {stopped.total_steps}, which is saved; continue with {same_command()}",

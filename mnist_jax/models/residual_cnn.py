@@ -15,8 +15,8 @@ from mnist_jax.models.layers import (
     relu,
 )
 from mnist_jax.models.registry import register
-from mnist_jax.rates import Cosine, Exponential
 from mnist_jax.recipe import Recipe
+from mnist_jax.schedules import Cosine, Exponential
 from mnist_jax.transforms import CropResize, GridDistortion, MagnifyingRotation, Standardize
 
 # Its cosine begins at the rate of the last of 6,000 steps, as a multiple of the first one's.

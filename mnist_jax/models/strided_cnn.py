@@ -4,8 +4,8 @@ from flax import nnx
 
 from mnist_jax.models.layers import BatchNorm, Conv, Dropout, Layer, Linear, Network, flatten, relu
 from mnist_jax.models.registry import register
-from mnist_jax.rates import Exponential
 from mnist_jax.recipe import Recipe
+from mnist_jax.schedules import Exponential
 from mnist_jax.transforms import Affine
 
 # Input channels, filters, side of the kernel; those of 5×5 halve the image in place of pooling.

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mnist_jax.rates import steps_of
 from mnist_jax.recipe import Recipe
+from mnist_jax.schedules import steps_of
 
 
 def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -36,25 +36,25 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
 
 
 def learning_rate(recipe: Recipe, steps_per_epoch: int) -> float | optax.Schedule:
-    """The recipe's learning rate: a number, or by the steps taken before.
+    """The recipe's learning rate: a number, or a function of the steps taken so far.
 
     Raises:
       UsageError: its schedule has more steps, or reaches larger rates, than can be computed with.
     """
     if not recipe.learning_rate_schedule:
         return recipe.learning_rate
-    courses, boundaries = list[optax.Schedule](), list[int]()
+    schedules, boundaries = list[optax.Schedule](), list[int]()
     multiple, epochs = 1.0, 0.0
-    for stretch in recipe.learning_rate_schedule:
-        start = multiple if stretch.start is None else stretch.start
+    for segment in recipe.learning_rate_schedule:
+        start = multiple if segment.start is None else segment.start
         first = steps_of(epochs, steps_per_epoch)
-        epochs += stretch.epochs
+        epochs += segment.epochs
         last = max(steps_of(epochs, steps_per_epoch), first + 1)
         boundaries.append(last)
-        courses.append(stretch.course(start, last - first, steps_per_epoch))
-        multiple = stretch.end_from(start, last - first, steps_per_epoch)
-    courses.append(optax.constant_schedule(multiple))
-    joined = optax.join_schedules(courses, boundaries)
+        schedules.append(segment.schedule(start, last - first, steps_per_epoch))
+        multiple = segment.end_from(start, last - first, steps_per_epoch)
+    schedules.append(optax.constant_schedule(multiple))
+    joined = optax.join_schedules(schedules, boundaries)
     return lambda count: recipe.learning_rate * joined(count)
 
 

@@ -21,15 +21,15 @@ from mnist_jax.training import devices
 from mnist_jax.training.seed_files import SeedFiles, diverged
 from mnist_jax.training.trainer import Trainer
 
-# Seconds of training between two events of progress.
-_STRETCH = 0.5
+# Seconds of training between two `Progress` events.
+_REPORT_EVERY = 0.5
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training is, about twice a second.
+    """Training progress, about twice a second.
 
-    Loss (a mean over the seeds) and speed (of all seeds together) are of the time since the last.
+    Loss (mean over the seeds) and speed (of all seeds together) cover the time since the last one.
     """
 
     step: int
@@ -46,22 +46,22 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training goes on from a checkpoint, of so many steps."""
+    """Training resumes from the checkpoint of `step`."""
 
     step: int
 
 
 Listener = Callable[[Progress | Evaluated | Resumed], object]
-# Opens a listener for as long as a trainer writes into these runs.
-Watch = Callable[[Trainer, Sequence[RunDirectory]], AbstractContextManager[Listener]]
+# Opens a listener for as long as a trainer writes to these runs.
+OpenListener = Callable[[Trainer, Sequence[RunDirectory]], AbstractContextManager[Listener]]
 
 
 class Weights(NamedTuple):
-    """What training may start from.
+    """Initial weights.
 
     Attributes:
       arrays: `params` and `batch_stats` of one network, without a leading axis.
-      sha256: of the arrays.
+      sha256: the digest of the arrays.
     """
 
     arrays: Mapping[str, Any]
@@ -72,55 +72,55 @@ ReadWeights = Callable[[], Weights]
 
 
 class Stopped(Exception):
-    """Training ended early, as asked, and goes on from `step` when it is started again.
+    """Training stopped early, as requested, and resumes from `step` when it is started again.
 
-    `asked` is what `stop` said, here or in another process.
+    `reason` is what `stop` returned, here or in another process.
     """
 
-    def __init__(self, step: int, total_steps: int, asked: int):
+    def __init__(self, step: int, total_steps: int, reason: int):
         super().__init__(f"stopped after step {step} of {total_steps}")
-        self.step, self.total_steps, self.asked = step, total_steps, asked
+        self.step, self.total_steps, self.reason = step, total_steps, reason
 
 
 def train(
     pairs: Sequence[tuple[Recipe, RunDirectory]],
     dataset: Dataset,
     *,
-    watches: Iterable[Watch] = (),
+    listeners: Iterable[OpenListener] = (),
     num_devices: int | None = None,
     overwrite: bool = False,
     save_every: float = 10.0,
     stop: Callable[[], int] = lambda: 0,
     read_weights: ReadWeights | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains recipes that differ in their seed only, each in its run directory, or goes on.
+    """Trains or resumes recipes that differ only in their seed, each in its run directory.
 
     Args:
-      pairs: what to train, and where its files go: directories that `groups` puts together.
-      dataset: where the images come from.
-      watches: who is told of progress and evaluations.
-      num_devices: how many devices to use; by default all that divide the work. A run that goes
-        on has as many share a batch as when it began, if there are so many.
-      overwrite: whether to start again where there is a run already.
+      pairs: recipes and their run directories, which `groups` has put together.
+      dataset: the source of the images.
+      listeners: open listeners for progress and evaluations.
+      num_devices: how many devices to use; by default all that divide the work. A resumed run
+        splits a batch among as many as when it began, if that many are available.
+      overwrite: whether to start again if a run already exists.
       save_every: seconds between checkpoints. The evaluations that may be selected and the end of
         training are saved in any case.
-      stop: asked about twice a second whether to save and end early; says why by a number.
-      read_weights: gives what to start from where there is no checkpoint yet; by default every
-        seed has its own. What it raises leaves the directories as they were.
+      stop: called about twice a second; returns non-zero, the reason, to save and stop early.
+      read_weights: returns initial weights, used if there is no checkpoint yet; by default every
+        seed initialises its own. If it raises, the directories are left unchanged.
 
     Returns:
       The result of each seed, as in its `result.json`.
 
     Raises:
-      Stopped: `stop` said so; everything so far is saved.
+      Stopped: `stop` requested it; everything so far is saved.
       UsageError: a recipe does not fit its directory, the dataset or the devices.
-      ValueError: there is `read_weights`, but no `init_from` in the recipe, or the reverse; or
-        there are several seeds, and the recipe has a patience, which ends each at another epoch.
-      Busy: another process trains in a directory.
+      ValueError: `read_weights` is given but the recipe has no `init_from`, or the reverse; or
+        several seeds are given and the recipe has a patience, which may end each at another epoch.
+      Busy: another process is training in a directory.
       Failure: a directory can't be written, or training diverged.
     """
     seeds = [recipe.seed for recipe, _ in pairs]
-    # Of several processes the first has the files.
+    # Only the first process reads and writes files.
     runs = [run for _, run in pairs] if hosts.is_first() else []
     begun = hosts.told([] if overwrite else [parts for run in runs if (parts := run.parts())])
     trainer = Trainer(
@@ -132,11 +132,11 @@ def train(
     )
     environment = describe_environment(dataset, devices.describe(trainer.mesh))
     if bool(pairs[0][0].init_from) != (read_weights is not None):
-        raise ValueError("A recipe with `init_from` needs `read_weights`, and no other has it.")
+        raise ValueError("Give `read_weights` if, and only if, the recipe has `init_from`.")
     if pairs[0][0].patience and len(pairs) > 1:
         raise ValueError("A recipe with `patience` is trained one seed at a time.")
     if read_weights:
-        # Once, since --overwrite may clear the very run that they are of.
+        # Once, since --overwrite may clear the very run that the weights come from.
         read_weights = functools.cache(read_weights)
         if overwrite or not any(Checkpoints(run.checkpoints).intact() for run in runs):
             read_weights()  # In every process.
@@ -145,7 +145,7 @@ def train(
         for run in runs:
             stack.enter_context(run.locked())
         for run in runs:
-            run.begun()  # Or refuses.
+            run.begun()  # Or raises.
         done = not overwrite and all(
             run.finished(recipe) for (recipe, _), run in zip(pairs, runs, strict=False)
         )
@@ -155,11 +155,11 @@ def train(
             if overwrite:
                 run.clear()
             run.create(recipe, environment | {"seeds_together": len(seeds)})
-        listeners = [stack.enter_context(watch(trainer, runs)) for watch in watches]
+        opened = [stack.enter_context(listener(trainer, runs)) for listener in listeners]
         return fit(
             trainer,
             runs,
-            lambda event: [listener(event) for listener in listeners],
+            lambda event: [listener(event) for listener in opened],
             save_every=save_every,
             stop=stop,
             read_weights=read_weights,
@@ -177,9 +177,9 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Trains to the end of the recipe, from the latest checkpoint if there is one.
 
-    However often it is interrupted and by what, parameters, optimiser state and metrics (but for
-    times) end up the same, bit by bit. As `train`, for a fresh trainer and directories that have
-    been locked and created.
+    Interruptions, whatever their number and cause, do not change a bit of the final parameters,
+    optimiser state and metrics (except times). As `train`, for a fresh trainer and directories that
+    have been locked and created.
     """
     schedule = trainer.schedule
     with contextlib.ExitStack() as stack:
@@ -198,10 +198,10 @@ def fit(
             hosts.wait_for_all()
         stopping = 0
         saved = time.perf_counter()
-        stretch = 1
+        interval = 1
         while not files.ended and not stopping:
             before, start = trainer.step, time.perf_counter()
-            log = trainer.advance(min(stretch, schedule.next_evaluation(before) - before))
+            log = trainer.advance(min(interval, schedule.next_evaluation(before) - before))
             seconds = time.perf_counter() - start
             if (bad := np.flatnonzero(~np.isfinite(log[..., 0]).all(axis=0))).size:
                 raise diverged(trainer, f"the loss of step {before + bad[0] + 1}")
@@ -209,18 +209,18 @@ def fit(
             files.add(log, images, seconds)
             speed = len(trainer.seeds) * images / seconds
             listener(Progress(trainer.step, float(log[..., 0].mean()), speed))
-            # Never so much more that one slow start makes the next stretch endless.
-            in_time = round((trainer.step - before) * _STRETCH / seconds)
-            stretch = min(4 * stretch, max(1, in_time))
+            # At most four times as many: a wrong estimate must not delay the next event for long.
+            in_time = round((trainer.step - before) * _REPORT_EVERY / seconds)
+            interval = min(4 * interval, max(1, in_time))
             selected = False
             if trainer.step == schedule.last_evaluation(trainer.step):
                 rows, selected = files.evaluate()
                 listener(Evaluated(rows))
             due = time.perf_counter() - saved >= save_every
-            # All processes take the same steps, save after the same, and stop after the same.
+            # All processes take, save after and stop after the same steps.
             stopping = max(hosts.gathered(int(stop())), default=0)
-            agreed = hosts.told([stopping, stretch, int(selected), int(due)])
-            stopping, stretch = agreed[:2]
+            agreed = hosts.told([stopping, interval, int(selected), int(due)])
+            stopping, interval = agreed[:2]
             selected, due = bool(agreed[2]), bool(agreed[3])
             last = stopping > 0 or files.ended
             to_keep = trainer.recipe.selection == "best_validation" and selected
@@ -233,14 +233,14 @@ def fit(
 
 
 def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
-    """Splits runs, given by place, into those that `train` can take together and lose nothing.
+    """Groups runs, given by index, that `train` can train together without losing progress.
 
-    They have an intact checkpoint of the same step, or none of them has any, and they began with
-    batches in as many parts.
+    Runs of a group have an intact checkpoint of the same step, or none has any, and they began
+    with batches split into the same number of parts.
     """
     found: list[_Group] = []
     for place, run in enumerate(runs):
-        # The latest two: to go on from the best one would lose what follows it.
+        # The latest two: resuming from the best one would lose the steps after it.
         one = _Group(set(Checkpoints(run.checkpoints).intact()[-2:]), run.parts(), [place])
         for i, group in enumerate(found):
             if both := _joined(group, one):
@@ -252,7 +252,7 @@ def groups(runs: Sequence[RunDirectory]) -> list[list[int]]:
 
 
 class _Group(NamedTuple):
-    """Runs that can be trained together: their common steps, and parts of a batch if known."""
+    """Runs that can be trained together: common checkpoints, and parts of a batch if known."""
 
     steps: set[int]
     parts: int | None

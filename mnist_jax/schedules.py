@@ -1,4 +1,4 @@
-"""Stretches of a learning rate's course, which a recipe may list."""
+"""Segments of a learning-rate schedule, which a recipe may list."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,10 +11,10 @@ from mnist_jax.named import LARGEST, Named
 
 
 def steps_of(epochs: float, steps_per_epoch: int) -> int:
-    """How many steps so many epochs have, to the nearest.
+    """The number of steps in `epochs`, rounded to the nearest.
 
     Raises:
-      UsageError: they are more than 32 bits count, as a training's are counted.
+      UsageError: there are more than a 32-bit step counter can hold.
     """
     if epochs * steps_per_epoch > 2**31 - 2:
         raise UsageError(
@@ -24,12 +24,12 @@ def steps_of(epochs: float, steps_per_epoch: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch(Named, ABC):
+class Segment(Named, ABC):
     """A learning rate over some epochs, as a multiple of the recipe's.
 
     Attributes:
-      epochs: how long it lasts; may be a fraction.
-      start: where it begins; by default where the stretch before ends, and the first one at 1.
+      epochs: its length; may be a fraction.
+      start: the first multiple; by default where the previous segment ends, or 1 in the first.
     """
 
     epochs: float
@@ -43,52 +43,52 @@ class Stretch(Named, ABC):
             self.refuse("start", "0 or more")
 
     @abstractmethod
-    def course(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
-        """From the steps since its beginning to the multiple.
+    def schedule(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """The multiple as a function of the steps since the segment began.
 
         Args:
-          start: where it begins.
-          steps: how long it lasts.
-          steps_per_epoch: that an epoch has.
+          start: the first multiple.
+          steps: the segment's length in steps.
+          steps_per_epoch: steps in an epoch.
 
         Raises:
-          UsageError: it counts more steps than there can be.
+          UsageError: a period has more steps than a 32-bit step counter can hold.
         """
 
     @abstractmethod
     def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
-        """What its course comes to after its last step; arguments and errors as there.
+        """The multiple after the segment's last step; arguments and errors as for `schedule`.
 
         Raises:
-          UsageError: no number can hold it.
+          UsageError: it is too large for a float32.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant(Stretch):
-    """Stays where it begins."""
+class Constant(Segment):
+    """Keeps its first multiple."""
 
     name: str = field(default="constant", init=False, repr=False)
 
-    def course(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
-        """See `Stretch`."""
+    def schedule(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """See `Segment`."""
         del steps, steps_per_epoch
         return optax.constant_schedule(start)
 
     def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
-        """See `Stretch`."""
+        """See `Segment`."""
         del steps, steps_per_epoch
         return start
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exponential(Stretch):
-    """Falls, or rises, by the same factor in equal times.
+class Exponential(Segment):
+    """Exponential decay, or growth.
 
     Attributes:
-      factor: by which it changes.
-      over: the epochs in which it does so.
-      staircase: whether it changes at the end of these alone, and not at every step.
+      factor: what the rate is multiplied by in each period.
+      over: the period, in epochs.
+      staircase: whether it changes only at the end of a period instead of at every step.
     """
 
     name: str = field(default="exponential", init=False, repr=False)
@@ -102,16 +102,16 @@ class Exponential(Stretch):
             if getattr(self, name) <= 0:
                 self.refuse(name, "a positive number")
 
-    def course(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
-        """See `Stretch`."""
+    def schedule(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """See `Segment`."""
         del steps
         period = self._period(steps_per_epoch)
         smooth = optax.exponential_decay(start, period, self.factor)
-        # Optax's own staircase rounds a quotient down, and so a step late where that is inexact.
+        # Optax's own staircase floors a quotient; where that is inexact, it changes a step late.
         return (lambda count: smooth(count - count % period)) if self.staircase else smooth
 
     def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
-        """See `Stretch`."""
+        """See `Segment`."""
         period = self._period(steps_per_epoch)
         times = steps // period if self.staircase else steps / period
         try:
@@ -119,7 +119,7 @@ class Exponential(Stretch):
         except OverflowError:
             end = math.inf
         if end > LARGEST:
-            self.refuse("epochs", "fewer, so that the rate stays a number")
+            self.refuse("epochs", "fewer, so that the rate stays finite")
         return end
 
     def _period(self, steps_per_epoch: int) -> int:
@@ -127,11 +127,11 @@ class Exponential(Stretch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ToEnd(Stretch):
-    """Goes to an end that is given.
+class _ToEnd(Segment):
+    """Moves to a given final multiple.
 
     Attributes:
-      end: which it would have reached at the step after its last.
+      end: the multiple it would reach one step after its last.
     """
 
     end: float
@@ -142,36 +142,36 @@ class _ToEnd(Stretch):
             self.refuse("end", "0 or more")
 
     def end_from(self, start: float, steps: int, steps_per_epoch: int) -> float:
-        """See `Stretch`."""
+        """See `Segment`."""
         del start, steps, steps_per_epoch
         return self.end
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(_ToEnd):
-    """Goes straight to its end."""
+    """Moves linearly to `end`."""
 
     name: str = field(default="linear", init=False, repr=False)
 
-    def course(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
-        """See `Stretch`."""
+    def schedule(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """See `Segment`."""
         del steps_per_epoch
         return optax.linear_schedule(start, self.end, steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(_ToEnd):
-    """Goes to its end along half a wave of a cosine."""
+    """Moves to `end` along half a cosine wave."""
 
     name: str = field(default="cosine", init=False, repr=False)
 
-    def course(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
-        """See `Stretch`."""
+    def schedule(self, start: float, steps: int, steps_per_epoch: int) -> optax.Schedule:
+        """See `Segment`."""
         del steps_per_epoch
         fall = optax.cosine_decay_schedule(1.0, steps)
         return lambda count: self.end + (start - self.end) * fall(count)
 
 
-STRETCHES: dict[str, type[Stretch]] = {
+SEGMENTS: dict[str, type[Segment]] = {
     kind.name: kind for kind in (Constant, Linear, Exponential, Cosine)
 }
