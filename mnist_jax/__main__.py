@@ -11,18 +11,18 @@ from mnist_jax.version import __version__
 
 
 def main() -> None:
-    """Becomes the command that is named, or prints every one with what it says of itself.
+    """Executes the given command, or lists all commands with their summaries.
 
-    Exits with 2 where something else was asked for.
+    Exits with 2 on an unknown command or argument.
     """
-    # Judged by its text, because importing a command takes seconds.
+    # Found in the source text, because importing a command takes seconds.
     commands = {
         path.stem: text
         for path in sorted(Path(__file__).parent.glob("*.py"))
         if 'if __name__ == "__main__":' in (text := path.read_text()) and path.stem != "__main__"
     }
     if sys.argv[1:] and sys.argv[1] in commands:
-        # In this process's place, so that signals and the terminal are the command's alone.
+        # Replaces this process, so that signals and the terminal belong to the command alone.
         command = [sys.executable, "-m", f"mnist_jax.{sys.argv[1]}", *sys.argv[2:]]
         os.execv(sys.executable, command)
     mistaken = set(sys.argv[1:]) - {"--version", "--help", "-h"}
@@ -35,7 +35,7 @@ def main() -> None:
             about = (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
             lines.append(f"  python -m mnist_jax.{name:<10} {about.split(':')[0]}")
     try:
-        # Not by a stream, which would try again at the end.
+        # Not through a stream, which would try again at exit.
         os.write(2 if mistaken else 1, ("\n".join(lines) + "\n").encode())
     except BrokenPipeError:
         pass

@@ -1,7 +1,7 @@
-"""Carries weights between PyTorch and run directories.
+"""Converts weights between PyTorch and run directories.
 
-`python -m mnist_jax.convert --model=lenet --from=weights.pt --workdir=runs/theirs` makes a run of
-an author's weights, for `mnist_jax.evaluate`;
+`python -m mnist_jax.convert --model=lenet --from=weights.pt --workdir=runs/theirs` makes a run
+directory from an author's weights, for `mnist_jax.evaluate`;
 `python -m mnist_jax.convert --workdir=runs/ours --to=weights.safetensors` writes a run's weights,
 for `load_state_dict(strict=True)` of the author's module.
 """
@@ -17,23 +17,23 @@ from mnist_jax.errors import UsageError
 from mnist_jax.interchange.weights import export_weights, import_weights
 from mnist_jax.runs.directory import RunDirectory
 
-# Scripts import them from here.
+# Public names: scripts import them from here.
 __all__ = ["export_weights", "import_weights"]
 
-_MODEL = flags.DEFINE_string("model", None, "Which network the weights of --from belong to.")
+_MODEL = flags.DEFINE_string("model", None, "The network that the weights of --from belong to.")
 _MODEL_ARGS = flags.DEFINE_string(
     "model_args", None, 'Arguments of that network as JSON, such as {"hidden": 300}.'
 )
-_FROM = cli.define_path("from", None, "A .pt or .safetensors file to make a run of.")
+_FROM = cli.define_path("from", None, "A .pt or .safetensors file to make a run from.")
 _TO = cli.define_path("to", None, "A .safetensors file to write the run's weights to.")
 _WORKDIR = cli.define_path("workdir", None, "The run directory.")
 _STEP = flags.DEFINE_integer(
-    "step", None, "With --to, which checkpoint; by default the run's selected one or its latest."
+    "step", None, "With --to, the checkpoint's step; by default the selected one, else the latest."
 )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Converts in the direction that the flags say."""
+    """Converts in the direction that the flags select."""
     del argv
     if _WORKDIR.value is None:
         raise UsageError("No run directory given; add --workdir=DIR.")

@@ -1,9 +1,9 @@
 """Writes a page to draw on: `python -m mnist_jax.demo --workdir=DIR --to=demo.html`.
 
-Of a run, or with `--model=NAME` in its place of a network that is trained already.
+With the network of a run, or with a pretrained one: `--model=NAME`.
 
-One file for any browser, without a network or a server: what is drawn there is framed and read in
-the page itself, as `mnist_jax.predict` would.
+The page is one file for any browser, and needs neither internet access nor a server: drawings are
+framed and classified in the page itself, as `mnist_jax.predict` would.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the test images
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the page that the flags ask for."""
+    """Writes the page."""
     del argv
     if _TO.value is None:
         raise UsageError("No file to write given; add --to=demo.html.")

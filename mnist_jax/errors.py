@@ -1,8 +1,8 @@
-"""The ways a request can end badly, each one sentence a person can act on."""
+"""Exceptions for users: each message is a sentence that says what to do."""
 
 
 class Failure(Exception):
-    """What was asked could not be done: damaged data, no disk space, a diverged run.
+    """A request that could not be fulfilled: damaged data, no disk space, a diverged run.
 
     The message is one sentence that says what happened, where, and what to do.
     """
@@ -11,13 +11,13 @@ class Failure(Exception):
 
 
 class UsageError(Failure):
-    """What was asked makes no sense as given: an unknown name, a value out of range."""
+    """An invalid request: an unknown name, a value out of range."""
 
     exit_code = 2
 
 
 class Interrupted(Failure):
-    """A signal asked to stop, and everything so far is saved."""
+    """A signal requested a stop, and everything so far is saved."""
 
     def __init__(self, sentence: str, signal_number: int):
         super().__init__(sentence)

@@ -1,4 +1,4 @@
-"""Reloads a run, or loads a pretrained network, and prints how well it does.
+"""Prints the test accuracy of a run or of a pretrained network.
 
 `python -m mnist_jax.evaluate --workdir=DIR` or `python -m mnist_jax.evaluate --model=NAME`.
 """
@@ -20,7 +20,7 @@ _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset fir
 
 
 def main(argv: Sequence[str]) -> None:
-    """Evaluates what the flags say."""
+    """Evaluates the network that the flags select."""
     del argv
     devices.configure_process(cache_folder() / "compiled")
     run = _LOAD()

@@ -1,9 +1,10 @@
 """Writes a network for other programs: `python -m mnist_jax.export --model=NAME --to=net.onnx`.
 
-Of a run (`--workdir=DIR`) or a pretrained network (`--model=NAME`): as ONNX where the name ends in
-`.onnx`, as StableHLO for `jax.export.deserialize` where it ends in `.stablehlo`. Both compute
-logits float32 [N, 10] of images [N, 28, 28], for any N. JAX promises to read StableHLO with its
-releases of six months after the one that wrote it and of three weeks before; ONNX is for longer.
+The network is that of a run (`--workdir=DIR`) or a pretrained one (`--model=NAME`). The file's
+suffix selects the format: `.onnx` for ONNX, `.stablehlo` for StableHLO, which
+`jax.export.deserialize` reads. Both map images [N, 28, 28] to logits float32 [N, 10], for any N.
+JAX guarantees that StableHLO is readable by its releases from three weeks before to six months
+after the one that wrote it; ONNX is for longer.
 """
 
 import json
@@ -28,7 +29,7 @@ _INPUT = flags.DEFINE_enum(
     "input",
     "pixels",
     ["pixels", "normalized"],
-    "Images as uint8 from 0 to 255; or as float32 that are normalised as in training.",
+    "Type of the images: uint8 from 0 to 255, or float32 normalised as in training.",
 )
 
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _metadata(run: LoadedRun) -> dict[str, str]:
-    """What a model says of itself: texts, and JSON where there is more than one value."""
+    """The model's metadata: text, and JSON for lists and the recipe."""
     recipe = run.recipe
     return {
         "classes": json.dumps(CLASS_NAMES[recipe.dataset]),

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever interrupts their writing, JSON, the cache's folder."""
+"""Atomic file writes, bounded JSON parsing, and the cache folder."""
 
 import contextlib
 import errno
@@ -13,12 +13,12 @@ from absl import logging
 
 from mnist_jax.errors import Failure, UsageError
 
-# Objects and arrays within one another: far more than ours are, far less than Python can take.
+# Nesting of objects and arrays: far deeper than ours, far less than Python's recursion limit.
 _DEEPEST = 100
 
 
 def expanded(path: Path | str) -> Path:
-    """A path with a home folder in the place of `~` or `~NAME`.
+    """Expands `~` and `~NAME` in a path.
 
     Raises:
       UsageError: there is no such user.
@@ -31,8 +31,8 @@ def expanded(path: Path | str) -> Path:
 
 @contextlib.contextmanager
 def _replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Gives a temporary path whose file takes `path`'s place on success, at once."""
-    # A name of its own, since several processes may write the same file.
+    """Yields a temporary path whose file atomically replaces `path` on success."""
+    # A unique name, since several processes may write the same file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
@@ -47,23 +47,23 @@ def _replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def unwritable(path: object, error: OSError, instead: str) -> Failure:
-    """The sentence for what the system won't write, with `instead` of it to be given."""
+    """The error for a path that can't be written; `instead` names what to replace."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what_to_do = f"{'make room or ' if full else ''}give another {instead}"
     return Failure(f"{path} can't be written ({error.strerror}); {what_to_do}.")
 
 
 def write_output(path: Path, content: bytes, instead: str) -> None:
-    """Writes the file that somebody asked for, whole or not at all; through a link to another.
+    """Writes a file that a user requested, whole or not at all; follows symbolic links.
 
     Raises:
-      Failure: it can't be written; `instead` of it is to be given.
+      Failure: it can't be written; the message says to give another `instead`.
     """
     try:
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():
-            # A file would take its place, and what other programs write to would be gone.
-            raise OSError(errno.EINVAL, "it is no regular file")
+            # Replacing it by a file would remove what other programs write to.
+            raise OSError(errno.EINVAL, "it is not a regular file")
         write_bytes(target, content)
     except OSError as error:
         raise unwritable(path, error, instead) from error
@@ -72,10 +72,10 @@ def write_output(path: Path, content: bytes, instead: str) -> None:
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Writes a file, whole or not at all.
 
-    If `durable`, it will be found there after a loss of power.
+    If `durable`, it survives a power failure.
 
     Raises:
-      OSError: it can't be written; then `path` is as it was.
+      OSError: it can't be written; `path` is then unchanged.
     """
     with _replacing(path, durable=durable) as temporary:
         temporary.write_bytes(content)
@@ -88,19 +88,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, with those above it, that will be found there after a loss of power."""
+    """Makes a folder and its parents, durably: they survive a power failure."""
     missing = [folder for folder in path.parents if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    # Also where it was there: a process may have been killed before it came to this.
+    # Also if it existed: a process may have been killed before it synchronised.
     for folder in (path, *missing):
         synchronize(folder.parent)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Reads JSON that somebody else may have written.
+    """Parses untrusted JSON.
 
     Raises:
-      ValueError: it is none, or nested so deeply that nothing here could go through it.
+      ValueError: it is not JSON, or is nested too deeply to be processed.
     """
     try:
         value = json.loads(text)
@@ -120,7 +120,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def synchronize(path: Path) -> None:
-    """Waits until a file's content, or what a folder lists, would survive a loss of power."""
+    """Waits until a file's content, or a folder's entries, would survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -135,14 +135,14 @@ def cache_folder() -> Path:
 
 
 def store(path: Path, data: bytes) -> None:
-    """Writes a file of the cache, whose readers verify what they read.
+    """Writes a cache file; readers verify what they read.
 
-    A cache that cannot be written costs time, not the result: the reason is logged.
+    If the cache can't be written, that only costs time, so the reason is logged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data, durable=False)
     except OSError as error:
         logging.log_first_n(
-            logging.WARNING, "Can't keep %s for the next time: %s", 1, path, error.strerror
+            logging.WARNING, "Can't cache %s for later use: %s", 1, path, error.strerror
         )

@@ -1,7 +1,7 @@
-"""The processes that train one run together: how they meet, agree, and end.
+"""Coordination of the processes that train one run: start-up, communication and shutdown.
 
-One process, which is the usual case, meets nobody: then nothing here does anything. Of several,
-the first reads and writes the run's files and tells the others what is in them.
+With a single process, the usual case, none of these functions has an effect. Otherwise the first
+process reads and writes the run's files, and sends the others what they need from them.
 """
 
 import atexit
@@ -23,35 +23,35 @@ from mnist_jax.errors import Failure, UsageError
 
 T = TypeVar("T")
 
-# Milliseconds in which a process may not notice that it is to end.
-_GLANCE = 300
-# Seconds: for all to come; for what one has to tell, if it lives; without a sign of life from one;
-# for all to read that the run ends; for the first process to say why itself.
-_MEETING = 300
-_PATIENCE = 3600
-_SILENCE = 30
-_FAREWELL = 5
-_TURN = 2
+# Milliseconds that a process polls for the end of the run before it checks its own state.
+_POLL_MS = 300
+# Timeouts in seconds: for all processes to connect; for a message from a live process; for a
+# heartbeat; for all to read that the run ends. Then the delay that lets the first process report.
+_CONNECT_TIMEOUT = 300
+_MESSAGE_TIMEOUT = 3600
+_HEARTBEAT_TIMEOUT = 30
+_SHUTDOWN_TIMEOUT = 5
+_REPORT_DELAY = 2
 
-# What JAX says of a process that is not there.
+# What JAX's errors about an unreachable process contain.
 _SIGNS = ("distributed service", "Gloo", "NCCL", "coordination service", "Connection reset")
 
-# Where it is written that the run ends: the exit code.
+# Key of the exit code with which the run ends.
 _END = "mnist_jax/end"
 
 
 @dataclass
 class _Meeting:
-    """What a process knows of a run of several.
+    """A process's state in a run of several processes.
 
     Attributes:
-      index: which one it is; 0 is the first.
-      count: how many there are.
-      client: JAX's, of the coordination service that the first one runs.
-      ending: whether this process ends, and knows why.
-      speaking: held by the thread that says so.
-      talks: how often they have talked.
-      heard: what the first one has told since it last heard of all others.
+      index: this process's index; 0 is the first.
+      count: the number of processes.
+      client: JAX's client of the coordination service, which the first process runs.
+      ending: set once this process is ending, for a known reason.
+      speaking: held by the thread that reports the reason.
+      talks: the number of messages so far.
+      heard: keys that the first process has set since it last heard from all others.
     """
 
     index: int
@@ -63,7 +63,7 @@ class _Meeting:
     heard: list[str] = field(default_factory=list)
 
     def next_name(self) -> str:
-        """For what they say to each other next, the same in all of them."""
+        """The key of the next message, the same in all processes."""
         self.talks += 1
         return f"mnist_jax/{self.talks}"
 
@@ -72,22 +72,22 @@ _meeting: _Meeting | None = None
 
 
 def count() -> int:
-    """How many processes train together."""
+    """The number of processes that train together."""
     return _meeting.count if _meeting else 1
 
 
 def index() -> int:
-    """Which of them this one is."""
+    """The index of this process."""
     return _meeting.index if _meeting else 0
 
 
 def is_first() -> bool:
-    """Whether this process reads and writes the run's files, and shows how far it is."""
+    """Whether this process reads and writes the run's files and shows its progress."""
     return index() == 0
 
 
 def launched_as() -> int:
-    """Which process this one is by its launcher, which gives the same command to all."""
+    """This process's index according to its launcher, which gives the same command to all."""
     launched = launchers.launched()
     return launched[2] if launched else 0
 
@@ -101,17 +101,17 @@ def meet(
 ) -> None:
     """Waits for the other processes of this run, if there are any, before a device is touched.
 
-    What is not given is as the launcher says: srun, mpirun, or a TPU pod.
+    Values that are not given come from the launcher: srun, mpirun, or a TPU pod.
 
     Args:
       coordinator: HOST:PORT at which the first process can be reached.
-      num_processes: how many there are.
-      process_id: which of them this one is.
-      before: called where there are any, before JAX looks for them.
+      num_processes: the number of processes.
+      process_id: the index of this process.
+      before: called if there are other processes, before JAX connects to them.
 
     Raises:
-      UsageError: something is missing, or makes no sense.
-      Failure: they can't meet.
+      UsageError: a value is missing or invalid.
+      Failure: the processes can't connect.
     """
     launcher, launched_count, launched_index = launchers.launched() or ("", None, None)
     total = launched_count if num_processes is None else num_processes
@@ -121,14 +121,15 @@ def meet(
     if total is None and coordinator is None and process_id is None:
         if "SLURM_JOB_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
             logging.warning(
-                "A job of several tasks, but not started by srun: going on as one process."
+                "The job has several tasks, but srun did not start this one: running as one"
+                " process."
             )
         if not launchers.on_tpu():
             return
     elif total is None or mine is None:
         raise UsageError("Give --coordinator, --num_processes and --process_id together.")
     elif not 0 <= mine < total:
-        raise UsageError(f"--process_id is {mine}; give 0 to {total - 1}, as many as there are.")
+        raise UsageError(f"--process_id is {mine}; give 0 to {total - 1} for {total} processes.")
     in_step = launchers.in_slurm_step() and launcher != "Open MPI"
     if coordinator is None and total is not None and in_step:
         coordinator = launchers.slurm_coordinator()
@@ -148,21 +149,21 @@ def _initialize(coordinator: str | None, total: int | None, mine: int | None, de
             coordinator,
             total,
             mine,
-            # It has more to say only where a launcher or a pod does.
+            # Detection adds something only under a launcher or on a pod.
             cluster_detection_method=None if detect or total is None else "deactivate",
-            initialization_timeout=_MEETING,
-            heartbeat_timeout_seconds=_SILENCE,
+            initialization_timeout=_CONNECT_TIMEOUT,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
         _meeting = None
         if total is None and isinstance(error, ValueError):
-            return  # One machine with TPUs of its own.
+            return  # A single machine with its own TPUs.
         reason = str(error).partition("\n")[0].rstrip(".")
         raise Failure(
-            f"The processes of this run can't meet ({reason}); give --coordinator=HOST:PORT,"
+            f"The processes of this run can't connect ({reason}); give --coordinator=HOST:PORT,"
             " --num_processes and --process_id."
         ) from error
-    # There is no public way to the store that JAX keeps for its processes.
+    # There is no public API for the key-value store that JAX's processes share.
     state = importlib.import_module("jax._src.distributed").global_state
     _meeting = _Meeting(state.process_id, state.num_processes, state.client)
     if _meeting.count == 1:
@@ -172,19 +173,19 @@ def _initialize(coordinator: str | None, total: int | None, mine: int | None, de
 
 
 def told(value: T) -> T:
-    """The first process's value, of JSON's types, in all of them; all call it alike."""
+    """Broadcasts the first process's value, of JSON types; all processes must call it."""
     if _meeting is None:
         return value
     name = _meeting.next_name()
     if is_first():
         _meeting.client.key_value_set(name, json.dumps(value))
         _meeting.heard.append(name)
-    answer: T = json.loads(_meeting.client.blocking_key_value_get(name, 1000 * _PATIENCE))
+    answer: T = json.loads(_meeting.client.blocking_key_value_get(name, 1000 * _MESSAGE_TIMEOUT))
     return answer
 
 
 def gathered(value: T) -> list[T]:
-    """In the first process what each of them has, of JSON's types; in the others nothing."""
+    """Gathers every process's value, of JSON types, in the first; returns [] in the others."""
     if _meeting is None:
         return [value]
     name = _meeting.next_name()
@@ -193,33 +194,33 @@ def gathered(value: T) -> list[T]:
         return []
     values = [value]
     for other in range(1, _meeting.count):
-        text = _meeting.client.blocking_key_value_get(f"{name}/{other}", 1000 * _PATIENCE)
+        text = _meeting.client.blocking_key_value_get(f"{name}/{other}", 1000 * _MESSAGE_TIMEOUT)
         values.append(json.loads(text))
-    for old in (*_meeting.heard, name):  # Who has come here has heard what was told before.
+    for old in (*_meeting.heard, name):  # Who sent this has read all earlier messages.
         _meeting.client.key_value_delete(old)
     _meeting.heard.clear()
     return values
 
 
 def wait_for_all() -> None:
-    """Waits until all processes are here.
+    """Waits until all processes have reached this point.
 
-    Collectives on CPUs fail where one process comes to them half a minute before another, such
-    as one that found in a cache what the other compiles.
+    Collectives on CPUs fail if a process reaches them half a minute before another, for example
+    because it found in its cache what the other has to compile.
     """
     if _meeting is not None:
-        _meeting.client.wait_at_barrier(_meeting.next_name(), 1000 * _PATIENCE)
+        _meeting.client.wait_at_barrier(_meeting.next_name(), 1000 * _MESSAGE_TIMEOUT)
 
 
 def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) -> None:
-    """Makes sure that all processes have the same facts, of JSON's types.
+    """Checks that all processes have the same facts, of JSON types.
 
     Args:
-      facts: of this process.
-      difference: what JSON values have that others have not, in words.
+      facts: those of this process.
+      difference: describes how its first argument differs from its second.
 
     Raises:
-      UsageError: in the first process, another one has others.
+      UsageError: in the first process, if another process's facts differ.
     """
     for place, other in enumerate(gathered(facts)):
         if other != facts:
@@ -231,11 +232,13 @@ def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) 
 
 
 def _start_watch(meeting: _Meeting, shutdown: Callable[[], None]) -> Callable[[], None]:
-    """Has a thread watch until this process ends; what is returned is called then.
+    """Starts a thread that watches for the end of the run; returns a function that stops it.
+
+    The function is also called when this process exits.
 
     Args:
-      meeting: that it watches.
-      shutdown: waits for the other processes, one of which may still say that the run ends.
+      meeting: the state of this process.
+      shutdown: waits for the other processes, any of which may still end the run.
     """
     watching = threading.Thread(target=_watch, args=(meeting,), daemon=True)
     watching.start()
@@ -247,16 +250,17 @@ def _start_watch(meeting: _Meeting, shutdown: Callable[[], None]) -> Callable[[]
             meeting.ending.set()
             watching.join()
 
-    # A thread that is within JAX's client when Python ends may crash the process.
+    # A thread inside JAX's client when Python exits may crash the process.
     atexit.register(end)
     return end
 
 
 def _watch(meeting: _Meeting) -> None:
-    """Ends this process as soon as another one has said that the run ends."""
+    """Ends this process as soon as another one has announced the end of the run."""
     while not meeting.ending.is_set():
-        with contextlib.suppress(Exception):  # Not yet; or the first one is gone, as JAX will say.
-            code = int(meeting.client.blocking_key_value_get(_END, _GLANCE))
+        # Not yet; or the first process is lost, which JAX will report.
+        with contextlib.suppress(Exception):
+            code = int(meeting.client.blocking_key_value_get(_END, _POLL_MS))
             if not meeting.ending.is_set():
                 _leave(meeting, code)
             return
@@ -264,30 +268,30 @@ def _watch(meeting: _Meeting) -> None:
 
 
 def is_to_say_why(code: int) -> bool:
-    """Whether this process is the one that says why all of them end with this exit code.
+    """Announces the end of the run; returns whether this process is to report the reason.
 
-    Whoever fails first says it; the others hear of it, and end in silence.
+    The process that fails first reports it; the others learn of it and end silently.
     """
     if _meeting is None:
         return True
     _meeting.ending.set()
     if not is_first():
-        time.sleep(_TURN)  # What fails in all of them, the first one says.
+        time.sleep(_REPORT_DELAY)  # The first process reports what fails in all of them.
     try:
         _meeting.client.key_value_set(_END, str(code))
     except RuntimeError as error:
-        # The first one may be gone, and nobody can say who speaks.
+        # If the first process is lost, the second one reports.
         if "ALREADY_EXISTS" in str(error) or index() != 1:
             return False
     return _meeting.speaking.acquire(blocking=False)
 
 
 def leave(code: int) -> None:
-    """Ends this process after `is_to_say_why`, once the others know; nothing if it is alone."""
+    """Ends this process after `is_to_say_why`, once the others know; does nothing if alone."""
     if _meeting is None:
         return
-    if is_first():  # With it goes what tells them.
-        until = time.monotonic() + _FAREWELL
+    if is_first():  # The coordination service that informs the others ends with it.
+        until = time.monotonic() + _SHUTDOWN_TIMEOUT
         for other in range(1, _meeting.count):
             left = max(1, round(1000 * (until - time.monotonic())))
             with contextlib.suppress(RuntimeError):
@@ -302,22 +306,22 @@ def _leave(meeting: _Meeting, code: int) -> None:
 
 
 def why_lost(text: str) -> str | None:
-    """The sentence for what JAX says where another process is not there any more, or not yet.
+    """The error message for a JAX error about a process that is lost or has not connected.
 
     Args:
-      text: of an exception, or of what JAX writes before it ends the process.
+      text: an exception's text, or what JAX writes before it aborts the process.
 
     Returns:
-      None where it is about something else.
+      The message, or None if the text is about something else.
     """
     if _meeting is None or not any(sign in text for sign in _SIGNS):
         return None
     if _meeting.client is None:
         state = importlib.import_module("jax._src.distributed").global_state
         return (
-            f"Not all {_meeting.count} processes came to {state.coordinator_address} within"
-            f" {_MEETING} s; start every one, with the same command but for --process_id, where"
-            " this address can be reached."
+            f"Not all {_meeting.count} processes connected to {state.coordinator_address} within"
+            f" {_CONNECT_TIMEOUT} s; start each one where this address can be reached, with the"
+            " same command except for --process_id."
         )
     silent = re.search(r"heartbeats\):\s*(\d+)", text)
     who = (
@@ -327,26 +331,26 @@ def why_lost(text: str) -> str | None:
     return (
         f"{who} of this run's {_meeting.count} has ended or can't be reached"
         f"{f' ({reason})' if reason else ''};"
-        " start all of them again with the same command to go on from the last checkpoint."
+        " start all of them again with the same command to resume from the last checkpoint."
     )
 
 
 def last_words(text: str) -> str | None:
-    """The sentence for what JAX has written before it aborts; it can't be asked any more.
+    """The error message for what JAX has written before it aborts, when its API is unusable.
 
     Args:
-      text: that it has written.
+      text: what JAX has written.
 
     Returns:
-      None where it is about something else; empty where another process says so.
+      The message; None if the text is about something else; empty if another process reports it.
     """
     sentence = why_lost(text)
     if _meeting is None or sentence is None:
         return None
     _meeting.ending.set()
-    # Of those that have not met one says so, or two; where the first is gone, the second does.
+    # If processes never connected, one or two report it; if the first is lost, the second does.
     speaks = is_first() or (index() == 1 and (_meeting.client is None or "leader" in text))
     if not _meeting.speaking.acquire(blocking=False):
-        time.sleep(_TURN)  # Another thread is at it.
+        time.sleep(_REPORT_DELAY)  # Another thread is reporting it.
         return ""
     return sentence if speaks else ""

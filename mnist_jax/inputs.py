@@ -1,4 +1,4 @@
-"""From a dataset's pixels to what networks see."""
+"""Conversion of a dataset's pixels to network inputs."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,17 @@ import jax.numpy as jnp
 from mnist_jax.recipe import Recipe
 from mnist_jax.transforms import Transform
 
-# What is folded into an image's key for its augmentation. A network folds the places of its layers
-# into it.
+# Folded into an image's key for its augmentation. A network folds in the indices of its layers.
 _AUGMENTATION = 2**32 - 1
 
 
 def training_inputs(recipe: Recipe, images: jax.Array, keys: jax.Array) -> jax.Array:
-    """What a recipe's network is trained on.
+    """Augments and normalises images for training.
 
     Args:
-      recipe: whose augmentation and normalisation it is.
+      recipe: gives the augmentation and normalisation.
       images: uint8 [N, H, W].
-      keys: [N], those of the step's images: each is changed as its own key says.
+      keys: [N], one random key per image, which determines its augmentation.
 
     Returns:
       float32 [N, H, W, 1].
@@ -36,7 +35,7 @@ def training_inputs(recipe: Recipe, images: jax.Array, keys: jax.Array) -> jax.A
 
 
 def evaluation_inputs(recipe: Recipe, images: jax.Array) -> jax.Array:
-    """What a recipe's network is evaluated on: uint8 [..., H, W] to float32 [..., H, W, 1]."""
+    """Prepares images for evaluation: uint8 [..., H, W] to float32 [..., H, W, 1]."""
 
     def change(_: int, transform: Transform, images: jax.Array) -> jax.Array:
         single = images.reshape(-1, *images.shape[-2:])
@@ -46,7 +45,7 @@ def evaluation_inputs(recipe: Recipe, images: jax.Array) -> jax.Array:
 
 
 def evaluation_formula(recipe: Recipe) -> str:
-    """What `evaluation_inputs` computes, for a person: `(crop_resize(pixel / 255) - 0.1) / 0.3`."""
+    """`evaluation_inputs` as a readable formula: `(crop_resize(pixel / 255) - 0.1) / 0.3`."""
     pixels = "pixel / 255"
     for transform in recipe.augmentation:
         if not transform.in_training_only:

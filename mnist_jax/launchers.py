@@ -1,4 +1,4 @@
-"""What launchers tell a process of the others that train the same run, and where to meet them."""
+"""The number of processes, index and coordinator address that a launcher sets for a process."""
 
 import os
 import re
@@ -8,19 +8,19 @@ from pathlib import Path
 
 from mnist_jax.errors import Failure, UsageError
 
-# How launchers tell a process how many there are, and which of them it is. Slurm's comes last: it
-# is about mpirun's own processes where that starts them by srun.
+# Variables for the number of processes and a process's index. Slurm comes last: when mpirun starts
+# its daemons with srun, Slurm's variables describe the daemons.
 _LAUNCHERS = {
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
     "MPI": ("PMI_SIZE", "PMI_RANK"),
     "Slurm": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 }
-# Of Slurm's variables some are there in a job's script, too: this one in a step alone.
+# Set only in a job step, unlike Slurm variables that are set in the job script too.
 _STEP = "SLURM_STEP_NODELIST"
 
 
 def launched() -> tuple[str, int, int] | None:
-    """The launcher that started several, if one did, how many, and which of them this one is."""
+    """The launcher, number of processes and index of this one; None if not one of several."""
     for launcher, names in _LAUNCHERS.items():
         values = [os.environ.get(name, "") for name in names]
         if launcher == "Slurm" and not in_slurm_step():
@@ -31,7 +31,7 @@ def launched() -> tuple[str, int, int] | None:
 
 
 def in_slurm_step() -> bool:
-    """Whether Slurm started this process as one of a step's."""
+    """Whether Slurm started this process as part of a job step."""
     return _STEP in os.environ
 
 
@@ -42,9 +42,9 @@ def on_tpu() -> bool:
 
 
 def slurm_coordinator() -> str:
-    """HOST:PORT of a step's first process.
+    """HOST:PORT of a job step's first process, as JAX would choose it.
 
-    As JAX would choose it; here, so that it can be looked at before it ends the process.
+    Computed here so that it can be checked first: JAX would end the process.
     """
     nodes = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", os.environ[_STEP])
     assert nodes is not None
@@ -54,14 +54,14 @@ def slurm_coordinator() -> str:
 
 
 def check_address(coordinator: str, *, is_here: bool) -> None:
-    """Refuses what would end the process without a word, or only after minutes.
+    """Rejects addresses with which JAX would end the process silently, or only after minutes.
 
     Args:
-      coordinator: HOST:PORT, as it was given.
-      is_here: whether it is this process.
+      coordinator: HOST:PORT, as given.
+      is_here: whether this process is the coordinator.
 
     Raises:
-      UsageError: it is no such thing, or the host has no address.
+      UsageError: it is not HOST:PORT, or the host has no address.
       Failure: the port can't be used.
     """
     host, _, port = coordinator.rpartition(":")

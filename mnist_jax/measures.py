@@ -1,4 +1,4 @@
-"""From metrics, probabilities and labels to numbers that are printed and drawn."""
+"""Statistics of metrics, probabilities and labels, for printing and plotting."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Of the standard normal distribution, 95% lie within so many deviations.
+# The 97.5% quantile of the standard normal distribution.
 _Z = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """How one number of a run went: values `y` [T] at rising steps or epochs `x` [T]."""
+    """A curve of one metric of a run: values `y` [T] at increasing steps or epochs `x` [T]."""
 
     x: np.ndarray
     y: np.ndarray
@@ -24,7 +24,7 @@ class Course:
 
 @dataclass(frozen=True, eq=False)
 class Band:
-    """Runs that differ in their seed, together: mean and extremes [T] where all have a value."""
+    """Mean and range [T] over runs that differ in their seed, where all have a value."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -34,9 +34,9 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Shares of right answers with Wilson's 95% intervals, [K] each.
+    """Proportions of correct predictions with Wilson 95% intervals, [K] each.
 
-    From 0 to 1; NaN where there was nothing to answer.
+    From 0 to 1; NaN where there are no images.
     """
 
     rate: np.ndarray
@@ -46,12 +46,12 @@ class Rates:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Whether a network is right as often as it says; of bins of equal width over [0, 1].
+    """A network's calibration, in bins of equal width over [0, 1].
 
     Attributes:
       count: [bins], images by the probability of their predicted class.
       confidence: [bins], the mean of that probability; NaN in an empty bin.
-      accuracy: of each bin.
+      accuracy: the accuracy in each bin.
       error: the expected calibration error: |accuracy - confidence|, averaged over images.
     """
 
@@ -62,21 +62,21 @@ class Calibration:
 
 
 def since_best(values: Sequence[float]) -> int:
-    """How many of the values come after the first of the largest ones; 0 of none."""
+    """The number of values after the first maximum; 0 if there are no values."""
     return len(values) - 1 - int(np.argmax(values)) if values else 0
 
 
 def by_epoch(
     steps: Sequence[float], values: Sequence[float], steps_per_epoch: int, *, mean: bool
 ) -> Course:
-    """Takes a column of metrics per epoch.
+    """Reduces a column of metrics to one value per epoch.
 
     Args:
-      steps: of the evaluations, the end of every epoch among them.
-      values: at each of them.
-      steps_per_epoch: what an epoch has.
-      mean: whether a value is a mean since the evaluation before it, as those of training are,
-        and is to be averaged over the epoch; otherwise the one at the epoch's end counts.
+      steps: the steps of the evaluations, among them the end of every epoch.
+      values: the column's value at each of them.
+      steps_per_epoch: the number of steps in an epoch.
+      mean: whether a value is a mean since the previous evaluation, as training metrics are, and
+        is to be averaged over the epoch; otherwise the value at the end of the epoch is taken.
 
     Returns:
       A value for every epoch that has ended.
@@ -92,7 +92,7 @@ def by_epoch(
 
 
 def band(courses: Sequence[Course]) -> Band:
-    """Mean and range of at least one course, where all have a value."""
+    """Mean and range of one or more curves, where all have a value."""
     x = courses[0].x
     for course in courses[1:]:
         x = np.intersect1d(x, course.x)
@@ -101,7 +101,7 @@ def band(courses: Sequence[Course]) -> Band:
 
 
 def thinned(band: Band, most: int) -> Band:
-    """A band with `most` values at most: means of neighbours within the range of them all."""
+    """Reduces a band to at most `most` values: neighbours' mean, and the range of all of them."""
     starts = np.arange(0, len(band.x), math.ceil(len(band.x) / most))
     counts = np.diff(starts, append=len(band.x))
     return Band(
@@ -120,7 +120,7 @@ def confusion(labels: np.ndarray, predictions: np.ndarray, classes: int = 10) ->
 
 
 def rates(correct: np.ndarray, total: np.ndarray) -> Rates:
-    """Shares of right answers: `correct` [K] of `total` [K].
+    """Proportions of correct predictions: `correct` [K] of `total` [K].
 
     Example:
       >>> shares = rates(np.array([9943]), np.array([10_000]))
@@ -157,9 +157,9 @@ def misclassified(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def mosaic(maps: np.ndarray, columns: int) -> np.ndarray:
-    """Lays pictures [K, H, W] out in rows, with a frame of NaN around each.
+    """Arranges images [K, H, W] in rows, with a frame of NaN around each.
 
-    The result is [rows * (H + 1) + 1, columns * (W + 1) + 1]; what the last row lacks is NaN.
+    The result is [rows * (H + 1) + 1, columns * (W + 1) + 1]; missing cells are NaN.
     """
     count, height, width = maps.shape
     rows = math.ceil(count / columns)

@@ -1,10 +1,10 @@
 """Classifies image files: `python -m mnist_jax.predict --workdir=DIR IMAGE...`.
 
-With a run, or with `--model=NAME` in its place by a network that is trained already.
+With the network of a run, or with a pretrained one: `--model=NAME`.
 
-PNG, JPEG, GIF, WebP or BMP of any size, folders of them, or `-` for standard input; dark on light
-or light on dark. Every image is brought into the frame of the run's dataset first: one digit, or
-several side by side with `--digits=many`, or one garment.
+Images are PNG, JPEG, GIF, WebP or BMP of any size, folders of them, or `-` for standard input;
+dark on light or light on dark. Each is first scaled and centred like the images of the network's
+dataset; it shows one digit, several side by side with `--digits=many`, or one garment.
 """
 
 import io
@@ -28,20 +28,20 @@ from mnist_jax.training import devices
 
 _LOAD = networks.define()
 _DIGITS = flags.DEFINE_enum(
-    "digits", "one", ["one", "many"], "How many an image has; many are read from left to right."
+    "digits", "one", ["one", "many"], "Digits in an image; many are read from left to right."
 )
-_JSON = flags.DEFINE_bool("json", False, "Print one JSON object per image, each on its line.")
+_JSON = flags.DEFINE_bool("json", False, "Print one JSON object per image, one per line.")
 _SHOW = cli.define_path(
-    "show", None, "A folder for pictures: each image, and beside it what the network saw."
+    "show", None, "Folder to save each image in, beside the network's view of it."
 )
 
-# Sides of the pictures that --show saves: ten pixels for one of the network's.
+# Side of the pictures that --show saves: ten times that of the network's input.
 _SHOWN = 280
 _STDIN = Path("-")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Classifies what the arguments name; what can't be read is told of at the end."""
+    """Classifies the images that the arguments name; reports unreadable ones at the end."""
     if len(argv) < 2:
         raise UsageError(f"No image given; add {FORMATS} files, folders of them, or - for stdin.")
     devices.configure_process(cache_folder() / "compiled")
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     dataset = run.recipe.dataset
     many = _DIGITS.value == "many"
     if many and dataset == "fashion_mnist":
-        raise UsageError(f"--digits=many is for digits, and {run.source} knows garments.")
+        raise UsageError(f"--digits=many is for digits, but {run.source} classifies garments.")
     files: list[Path] = []
     failures = []
     for operand in map(Path, argv[1:]):
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         streams.delivered()
         if any(notes):
             logging.warning(
-                "%s: what the network saw is unlike the images it was trained on: %s.",
+                "%s: the network's view of it is unlike the images it was trained on: %s.",
                 file,
                 "; ".join(", ".join(note) for note in notes if note),
             )
@@ -85,10 +85,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _read(file: Path, dataset: str, many: bool) -> tuple[np.ndarray, Sequence[np.ndarray]]:
-    """An image, and of each digit in it the frames that it may have.
+    """Reads an image, and the candidate frames of each digit in it.
 
     Raises:
-      Failure: it can't be read, or shows none, or too many.
+      Failure: it can't be read, or shows no digit, or too many.
     """
     image = read_image(_standard_input() if file == _STDIN else file)
     try:
@@ -96,22 +96,22 @@ def _read(file: Path, dataset: str, many: bool) -> tuple[np.ndarray, Sequence[np
     except Failure as failure:
         raise Failure(f"{file} {failure}") from failure
     if not digits:
-        raise Failure(f"{file} is an empty page: nothing stands out from it.")
+        raise Failure(f"{file} is an empty page: nothing stands out from the background.")
     if len(digits) > 1 and not many:
         raise Failure(f"{file} shows {len(digits)} digits; add --digits=many to read them.")
     return image, digits
 
 
 def _standard_input() -> io.BytesIO:
-    """All of it; nothing where it is closed, for which `sys.stdin` is None."""
+    """The whole input; empty if it is closed, in which case `sys.stdin` is None."""
     return io.BytesIO(io.FileIO(0, closefd=False).readall())
 
 
 def _believed(
     ways: np.ndarray, classify: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The frame, of those of a digit, that the network is surest of, and its probabilities."""
-    # One by one: a single shape to compile for.
+    """The candidate frame with the highest probability of any class, and its probabilities."""
+    # One by one, so that only one shape is compiled.
     probabilities = np.concatenate([classify(way[None]) for way in ways])
     surest = probabilities.max(-1).argmax()
     return ways[surest], probabilities[surest]
@@ -149,7 +149,7 @@ def _line(
 
 
 def _save(target: Path, image: np.ndarray, frames: np.ndarray) -> None:
-    """Saves a picture 280 pixels high: the image, and each digit that the network saw of it."""
+    """Saves a picture 280 pixels high: the image, and the network's view of each digit in it."""
     from PIL import Image, ImageOps
 
     picture = Image.new("RGB", ((1 + len(frames)) * _SHOWN, _SHOWN), "gray")

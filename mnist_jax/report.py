@@ -1,4 +1,4 @@
-"""Writes a page of pictures of runs: `python -m mnist_jax.report --workdir=DIR`."""
+"""Writes a report on runs, with figures: `python -m mnist_jax.report --workdir=DIR`."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,19 @@ from mnist_jax.training import devices
 _WORKDIR = flags.DEFINE_list(
     "workdir",
     None,
-    "Run directories that differ in their seed alone, or parents of seed-N run directories.",
+    "Run directories that differ only in their seed, or parents of seed-N run directories.",
 )
-_OUT = cli.define_path("out", None, "Where to; by default report/ in the first --workdir.")
+_OUT = cli.define_path("out", None, "Folder to write; by default report/ in the first --workdir.")
 _IMAGES = flags.DEFINE_list(
     "images",
     None,
-    "Numbers of the test images whose activations are shown; by default one each of two classes.",
+    "Indices of test images whose activations are shown; by default one each of two classes.",
 )
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the report that the flags ask for."""
+    """Writes the report."""
     del argv
     if not _WORKDIR.value:
         raise UsageError("No run given; add --workdir=DIR.")
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     default = network_contents.default_images(dataset)
     chosen = _numbers(_IMAGES.value) if _IMAGES.value else default
     written = page.write(contents.report(runs, dataset, chosen), out)
-    display.console().print(f"{written} has the report; its pictures are beside it.")
+    display.console().print(f"{written} has the report; its figures are beside it.")
 
 
 def _numbers(texts: Sequence[str]) -> list[int]:
@@ -47,7 +47,7 @@ def _numbers(texts: Sequence[str]) -> list[int]:
         return [int(text) for text in texts]
     except ValueError as error:
         raise UsageError(
-            f"--images is {','.join(texts)!r}; give numbers of test images, such as 0,7."
+            f"--images is {','.join(texts)!r}; give indices of test images, such as 0,7."
         ) from error
 
 

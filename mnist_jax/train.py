@@ -28,14 +28,14 @@ from mnist_jax.training import devices
 from mnist_jax.training.session import OpenListener, groups, train
 from mnist_jax.training.trainer import check_memory
 
-# They replace values of the article's recipe, or of --config's.
+# These override values of the article's recipe, or of --config.
 _OVERRIDES = recipe_flags.define()
-_MODEL = flags.DEFINE_string("model", None, "Which network; --list shows them.")
+_MODEL = flags.DEFINE_string("model", None, "The network to train; --list shows the names.")
 _CONFIG = cli.define_path(
     "config", None, "A recipe to run instead of an article's, such as a run's config.json."
 )
 _EXPERIMENT = flags.DEFINE_string(
-    "experiment", None, "The recipe of a row of the comparison, such as nielsen/dbl_conv_relu."
+    "experiment", None, "Row of the comparison to take the recipe from: nielsen/dbl_conv_relu."
 )
 _MODEL_ARGS = flags.DEFINE_string(
     "model_args", None, 'Arguments of the network as JSON, such as {"pooling": "max"}.'
@@ -44,20 +44,24 @@ _DATASET = flags.DEFINE_enum(
     "dataset",
     "auto",
     ("auto", *DATASETS),
-    "auto: the article's dataset if it is here or can be fetched, otherwise digits.",
+    "auto: the article's dataset if it is found or can be downloaded, otherwise digits.",
 )
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Train so many seeds, from --seed on.", 1, 2**32)
-_NUM_DEVICES = flags.DEFINE_integer("num_devices", None, "How many devices; by default all.", 1)
-_WORKDIR = cli.define_path("workdir", None, "The run directory; by default one below runs/.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start again where there is a run already.")
+_NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", 1, "Number of consecutive seeds to train, starting at --seed.", 1, 2**32
+)
+_NUM_DEVICES = flags.DEFINE_integer(
+    "num_devices", None, "Number of devices; by default all that divide the work.", 1
+)
+_WORKDIR = cli.define_path("workdir", None, "The run directory; by default one under runs/.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete an existing run and start again.")
 _SAVE_EVERY = flags.DEFINE_float("save_every", 10.0, "Seconds between checkpoints.", 0.0)
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
-_LIST = flags.DEFINE_bool("list", False, "List the networks and end.")
+_LIST = flags.DEFINE_bool("list", False, "List the networks and exit.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains what the flags say."""
+    """Trains the network that the flags select."""
     del argv
     if _LIST.value:
         display.list_models(display.console())
@@ -68,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     if math.isnan(_SAVE_EVERY.value):
         raise UsageError("--save_every is nan; give a number of seconds.")
     recipe = _override(_given_recipe())
-    # Refuses wrong arguments of the network before a dataset is looked for.
+    # Rejects wrong network arguments before looking for a dataset.
     network = abstract_model(recipe.model, **recipe.model_args)
     if _DATASET.value == "auto":
         dataset = resolve_dataset(recipe.dataset, _DATA_DIR.value)
@@ -77,15 +81,15 @@ def main(argv: Sequence[str]) -> None:
     recipe = _fitted(recipe, dataset)
     _check_same(recipe, dataset)
     parent = _parent_directory(recipe)
-    # Of several processes the first one has the files.
+    # Only the first process reads and writes files.
     look = hosts.is_first() and not _OVERWRITE.value
     there = _runs_there(recipe, parent) if look else []
     unfinished = [run for run in there if (run.result() or {}).get("epochs") != recipe.epochs]
     begun = hosts.told(next((run.device() for run in unfinished if run.parts()), {}))
     if begun.get("threads", devices.cores()) != devices.cores():
-        out.print(f"Going on with {begun['threads']} CPU devices and threads, as it began.")
+        out.print(f"Resuming with {begun['threads']} CPU devices and threads, as it began.")
     devices.configure_process(cache_folder() / "compiled", like=begun)
-    check_memory(recipe, _NUM_SEEDS.value - len(there))  # Before any of a million is looked at.
+    check_memory(recipe, _NUM_SEEDS.value - len(there))  # Before touching up to a million seeds.
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
     pairs = [(one, _run_directory(one, parent)) for one in recipes]
     todo = []
@@ -102,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
         display.layer_table(out, network)
     listeners: list[OpenListener] = [functools.partial(display.training, out)]
     if _TENSORBOARD.value:
-        from mnist_jax.cli import tensorboard  # Loading it takes longer than the first step.
+        from mnist_jax.cli import tensorboard  # Importing it takes longer than the first step.
 
         listeners.append(tensorboard.writers)
     with stopping() as stop:
@@ -130,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _groups(recipe: Recipe, runs: Sequence[RunDirectory], *, look: bool) -> list[list[int]]:
-    """The runs, given by place, that are trained together: by their files, if it may look."""
+    """Groups of runs, by index, to train together; reads the runs' files if `look`."""
     if recipe.patience:
         return [[place] for place in range(len(runs))]
     return groups(runs) if look else [[*range(len(runs))]]
@@ -141,8 +145,8 @@ def _print_result(
 ) -> None:
     if recipe.patience and (ended := run.metrics()[-1].epoch) < recipe.epochs:
         out.print(
-            f"Ended after epoch {ended:.0f} of {recipe.epochs}: none of the last {recipe.patience}"
-            " had a better validation accuracy."
+            f"Stopped early after epoch {ended:.0f} of {recipe.epochs}: none of the last"
+            f" {recipe.patience} had a better validation accuracy."
         )
     selected = f" (best validation accuracy, after step {result['selected_step']})"
     why = selected if result.get("selection") == "best_validation" else ""
@@ -150,13 +154,13 @@ def _print_result(
 
 
 def _check_same(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuses processes that would not compute the same."""
+    """Raises if the processes would not compute the same."""
     if hosts.count() == 1:
         return
     environment = describe_environment(dataset, {"threads": devices.cores()})
     facts = {name: environment[name] for name in ("packages", "git", "device", "dataset_sha256")}
-    asked = {"num_seeds": _NUM_SEEDS.value, "num_devices": _NUM_DEVICES.value}
-    hosts.check_same(recipe.to_dict() | asked | facts, difference)
+    counts = {"num_seeds": _NUM_SEEDS.value, "num_devices": _NUM_DEVICES.value}
+    hosts.check_same(recipe.to_dict() | counts | facts, difference)
 
 
 def _given_recipe() -> Recipe:
@@ -170,28 +174,28 @@ def _given_recipe() -> Recipe:
         case None, None, None:
             raise UsageError("No model given; add --model=NAME (--list shows the names).")
     raise UsageError(
-        "Give either --model=NAME, --config=FILE or --experiment=ARTICLE/ROW; the latter two name"
-        " their model."
+        "Give only one of --model=NAME, --config=FILE and --experiment=ARTICLE/ROW; the latter two"
+        " set the model."
     )
 
 
 def _recipe_of_row(name: str) -> Recipe:
     try:
-        # By name, because the package stands without the experiments that are built on it.
+        # By name, because the package must not depend on the experiments that are built on it.
         rows = importlib.import_module("experiments.evidence.rows")
     except ModuleNotFoundError as error:
         raise UsageError(
-            "--experiment needs the experiments; give it in the repository's folder."
+            "--experiment needs the experiments package; run it in a checkout of the repository."
         ) from error
     recipe: Recipe = rows.find(name).recipe
     return recipe
 
 
 def _fitted(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe for the dataset that was found, which may be smaller than the article's."""
-    most = len(dataset.train) // 6  # As Nielsen holds out of MNIST.
-    asked_for = any(flag.name == "validation" and flag.present for flag in _OVERRIDES)
-    if recipe.validation > most and not asked_for and dataset.name != recipe.dataset:
+    """Adapts the recipe to the dataset that was found, which may be smaller than the article's."""
+    most = len(dataset.train) // 6  # The share of MNIST that Nielsen holds out.
+    requested = any(flag.name == "validation" and flag.present for flag in _OVERRIDES)
+    if recipe.validation > most and not requested and dataset.name != recipe.dataset:
         logging.warning(
             "Holding out %d images for validation instead of %d: %s has only %d to train on.",
             most,
@@ -211,37 +215,37 @@ def _override(recipe: Recipe) -> Recipe:
     recipe = dataclasses.replace(recipe, **values)
     if not recipe.init_from:
         return recipe
-    # The same from every folder, and however it was typed.
+    # Absolute, so that the recipe does not depend on the working directory or the spelling.
     source = expanded(recipe.init_from).resolve()
     return dataclasses.replace(recipe, init_from=str(source))
 
 
 def _run_directory(recipe: Recipe, parent: Path) -> RunDirectory:
-    """One for each seed, below `parent` or, of a single seed, --workdir itself."""
+    """A seed's directory: below `parent`, or --workdir itself for a single seed."""
     if _WORKDIR.value and _NUM_SEEDS.value == 1:
         return RunDirectory(parent)
     return RunDirectory(parent / f"seed-{recipe.seed}")
 
 
 def _runs_there(recipe: Recipe, parent: Path) -> list[RunDirectory]:
-    """Of the runs that are asked for, which may be a million, those that have begun."""
+    """The requested runs that have begun; up to a million may have been requested."""
     if _NUM_SEEDS.value == 1:
         return [_run_directory(recipe, parent)]
     there = [path.name.removeprefix("seed-") for path in parent.glob("seed-*")]
-    asked = range(recipe.seed, recipe.seed + _NUM_SEEDS.value)
-    seeds = sorted(int(name) for name in there if name.isdecimal() and int(name) in asked)
+    wanted = range(recipe.seed, recipe.seed + _NUM_SEEDS.value)
+    seeds = sorted(int(name) for name in there if name.isdecimal() and int(name) in wanted)
     return [RunDirectory(parent / f"seed-{seed}") for seed in seeds]
 
 
 def _parent_directory(recipe: Recipe) -> Path:
-    """Where the seeds' directories are: --workdir, or a name of its own for each recipe.
+    """The parent of the seeds' directories: --workdir, or a folder named after the recipe.
 
     Raises:
-      UsageError: --workdir has several seeds' runs for one's, or one's for several.
+      UsageError: --workdir has the runs of several seeds and one is requested, or the reverse.
     """
-    # What makes two runs one experiment: the same recipe, however long and from whichever seed.
+    # Runs belong together if their recipes are the same except for seed and number of epochs.
     same = dataclasses.replace(recipe, seed=0, epochs=1)
-    # Directories were named by the second text once, and are found by it.
+    # Earlier versions named directories by the second text; such directories are still found.
     digests = [hashlib.sha256(t.encode()).hexdigest() for t in (same.canonical(), same.to_json())]
     named = [Path(f"runs/{same.model}-{same.dataset}-{digest[:8]}") for digest in digests]
     parent = _WORKDIR.value or next((path for path in named if path.exists()), named[0])

@@ -64,7 +64,7 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     shutil.rmtree(tmp_path / "runs/toy/row/seed-1")
     (tmp_path / "runs/toy/row/seed-0/result.json").unlink()
     done = run("--num_seeds=2", "--experiment=row")
-    assert "Continuing at step 28" in done.split("seeds to run [1]")[0]
+    assert "Resuming at step 28" in done.split("seeds to run [1]")[0]
     again = records.load("toy", tmp_path / "results")
     assert [r.curve for r in again] == [r.curve for r in first]
 

@@ -305,7 +305,7 @@ def test_training_on_damaged_programs(
     complaints = training.compare("damaged")
     tally["runs compared after damage to programs"] += 1
     assert all(
-        line.startswith(("Compiling again what is damaged", "Can't keep"))
+        line.startswith(("Compiling again what is damaged", "Can't cache"))
         for line in complaints.splitlines()
     )
     for path in paths:
@@ -356,6 +356,6 @@ def test_disk_that_takes_no_programs(training: Training, options: str) -> None:
     assert done.returncode == 0, done.stderr
     (sentence,) = done.stderr.splitlines()
     reason = "Read-only file system" if options == "ro" else "No space left on device"
-    assert sentence.startswith(f"Can't keep {training.programs}/")
-    assert sentence.endswith(f" for the next time: {reason}")
+    assert sentence.startswith(f"Can't cache {training.programs}/")
+    assert sentence.endswith(f" for later use: {reason}")
     assert_same_run(run, training.home / "reference")

@@ -210,7 +210,7 @@ def test_list_shows_every_network(home: Path) -> None:
     ("arguments", "sentence"),
     [
         ([], "add --model=NAME"),
-        (["--model=dense", "--config=config.json"], "either --model=NAME, --config=FILE or"),
+        (["--model=dense", "--config=config.json"], "only one of --model=NAME, --config=FILE and"),
         (["--experiment=nielsen/dense"], "nielsen has no row 'dense'; its rows are"),
         (["--experiment=nielson/dbl_conv"], "There is no article 'nielson'; give ARTICLE/ROW"),
         (["--config=nowhere.json"], "nowhere.json can't be read (No such file or directory)"),
@@ -308,7 +308,7 @@ def test_seeds_go_on_with_the_threads_they_began_with(home: Path) -> None:
     (path / "seed-1" / "result.json").unlink()
     done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"Going on with {count + 2} CPU devices and threads, as it began." in done.stdout
+    assert f"Resuming with {count + 2} CPU devices and threads, as it began." in done.stdout
     (path / "seed-1" / "environment.json").write_text('{"device": {"threads": "many"}}')
     (path / "seed-1" / "result.json").unlink()
     done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")

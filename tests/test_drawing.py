@@ -133,7 +133,7 @@ def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (["--to=x.html"], 2, "Give either --workdir=DIR, of a run, or --model=NAME"),
+        (["--to=x.html"], 2, "Give either --workdir=DIR, a run, or --model=NAME"),
         (["--workdir={run}"], 2, "No file to write given; add --to=demo.html."),
         (["--workdir={run}", "--to=/nowhere/x.html"], 1, "/nowhere/x.html can't be written"),
         (["--workdir=/nowhere", "--to=x.html"], 1, "/nowhere"),

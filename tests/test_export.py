@@ -208,7 +208,7 @@ def test_a_file_says_what_a_run_does_to_pixels(tmp_path: Path) -> None:
         (["--model=lenet", "--to=net.pb"], 2, "Give the file to write"),
         (["--to=net.onnx"], 2, "Give either --workdir=DIR"),
         (["--model=lenet", "--workdir=w", "--to=net.onnx"], 2, "Give either --workdir=DIR"),
-        (["--model=lenet", "--step=3", "--to=net.onnx"], 2, "--step is for --workdir"),
+        (["--model=lenet", "--step=3", "--to=net.onnx"], 2, "--step needs --workdir"),
         (["--model=lenett", "--to=net.onnx"], 2, "did you mean 'lenet'"),
         (["--model=lenet", "--to=none/net.stablehlo"], 1, "none/net.stablehlo can't be written"),
     ],

@@ -95,7 +95,7 @@ def test_two_processes_give_what_one_with_two_devices_gives(alone: Path, tmp_pat
 
     codes, output, errors = Together(tmp_path, *LONG, f"--workdir={path}").end()
     assert codes == [0, 0], errors
-    assert output.count("Continuing at step") == 1
+    assert output.count("Resuming at step") == 1
     assert_same_run(alone, path)
     assert RunDirectory(path).environment()["device"]["processes"] == 2
 
@@ -229,7 +229,7 @@ def test_in_a_job_of_several_tasks_but_not_by_srun_a_process_is_alone_and_says_s
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_PROCID", "0")
     hosts.meet(None, None, None, before=lambda: pytest.fail("There is nobody to meet."))
-    assert "not started by srun: going on as one process" in caplog.text
+    assert "srun did not start this one: running as one process" in caplog.text
 
 
 def test_a_port_in_use_is_refused() -> None:

@@ -39,7 +39,7 @@ def test_its_training_goes_on(run: Path) -> None:
         f"--workdir={run}",
     )
     assert done.returncode == 0, done.stderr
-    assert "Continuing at step 60" in done.stdout
+    assert "Resuming at step 60" in done.stdout
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert lines[:2] == (MADE / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [30, 60, 90]

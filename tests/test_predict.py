@@ -229,7 +229,9 @@ def test_what_is_unlike_the_training_images_is_warned_of(
     done = run_command(tmp_path, "mnist_jax.predict", f"--workdir={run.path}", bad, good, "--json")
     assert done.returncode == 0
     (sentence,) = done.stderr.splitlines()
-    assert sentence.startswith(f"{bad}: what the network saw is unlike the images it was trained")
+    assert sentence.startswith(
+        f"{bad}: the network's view of it is unlike the images it was trained"
+    )
     of_bad, of_good = (json.loads(line)["warnings"] for line in done.stdout.splitlines())
     assert ", ".join(of_bad) in sentence
     assert any("width by height" in warning for warning in of_bad)
@@ -325,7 +327,7 @@ def test_misuse_is_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
     image = saved(255 - shape_of(), tmp_path / "image.png")
     workdir = f"--workdir={run.path}"
     for arguments, code, sentence in (
-        ([image], 2, "Give either --workdir=DIR, of a run, or --model=NAME"),
+        ([image], 2, "Give either --workdir=DIR, a run, or --model=NAME"),
         (
             [workdir],
             2,

@@ -182,7 +182,7 @@ def test_a_terminal_that_closes_loses_nothing(alone: Path, tmp_path: Path) -> No
     assert 150 < max(steps) < 1800
     done = _start(alone, tmp_path).end()
     assert done.returncode == 0, done.stderr
-    assert f"Continuing at step {max(steps)}," in done.stdout
+    assert f"Resuming at step {max(steps)}," in done.stdout
     assert_same_run(tmp_path / "run", alone)
 
 
@@ -213,8 +213,8 @@ def test_ctrl_c_after_sighup_is_answered_and_another_sighup_ignored(
             os.kill(os.getpid(), number)
         assert stop.received == signal.SIGHUP
     assert capfd.readouterr().err.splitlines() == [
-        "SIGHUP: stopping once the present steps are saved.",
-        "SIGINT: stopping once the present steps are saved; a second one stops at once.",
+        "SIGHUP: stopping once the current steps are saved.",
+        "SIGINT: stopping once the current steps are saved; a second one stops at once.",
     ]
     # Not even for a moment is there the handler of before, which would end the process.
     of_sighup = [handler for number, handler in installed if number == signal.SIGHUP]
@@ -247,8 +247,8 @@ def test_sighup_says_how_to_continue_and_may_come_again(alone: Path, tmp_path: P
     done = command.end()
     assert done.returncode == 129, done.stderr
     first, last = done.stderr.splitlines()
-    assert first == "SIGHUP: stopping once the present steps are saved."
-    continued = r"Stopped by SIGHUP after step \d+ of 1800, which is saved; continue with python .*"
+    assert first == "SIGHUP: stopping once the current steps are saved."
+    continued = r"Stopped by SIGHUP after step \d+ of 1800, which is saved; resume with python .*"
     assert re.fullmatch(continued, last)
 
 

@@ -50,7 +50,9 @@ def test_what_is_there_is_replaced_where_a_link_leads_and_only_if_it_is_a_file(
     assert tensor_files.read_tensors(link).keys() == TENSORS.keys()
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
-    with pytest.raises(Failure, match=r"can't be written \(it is no regular file\); give another"):
+    with pytest.raises(
+        Failure, match=r"can't be written \(it is not a regular file\); give another"
+    ):
         tensor_files.write_tensors(TENSORS, pipe)
     assert pipe.is_fifo()
 

@@ -185,7 +185,7 @@ def test_an_epoch_s_line_is_of_the_whole_epoch_however_often_it_was_evaluated(
     lines = file.getvalue().splitlines()
     assert lines[:3] == [
         "compiling",
-        "Continuing at step 7, after 1.40 of 30 epochs.",
+        "Resuming at step 7, after 1.40 of 30 epochs.",
         "step 8/150  loss 1.2500  1,000 images/s",
     ]
     # (640 · 2 + 640 · 1 + 220 · 0.5) / 1500 and so on; the time is 640/50 + 640/100 + 220/200.

@@ -1,4 +1,4 @@
-"""What every command line shares: flags, exit codes, and one sentence for what went wrong."""
+"""What all commands share: flags, exit codes and one-sentence error messages."""
 
 import logging
 import os
@@ -19,12 +19,12 @@ from mnist_jax.version import __version__
 starting.begin()  # Before a command imports the rest.
 
 # Before JAX is imported: loading a compiled program from the cache makes XLA log an error about
-# "+prefer-no-gather", which is a preference of the compiler and no feature the processor lacks.
+# "+prefer-no-gather", which is a compiler preference, not a feature that the processor lacks.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# So that --help lists a path's flag with the command that defines it.
+# So that --help lists a path flag under the command that defines it.
 flags.disclaim_key_flags()
 
-# How JAX tells of a device without memory: of an array, and, after "INTERNAL:", of a program.
+# How JAX reports that a device is out of memory: for an array, and, after "INTERNAL:", a program.
 _EXHAUSTED = ("RESOURCE_EXHAUSTED: ", "Out of memory")
 _HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
@@ -35,27 +35,27 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
     With --help or -h it prints the command's flags instead, with --version the version.
 
     Args:
-      main: gets the program's name and the operands.
-      operands: whether there may be arguments that are no flags, before, between or after them.
+      main: called with the program's name and the operands.
+      operands: whether arguments that are not flags are allowed, in any position.
     """
     starting.end()
-    absl_logging.use_absl_handler()  # It knows other handlers by the streams that there were.
+    absl_logging.use_absl_handler()  # Before the streams it identifies handlers by are replaced.
     streams.guard()
     handler = absl_logging.get_absl_handler()
     handler.python_handler.setStream(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    # Orbax tells of every file it touches; what matters of it comes as exceptions.
+    # Orbax logs every file it touches; what matters is raised as exceptions.
     handler.addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)
     logging.getLogger("jax").setLevel(logging.ERROR)  # It reports every backend it lacks.
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It tells when it looks for fonts.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It logs its search for fonts.
     try:
-        if asked := next((a for a in sys.argv[1:] if a in ("--version", *_HELP)), None):
-            sys.stdout.write(f"mnist_jax {__version__}\n" if asked == "--version" else _help(main))
+        if flag := next((a for a in sys.argv[1:] if a in ("--version", *_HELP)), None):
+            sys.stdout.write(f"mnist_jax {__version__}\n" if flag == "--version" else _help(main))
             streams.delivered()
             return
         app.run(main, flags_parser=_parse_with_operands if operands else _parse)
     except Interrupted as error:
-        # All processes end so, and the first one last.
+        # All processes end this way, the first one last.
         sys.stderr.write(f"{error}\n" if hosts.is_first() else "")
         sys.exit(error.exit_code)
     except Failure as error:
@@ -93,13 +93,13 @@ class _PathParser(flags.ArgumentParser[Path]):
 
 
 def define_path(name: str, default: Default, what: str) -> flags.FlagHolder[Path | Default]:
-    """Defines a flag for a path, in which `~` is the home folder."""
+    """Defines a flag for a path, in which `~` is expanded."""
     serializer = flags.ArgumentSerializer[Path]()
     return flags.DEFINE(_PathParser(), name, default, what, serializer=serializer)
 
 
 def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
-    """Reads a flag that holds a JSON object; an absent one is empty.
+    """Reads a flag that holds a JSON object; {} if the flag is absent.
 
     Raises:
       UsageError: it holds anything else.
@@ -116,7 +116,7 @@ def json_object(flag: flags.FlagHolder[str | None]) -> dict[str, Any]:
 
 
 def _help(main: Callable[[Sequence[str]], None]) -> str:
-    """What the command says of itself, and the flags that are not those of every absl program."""
+    """The command's description, and its flags without those of every absl program."""
     modules = flags.FLAGS.flags_by_module_dict()
     own = [flags.FLAGS.module_help(name) for name in modules if not name.startswith("absl.")]
     about = sys.modules["__main__"].__doc__ or main.__doc__ or ""
@@ -136,12 +136,12 @@ def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
         return flags.FLAGS(arguments)
     except flags.Error as error:
         if hosts.launched_as():
-            sys.exit(UsageError.exit_code)  # All have the same command; the first says it.
+            sys.exit(UsageError.exit_code)  # All have the same command; the first one reports it.
         end(f"{str(error).rstrip('.')}. See --help.", UsageError.exit_code)
 
 
 def end(sentence: str, code: int) -> NoReturn:
-    """Ends the command, and the other processes of its run, with one sentence of them all."""
+    """Ends the command and the other processes of its run; only one of them prints the message."""
     if hosts.is_to_say_why(code):
         sys.stderr.write(sentence.strip() + "\n")
     hosts.leave(code)

@@ -1,4 +1,4 @@
-"""What commands show of networks and runs: layers, progress and epochs, classes and confusion."""
+"""Terminal output of commands: layers, progress and epochs, class accuracies and confusion."""
 
 import contextlib
 import dataclasses
@@ -21,19 +21,19 @@ from mnist_jax.training.schedule import Schedule
 from mnist_jax.training.session import Evaluated, Listener, Progress, Resumed
 from mnist_jax.training.trainer import Trainer
 
-# Seconds of training after which a file gets a line.
+# Seconds without a line after which progress is printed if the output is not a terminal.
 _SILENCE = 30
 
 
 def console() -> Console:
     """Standard output, which leaves the wrapping of long lines to the terminal.
 
-    Of several processes only the first has one.
+    Silent in all processes but the first.
     """
     width = None if sys.stdout.isatty() else 120
     return Console(
         highlight=False,
-        markup=False,  # A path may look like it.
+        markup=False,  # A path may look like markup.
         emoji=False,
         soft_wrap=True,
         width=width,
@@ -72,7 +72,7 @@ def class_table(out: Console, names: Sequence[str], confusion: np.ndarray) -> No
 
 
 def confusion_matrix(out: Console, names: Sequence[str], confusion: np.ndarray) -> None:
-    """Prints how many images of each true class (rows) got each predicted one (columns)."""
+    """Prints the number of images by true class (rows) and predicted class (columns)."""
     table = Table("true \\ predicted", *names, box=None)
     for name, row in zip(names, confusion, strict=True):
         table.add_row(name, *(str(count) for count in row))
@@ -83,8 +83,8 @@ def confusion_matrix(out: Console, names: Sequence[str], confusion: np.ndarray) 
 def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> Iterator[Listener]:
     """Shows a live bar on a terminal, and a line after every evaluation.
 
-    An epoch's own line, at its end, has the means of the whole epoch. In a file the bar's text is
-    a line of its own where there has been none for a while.
+    The line at the end of an epoch has the means of the whole epoch. In a file, the bar's text is
+    printed as a line when there has been none for a while.
     """
     schedule = trainer.schedule
     epochs, total = schedule.epochs, schedule.total_steps
@@ -98,7 +98,7 @@ def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> It
         transient=True,
     )
     task = bar.add_task("", total=total, epoch=1, epochs=epochs, now="compiling")
-    evaluated = list[Sequence[Evaluation]]()  # Of the present epoch.
+    evaluated = list[Sequence[Evaluation]]()  # In the current epoch.
     printed = time.monotonic()
 
     def show(line: str) -> None:
@@ -118,7 +118,7 @@ def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> It
             kept = [[row for row in run.metrics() if row.step > begun] for run in runs]
             evaluated.extend(zip(*kept, strict=True))
             done = event.step / schedule.steps_per_epoch
-            show(f"Continuing at step {event.step}, after {done:.2f} of {epochs} epochs.")
+            show(f"Resuming at step {event.step}, after {done:.2f} of {epochs} epochs.")
         else:
             evaluated.append(event.rows)
             rows, what = event.rows, f"step {event.rows[0].step}/{total}"
@@ -135,7 +135,7 @@ def training(out: Console, trainer: Trainer, runs: Sequence[RunDirectory]) -> It
 
 
 def _of_epoch(schedule: Schedule, evaluated: Sequence[Sequence[Evaluation]]) -> list[Evaluation]:
-    """Each seed's last evaluation of an epoch, with means of the whole epoch's training."""
+    """Each seed's last evaluation of an epoch, with training means over the whole epoch."""
     steps = [rows[0].step for rows in evaluated]
     starts = [steps[-1] - schedule.steps_per_epoch, *steps[:-1]]
     images = [schedule.images(*ends).sum() for ends in zip(starts, steps, strict=True)]
@@ -152,7 +152,7 @@ def _of_epoch(schedule: Schedule, evaluated: Sequence[Sequence[Evaluation]]) -> 
 
 
 def _line(what: str, row: Evaluation, seed: int | None) -> str:
-    """An evaluation in the 80 columns of a terminal."""
+    """Formats an evaluation to fit in 80 columns."""
     held_out = row.validation_accuracy
     parts = [
         *([] if seed is None else [f"seed {seed}"]),

@@ -1,4 +1,4 @@
-"""Meeting the other processes of a run, and ending with a sentence where JAX would abort."""
+"""Connecting the processes of a run, and replacing JAX's abort by an error message."""
 
 import ctypes
 import os
@@ -13,18 +13,18 @@ from mnist_jax import hosts
 from mnist_jax.cli import streams
 
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, where no launcher says who trains together."
+    "coordinator", None, "HOST:PORT of process 0; not needed if a launcher provides it."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many train together.", 1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0 on.", 0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes of the run.", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", 0)
 
-# What C calls has to stay.
+# Keeps callbacks that C may call from being collected.
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _KEPT = list[object]()
 
 
 def meet() -> None:
-    """Waits for the others, if the flags or a launcher say that there are any.
+    """Waits for the other processes, if the flags or a launcher specify any.
 
     Raises:
       Failure: as `hosts.meet`.
@@ -35,21 +35,21 @@ def meet() -> None:
     if hosts.count() > 1:
         sys.excepthook = _unexpected
     if not hosts.is_first():
-        absl_logging.set_verbosity(absl_logging.ERROR)  # The first one warns.
+        absl_logging.set_verbosity(absl_logging.ERROR)  # The first process logs warnings.
 
 
 def _unexpected(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """No process is to wait for one that a bug has ended."""
+    """Ends the other processes too, so that none waits for one that a bug has ended."""
     sys.__excepthook__(kind, error, trace)
     hosts.is_to_say_why(1)
     hosts.leave(1)
 
 
 def _before_waiting() -> None:
-    """Where JAX ends the process because another one is gone, has it say so in a sentence."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would come when all are there.
+    """Replaces JAX's abort, when another process is lost, by an error message."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's would run only once all have connected.
     libraries = streams.divert()
     absl_logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
@@ -62,7 +62,7 @@ def _before_waiting() -> None:
         system.signal(number, ctypes.c_void_p(0))
         os.abort()
 
-    # Python's own handlers run when the interpreter comes to it; this process won't.
+    # Python's own handlers wait for the interpreter, which does not run again here.
     system = ctypes.CDLL(None)
     system.signal.restype = ctypes.c_void_p
     handler = _HANDLER(aborted)

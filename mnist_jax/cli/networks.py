@@ -1,4 +1,4 @@
-"""The flags that choose a network: a run's, or a pretrained one."""
+"""The flags that select a network: that of a run, or a pretrained one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +12,17 @@ from mnist_jax.runs.network import LoadedRun, load_run
 
 
 def define() -> Callable[[], LoadedRun]:
-    """Defines `--workdir`, `--step` and `--model`; returns what loads the network they name.
+    """Defines `--workdir`, `--step` and `--model`; returns a function that loads the network.
 
-    That raises what `load_run` and `load_pretrained` do, and UsageError where not exactly one of
-    the two is named.
+    The function raises what `load_run` and `load_pretrained` do, and UsageError unless exactly one
+    of `--workdir` and `--model` is given.
     """
     workdir = cli.define_path("workdir", None, "The run directory.")
     step = flags.DEFINE_integer(
-        "step", None, "Which checkpoint; by default the run's selected one, or else its latest."
+        "step", None, "Step of the checkpoint; by default the run's selected one, else its latest."
     )
     model = flags.DEFINE_string(
-        "model", None, "A pretrained network, such as lenet, instead of a run."
+        "model", None, "A pretrained network, such as lenet, instead of --workdir."
     )
 
     def load() -> LoadedRun:
@@ -32,7 +32,7 @@ def define() -> Callable[[], LoadedRun]:
             case None, str(name) if step.value is None:
                 return load_pretrained(name)
             case None, str():
-                raise UsageError("--step is for --workdir; a pretrained network has one alone.")
-        raise UsageError("Give either --workdir=DIR, of a run, or --model=NAME, of a network.")
+                raise UsageError("--step needs --workdir; a pretrained network has one step only.")
+        raise UsageError("Give either --workdir=DIR, a run, or --model=NAME, a pretrained network.")
 
     return load

@@ -1,4 +1,4 @@
-"""A flag for every field of a recipe."""
+"""Flags for the fields of a recipe."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from absl import flags
 from mnist_jax.files import parse_json
 from mnist_jax.recipe import options
 
-# Where they come from is a question of its own: a registry, a JSON object, a search for files.
+# Defined by the commands: they need a registry, a JSON object or a search for files.
 _ELSEWHERE = ("model", "model_args", "dataset")
 
 
@@ -24,7 +24,7 @@ def _define_json(name: str, default: None, what: str) -> flags.FlagHolder[Any]:
 
 
 def define() -> list[flags.FlagHolder[Any]]:
-    """Defines a flag for every field of a recipe that is a value or a list; unset at first."""
+    """Defines a flag, unset by default, for every field of a recipe that is a value or a list."""
     define: dict[type, Any] = {
         int: flags.DEFINE_integer,
         float: flags.DEFINE_float,

@@ -1,4 +1,4 @@
-"""Ending on SIGTERM, Ctrl-C and a terminal that closes at a moment of our own choosing."""
+"""Graceful shutdown on SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal)."""
 
 import contextlib
 import os
@@ -22,28 +22,28 @@ _ERASE_LINE_AND_SHOW_CURSOR = "\r\x1b[K\x1b[?25h"
 
 
 class Stop:
-    """What has been asked for.
+    """The state of a request to stop.
 
     Attributes:
-      received: the first signal that came, or None.
+      received: the first signal received, or None.
     """
 
     received: signal.Signals | None = None
 
     def __call__(self) -> int:
-        """The signal's number; 0 if there was none."""
+        """The signal's number; 0 if none was received."""
         return self.received or 0
 
 
 @contextlib.contextmanager
 def stopping() -> Iterator[Stop]:
-    """Takes note of the first SIGTERM, SIGINT or SIGHUP, and says so.
+    """Records the first SIGTERM, SIGINT or SIGHUP, and reports it on standard error.
 
-    A second SIGTERM or SIGINT ends the process. SIGHUP comes more than once where a terminal
-    closes, of it and of its shell; where it was ignored, as by nohup, it stays so.
+    A second SIGTERM or SIGINT ends the process. A closed terminal sends SIGHUP more than once,
+    itself and through its shell; if SIGHUP was ignored, as under nohup, it stays ignored.
 
     Raises:
-      Interrupted: training stopped for the first; the sentence says how to go on.
+      Interrupted: training stopped because of the signal; the message says how to resume.
     """
     stop = Stop()
 
@@ -57,13 +57,13 @@ def stopping() -> Iterator[Stop]:
             second = "; a second one stops at once"
             for either in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(either, signal.SIG_DFL)
-        # Now, because a second signal leaves no time for it: the bar has hidden the cursor.
+        # The bar has hidden the cursor; show it now, since a second signal leaves no time for that.
         cursor = _ERASE_LINE_AND_SHOW_CURSOR if sys.stderr.isatty() else ""
         name = signal.Signals(number).name
-        sentence = f"{cursor}{name}: stopping once the present steps are saved{second}.\n"
+        sentence = f"{cursor}{name}: stopping once the current steps are saved{second}.\n"
         if not (hosts.is_first() or sys.stderr.isatty()):
-            return  # The launcher gives the signal to all processes.
-        with contextlib.suppress(OSError):  # Ctrl-C may have ended its reader, too.
+            return  # The launcher sends the signal to all processes.
+        with contextlib.suppress(OSError):  # Ctrl-C may have ended the reader of stderr, too.
             os.write(sys.stderr.fileno(), sentence.encode())
 
     numbers = [signal.SIGTERM, signal.SIGINT]
@@ -73,35 +73,35 @@ def stopping() -> Iterator[Stop]:
     try:
         yield stop
     except Stopped as stopped:
-        # Of several processes another one may have received it.
+        # Another process may have received it.
         received = signal.Signals(stopped.reason)
         raise Interrupted(
             f"Stopped by {received.name} after step {stopped.step} of"
-            f" {stopped.total_steps}, which is saved; continue with {same_command()}",
+            f" {stopped.total_steps}, which is saved; resume with {same_command()}",
             received,
         ) from None
     finally:
         if stop.received is not None:
-            before[signal.SIGHUP] = signal.SIG_IGN  # What is left to do takes no time.
+            before[signal.SIGHUP] = signal.SIG_IGN  # The rest takes no time.
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a function in a thread of its own, and meanwhile takes signals.
+    """Calls a function in a separate thread, so that signals are handled meanwhile.
 
-    Python's handlers run in the main thread, which does not come to it while XLA compiles.
+    Python runs signal handlers in the main thread, which would be blocked while XLA compiles.
     """
     with ThreadPoolExecutor(1) as thread:
         future = thread.submit(function, *args, **kwargs)
-        # A signal that comes just before this thread falls asleep would not wake it.
+        # With a timeout, since a signal that arrives just before the wait would not end it.
         while not wait([future], timeout=0.1).done:
             pass
         return future.result()
 
 
 def same_command() -> str:
-    """The command line that goes on with what this one began."""
+    """The command line that resumes what this one began."""
     again = re.compile("--?overwrite(=|$)")
     arguments = [argument for argument in sys.argv[1:] if not again.match(argument)]
     return shlex.join(["python", *program(), *arguments])

@@ -1,7 +1,7 @@
-"""The seconds in which a command imports JAX: it says so, and Ctrl-C ends it without a word more.
+"""Start-up of a command: a message while JAX is imported, and a clean exit on Ctrl-C.
 
-What is imported can neither be interrupted cleanly nor be kept short, so a command arranges this
-before it imports the rest. It does nothing in a process that is no command of these packages.
+The imports take seconds and can't be interrupted cleanly, so a command sets this up before it
+imports the rest. Nothing happens in a process that is not a command of these packages.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from types import FrameType
 
 from mnist_jax.cli import streams
 
-# Its descriptor: the stream itself may be missing, and is of no use to a signal handler.
+# The descriptor: the stream object may be missing, and is not safe in a signal handler.
 _STDERR = 2
 
 _ERASE_LINE = "\r\x1b[K"
 
 
 def begin() -> None:
-    """On a terminal, says that the command is starting, until `end`."""
+    """On a terminal, shows that the command is starting, until `end`."""
     if not _is_command():
         return
     streams.reserve()
@@ -29,7 +29,7 @@ def begin() -> None:
 
 
 def end() -> None:
-    """From here on Ctrl-C raises KeyboardInterrupt, as always."""
+    """Restores the default: Ctrl-C raises KeyboardInterrupt."""
     sys.unraisablehook = _unraisable
     if signal.getsignal(signal.SIGINT) is _interrupted:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -44,7 +44,7 @@ def _is_command() -> bool:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    # Not an exception: libraries swallow it in the middle of an import, or break by it.
+    # Not an exception: in the middle of an import, libraries swallow it or break.
     del number, frame
     _show(_ERASE_LINE)
     _write("Interrupted.\n")
@@ -52,12 +52,12 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(what: "sys.UnraisableHookArgs") -> None:
-    # Where Python lets no exception out, such as JAX's callback of the garbage collector, the
-    # command would print a traceback and go on.
+    # Where Python can't propagate an exception, such as in JAX's garbage-collector callback, the
+    # command would print a traceback and continue.
     if issubclass(what.exc_type, KeyboardInterrupt):
         _interrupted(signal.SIGINT, None)
-    # Where a file can't be written, Orbax raises and no longer listens to TensorStore's other
-    # threads, which then complain here.
+    # When a file can't be written, Orbax raises and closes the event loop that TensorStore's other
+    # threads still use; their errors end up here.
     if str(what.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(what)
 

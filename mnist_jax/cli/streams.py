@@ -1,7 +1,7 @@
-"""Standard output and error that end no command: what has nowhere to go is dropped.
+"""Standard output and error that never raise: output that can't be written is dropped.
 
-A terminal closes, the reader of a pipe ends, a disk is full: a command whose results are in files
-goes on, and one whose only result is its output asks with `delivered`.
+If a terminal closes, the reader of a pipe exits or a disk is full, a command whose results are in
+files continues; one whose only result is its output checks with `delivered`.
 """
 
 import errno
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Descriptor(io.FileIO):
-    # What the system said to the first write that failed.
+    # The error of the first write that failed.
     failure: OSError | None = None
 
     def write(self, data: "ReadableBuffer", /) -> int:
@@ -27,15 +27,15 @@ class _Descriptor(io.FileIO):
         except OSError as error:
             self.failure = self.failure or error
             count = 0
-        if count is None:  # The descriptor does not block, and its reader is slow.
+        if count is None:  # The descriptor is non-blocking, and its reader is slow.
             self.failure = self.failure or BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return count or memoryview(data).nbytes
 
 
 def reserve() -> None:
-    """Keeps the numbers of standard streams that are closed from the next files that are opened.
+    """Opens `os.devnull` for closed standard streams, so that no file takes their descriptors.
 
-    What a library reports by such a number would be written into a file of ours.
+    Otherwise a library that writes to such a descriptor would write into that file.
     """
     for number in range(3):
         try:
@@ -45,12 +45,12 @@ def reserve() -> None:
 
 
 def guard() -> None:
-    """Puts streams that never fail into the place of the process's own."""
+    """Replaces the process's standard output and error by streams that never raise."""
     reserve()
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):
-            continue  # A notebook's, or whoever's else.
+            continue  # Already replaced, for example by a notebook.
         _put(name, number)
 
 
@@ -65,7 +65,7 @@ def _put(name: str, number: int) -> None:
 
 
 def divert() -> IO[bytes]:
-    """Leaves the streams to this program; gives the file into which libraries write from now on."""
+    """Redirects what libraries write to standard output and error into a file, and returns it."""
     libraries = tempfile.TemporaryFile()  # noqa: SIM115 - it stays open
     for number, name in ((1, "stdout"), (2, "stderr")):
         getattr(sys, name).flush()
@@ -75,12 +75,12 @@ def divert() -> IO[bytes]:
 
 
 def delivered() -> None:
-    """Makes sure that standard output took what was written, where that is the only result.
+    """Checks that standard output was written; for commands whose only result is their output.
 
-    Where its reader has ended it wants no more, and nothing is said.
+    A reader that has exited wants no more output, so that is not an error.
 
     Raises:
-      Failure: it did not.
+      Failure: a write failed.
     """
     sys.stdout.flush()
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)

@@ -13,7 +13,7 @@ from mnist_jax.training.trainer import Trainer
 
 @contextlib.contextmanager
 def writers(trainer: Trainer, runs: Sequence[RunDirectory]) -> Iterator[Listener]:
-    """Writes every evaluation's numbers into its run's `tensorboard/`, by step."""
+    """Writes the values of every evaluation to its run's `tensorboard/`, by step."""
     del trainer
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(SummaryWriter(str(run.path / "tensorboard"))) for run in runs]

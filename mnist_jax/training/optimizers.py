@@ -1,4 +1,4 @@
-"""From a recipe to an Optax transformation, with each article's sense of weight decay."""
+"""Optimisers of recipes as Optax transformations, with each article's kind of weight decay."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def make_optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransf
 
     PyTorch's SGD and Adam add `weight_decay · parameter` to the gradient of every parameter, so
     that with Adam it passes through the moments. Nielsen's cost adds λ/(2·batches)·Σw² for
-    weights only (article A, `network3.py`), with the batches that an epoch has. AdamW's decay is
+    weights only (article A, `network3.py`), where batches are those of an epoch. AdamW's decay is
     decoupled from the gradient.
     """
     rate = learning_rate(recipe, steps_per_epoch)
@@ -59,7 +59,7 @@ def learning_rate(recipe: Recipe, steps_per_epoch: int) -> float | optax.Schedul
 
 
 def _scale_by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam whose ε is added to the root of a second moment that is not corrected yet.
+    """Adam whose ε is added to the root of the second moment before bias correction.
 
     Keras' step is √(1-β2ᵗ)/(1-β1ᵗ) · m/(√v + ε): Optax's with ε/√(1-β2ᵗ).
     """
@@ -75,5 +75,5 @@ def _scale_by_keras_adam(b1: float, b2: float, eps: float) -> optax.GradientTran
 
 
 def _weights(params: optax.Params) -> optax.Params:
-    """Marks the kernels, which are the parameters of more than one dimension."""
+    """Marks the kernels: the parameters with more than one dimension."""
     return jax.tree.map(lambda p: p.ndim > 1, params)

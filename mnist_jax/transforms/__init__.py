@@ -1,4 +1,4 @@
-"""Changes of images that a recipe may list, by name."""
+"""Image transforms that a recipe may list, by name."""
 
 from mnist_jax.transforms.eight_bit import CropResize, GridDistortion, MagnifyingRotation
 from mnist_jax.transforms.flip import HorizontalFlip

@@ -1,4 +1,4 @@
-"""Augmentor's transforms as ttdoucet/mnist uses them, on 8-bit numbers, as Pillow computes them."""
+"""Augmentor's transforms as ttdoucet/mnist uses them, on 8-bit values, as Pillow computes them."""
 
 import functools
 import itertools
@@ -17,13 +17,13 @@ from mnist_jax.transforms.transform import Transform
 
 _SIDE = 28
 _MIDDLE = _SIDE / 2
-# The tiles of `GridDistortion`, and how far their corners move.
+# The tiles of `GridDistortion` per side, and the largest move of their corners.
 _TILES = 4
 _STEP = 1
 _TILE = _SIDE // _TILES
-# Of each angle, the side of the canvas that holds a turned image, and the box that Augmentor
-# cuts out of it: left, top, right, bottom. Its formula for the largest box without background has
-# a slip in the order of operations, so that this is what it gives instead.
+# For each angle, the side of the canvas that holds the rotated image, and the box that Augmentor
+# crops from it: left, top, right, bottom. Its formula for the largest box without background has an
+# operator-precedence error; these are the boxes that it actually gives.
 _DEGREES = 10
 _CUTS = {
     0: (28, (0, 0, 28, 28)),
@@ -38,7 +38,7 @@ _CUTS = {
     9: (34, (5, 5, 29, 29)),
     10: (34, (5, 5, 29, 29)),
 }
-# The share of a side that is left, on average.
+# The average fraction of a side that remains.
 _LEFT = sum(right - left + bottom - top for _, (left, top, right, bottom) in _CUTS.values()) / (
     2 * len(_CUTS) * _SIDE
 )
@@ -52,8 +52,8 @@ class CropResize(Transform):
       window: the side of the window, in pixels.
       centre: what an evaluated image is cropped to. `published` rounds the corners of the window
         in the middle as that program does, halves to even, which leaves 24 of 25 pixels; `true`
-        does not round them; `turned`, which is ours, crops to what is left of a window on average
-        once `MagnifyingRotation` has turned it, 23.3 of 25 pixels.
+        does not round them; `turned`, which is ours, crops to what remains of a window on average
+        after `MagnifyingRotation`, 23.3 of 25 pixels.
     """
 
     name: str = field(default="crop_resize", init=False, repr=False)
@@ -66,7 +66,7 @@ class CropResize(Transform):
             self.refuse("window", f"a number from 2 to {_SIDE}")
 
     def draw(self, key: jax.Array) -> jax.Array:
-        """The window's first row and column: [2]."""
+        """Draws the window's first row and column: [2]."""
         return jax.random.randint(key, (2,), 0, _SIDE - self.window + 1)
 
     def apply(self, image: jax.Array, drawn: jax.Array) -> jax.Array:
@@ -81,7 +81,7 @@ class CropResize(Transform):
         return _image(resize(_bytes(image), weights, weights))
 
     def evaluation_weights(self) -> np.ndarray:
-        """What crops an evaluated image and resizes it, in units of 2^-22: int32 [28, 28]."""
+        """The weights to crop and resize an evaluated image, in units of 2^-22: int32 [28, 28]."""
         window = self.window * (_LEFT if self.centre == "turned" else 1)
         start, stop = (_SIDE - window) / 2, (_SIDE + window) / 2
         if self.centre != "published":
@@ -97,12 +97,12 @@ class GridDistortion(Transform):
     name: str = field(default="grid_distortion", init=False, repr=False)
 
     def draw(self, key: jax.Array) -> jax.Array:
-        """How far the corners move, along rows and along columns: [2, 3, 3]."""
+        """Draws the corners' moves along rows and along columns, in pixels: [2, 3, 3]."""
         inner = (2, _TILES - 1, _TILES - 1)
         return jax.random.randint(key, inner, -_STEP, _STEP + 1)
 
     def apply(self, image: jax.Array, drawn: jax.Array) -> jax.Array:
-        """Reads every tile from between its moved corners."""
+        """Samples every tile from between its moved corners."""
         moves = jnp.pad(drawn, ((0, 0), (1, 1), (1, 1))) + _STEP
         with jax.enable_x64(True):
             rows, columns = (
@@ -113,7 +113,7 @@ class GridDistortion(Transform):
 
 
 def _positions(table: jax.Array, moves: jax.Array) -> jax.Array:
-    """Where every pixel is read along one axis: [28, 28]; moves are [5, 5] and not below 0."""
+    """Where pixels are sampled along one axis: [28, 28]; moves are [5, 5] and not negative."""
     corners = (moves[:-1, :-1], moves[1:, :-1], moves[1:, 1:], moves[:-1, 1:])
     places = jnp.arange(_TILES)
     tiles = table[(places[:, None], places[None, :], *corners)]
@@ -122,7 +122,7 @@ def _positions(table: jax.Array, moves: jax.Array) -> jax.Array:
 
 @functools.cache
 def _tiles(along: Literal["rows", "columns"]) -> np.ndarray:
-    """Where the pixels of a tile are read, as Pillow's `transform(QUAD)` rounds it.
+    """Where a tile's pixels are sampled, rounded as in Pillow's `transform(QUAD)`.
 
     Returns:
       [row of tiles, column of tiles, four moves + 1, 7, 7]; the corners are north-west,
@@ -130,7 +130,7 @@ def _tiles(along: Literal["rows", "columns"]) -> np.ndarray:
     """
     values = range(2 * _STEP + 1)
     table = np.empty((_TILES, _TILES, *(4 * [len(values)]), _TILE, _TILE))
-    # Its coordinates within the tile, and the reciprocal of its side.
+    # A pixel's coordinates within the tile, and the reciprocal of the tile's side.
     x = (np.arange(_TILE) + 0.5)[None, :]
     y, per = x.T, 1 / _TILE
     for place in np.ndindex(_TILES, _TILES):
@@ -150,7 +150,7 @@ def _tiles(along: Literal["rows", "columns"]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class MagnifyingRotation(Transform):
-    """Turns by whole degrees, cuts out the middle and resizes it: Augmentor's rotation.
+    """Rotates by whole degrees, crops the middle and resizes it: Augmentor's rotation.
 
     A fair coin decides between left and right, and 0 to 10 degrees are equally likely.
     """
@@ -158,13 +158,13 @@ class MagnifyingRotation(Transform):
     name: str = field(default="magnifying_rotation", init=False, repr=False)
 
     def draw(self, key: jax.Array) -> jax.Array:
-        """Degrees, from -10 to 10, anticlockwise."""
+        """Draws the angle in degrees, from -10 to 10, anticlockwise."""
         of_side, of_angle = jax.random.split(key)
         angle = jax.random.randint(of_angle, (), 0, _DEGREES + 1)
         return jnp.where(jax.random.bernoulli(of_side), angle, -angle)
 
     def apply(self, image: jax.Array, drawn: jax.Array) -> jax.Array:
-        """Turns, cuts and resizes."""
+        """Rotates, crops and resizes."""
         place = drawn + _DEGREES
         of_rows, of_columns = (jnp.asarray(table)[place] for table in _cut_weights())
         with jax.enable_x64(True):
@@ -175,17 +175,17 @@ class MagnifyingRotation(Transform):
 
 @functools.cache
 def _turned() -> Sequence[np.ndarray]:
-    """Where Pillow's `rotate(expand=True)` reads the pixels that are cut out, at each angle.
+    """The coordinates at which Pillow's `rotate(expand=True)` samples the crop, at each angle.
 
     Returns:
-      Rows and columns [21, 28, 28]; beyond a smaller box they go on.
+      Rows and columns [21, 28, 28]; they continue beyond a smaller box.
     """
     tables = np.empty((2, 2 * _DEGREES + 1, _SIDE, _SIDE))
     for place, degrees in enumerate(range(-_DEGREES, _DEGREES + 1)):
         canvas, (left, top, *_) = _CUTS[abs(degrees)]
         radians = -math.radians(degrees % 360)
         cosine, sine = round(math.cos(radians), 15), round(math.sin(radians), 15)
-        # The canvas is larger by so much on every side.
+        # By how much the canvas is larger on every side.
         more = (canvas - _SIDE) / 2
         offsets = [
             p * -more + q * -more + (p * -_MIDDLE + q * -_MIDDLE + _MIDDLE)
@@ -200,10 +200,10 @@ def _turned() -> Sequence[np.ndarray]:
 
 @functools.cache
 def _cut_weights() -> Sequence[np.ndarray]:
-    """The weights that resize what is cut out, at each angle.
+    """The weights that resize the crop, at each angle.
 
     Returns:
-      Those of rows and of columns: [21, 28, 28].
+      For rows and for columns: [21, 28, 28] each.
     """
     tables = np.zeros((2, 2 * _DEGREES + 1, _SIDE, _SIDE), np.int32)
     for place, degrees in enumerate(range(-_DEGREES, _DEGREES + 1)):
@@ -214,7 +214,7 @@ def _cut_weights() -> Sequence[np.ndarray]:
 
 
 def _bytes(image: jax.Array) -> jax.Array:
-    """The nearest 8-bit numbers, as int32."""
+    """Rounds to 8-bit values, as int32."""
     return jnp.clip(jnp.round(image * 255), 0, 255).astype(jnp.int32)
 
 

@@ -1,4 +1,4 @@
-"""Mirror images."""
+"""Horizontal flips."""
 
 from dataclasses import dataclass, field
 
@@ -10,14 +10,14 @@ from mnist_jax.transforms.transform import Transform
 
 @dataclass(frozen=True, kw_only=True)
 class HorizontalFlip(Transform):
-    """Left and right change places in every other image, by chance: for garments, not digits."""
+    """Flips an image from left to right with probability 1/2: for garments, not digits."""
 
     name: str = field(default="horizontal_flip", init=False, repr=False)
 
     def draw(self, key: jax.Array) -> jax.Array:
-        """Whether it is flipped."""
+        """Draws whether to flip."""
         return jax.random.bernoulli(key)
 
     def apply(self, image: jax.Array, drawn: jax.Array) -> jax.Array:
-        """Flips an image or leaves it."""
+        """Flips an image, or returns it unchanged."""
         return jnp.where(drawn, image[:, ::-1], image)

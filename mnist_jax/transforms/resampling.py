@@ -1,4 +1,4 @@
-"""Images read between their pixels as Pillow does it bicubically, bit for bit."""
+"""Pillow's bicubic resampling, bit for bit."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ WEIGHT_BITS = 22
 
 
 def resize_weights(source: int, size: int, box: tuple[float, float] | None = None) -> np.ndarray:
-    """The weights with which Pillow's `resize(BICUBIC)` makes `size` pixels of `source` ones.
+    """The weights of Pillow's `resize(BICUBIC)` from `source` pixels to `size` pixels.
 
-    Its cubic has a = -0.5; what falls outside the source is left out and the rest scaled to 1.
+    Its cubic has a = -0.5; weights outside the source are dropped, and the rest scaled to sum to 1.
 
     Args:
-      source: pixels that there are.
-      size: pixels to make, no fewer than the box has.
-      box: where in the source it begins and ends, from edge to edge; by default all of it.
+      source: number of source pixels.
+      size: number of output pixels, no fewer than the box has.
+      box: start and end of the resized part of the source; by default all of it.
 
     Returns:
       int32 [size, source], in units of 2^-22.
@@ -38,7 +38,7 @@ def resize_weights(source: int, size: int, box: tuple[float, float] | None = Non
 def resize(
     image: jax.Array, of_rows: jax.typing.ArrayLike, of_columns: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Resizes an image of 8-bit numbers by weights from `resize_weights`, as Pillow rounds.
+    """Resizes an 8-bit image by weights from `resize_weights`, with Pillow's rounding.
 
     Args:
       image: int32 [h, w], from 0 to 255.
@@ -58,14 +58,14 @@ def _to_bytes(numbers: jax.Array) -> jax.Array:
 
 
 def bicubic(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Reads an image of 8-bit numbers as Pillow's `transform(BICUBIC)` does.
+    """Samples an 8-bit image as Pillow's `transform(BICUBIC)` does.
 
-    Its cubic has a = -1, and results are clipped and then truncated, so that a last digit in
-    float64 decides: positions and sums are in float64 here, too.
+    Its cubic has a = -1, and results are clipped and then truncated, so that the last digit of a
+    float64 may matter: positions and sums are float64 here, too.
 
     Args:
-      image: int32 [H, W], from 0 to 255; beyond its edge are the nearest of its pixels.
-      rows: float64, where centres of pixels are at +0.5; those outside the image read 0.
+      image: int32 [H, W], from 0 to 255; its edge pixels are repeated beyond the edge.
+      rows: float64 coordinates, with pixel centres at +0.5; those outside the image give 0.
       columns: the same, of the same shape.
 
     Returns:
@@ -90,14 +90,14 @@ def bicubic(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def _cubic(values: list[jax.Array], at: jax.Array) -> jax.Array:
-    """Pillow's polynomial through the middle two of four neighbours, in its order of rounding."""
+    """Pillow's polynomial between the middle two of four neighbours, in its order of operations."""
     first, second, third, fourth = values
     linear = third - first
     square = 2 * (first - second) + third - fourth
     cube = second - first - third + fourth
     value = cube
     for addend in (square, linear, second):
-        # The bounds are never reached; clipping keeps a compiler from rounding a product and a
-        # sum as one.
+        # The bounds are never reached; clipping keeps the compiler from fusing the multiplication
+        # and addition, which would round once instead of twice.
         value = jnp.clip(at * value, -1e9, 1e9) + addend
     return value

@@ -1,4 +1,4 @@
-"""Transforms that read between pixels bilinearly and round nothing: affine and elastic."""
+"""Transforms with bilinear sampling and no rounding: affine and elastic."""
 
 import functools
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ from mnist_jax.transforms.transform import Transform
 class Affine(Transform):
     """Rotation, shift and zoom about the image's centre, in one bilinear resampling.
 
-    Keras' `ImageDataGenerator`: rotation · shift · zoom, all drawn uniformly, takes a position of
-    the new image to the one it is read at. Defaults are those of cdeotte/MNIST-CNN-99.75.
+    Keras' `ImageDataGenerator`: rotation · shift · zoom, all drawn uniformly, maps a position in
+    the output to the sampled position. Defaults are those of cdeotte/MNIST-CNN-99.75.
 
     Attributes:
-      rotation: degrees, at most, in both directions.
-      shift: pixels, at most, along rows and along columns, which draw their own.
-      zoom: at most by which scales differ from 1; rows and columns draw their own.
-      fill: what surrounds an image, its nearest edge pixels or zeros.
+      rotation: largest rotation in either direction, in degrees.
+      shift: largest shift in pixels, drawn separately along rows and along columns.
+      zoom: largest difference of the scale from 1, drawn separately for rows and columns.
+      fill: the values around an image, its nearest edge pixels or zeros.
     """
 
     name: str = field(default="affine", init=False, repr=False)
@@ -41,7 +41,7 @@ class Affine(Transform):
             self.refuse("zoom", "less than 1")
 
     def draw(self, key: jax.Array) -> dict[str, jax.Array]:
-        """Radians, [2] shifts and [2] scales, of rows first."""
+        """Draws the angle in radians, shifts [2] and scales [2], rows first."""
         drawn = jax.random.uniform(key, (5,), minval=-1)
         return {
             "radians": np.deg2rad(self.rotation) * drawn[0],
@@ -70,7 +70,7 @@ def _from_centre(size: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Elastic(Transform):
-    """Elastic distortion: every pixel moves by a random field that is smooth.
+    """Elastic distortion: moves every pixel by a smooth random field.
 
     Simard, Steinkraus and Platt, *Best Practices for Convolutional Neural Networks Applied to
     Visual Document Analysis* (2003): both coordinates of the field are uniform in ±1 for every
@@ -93,7 +93,7 @@ class Elastic(Transform):
             self.refuse("sigma", "a number from 0.1 to 28")
 
     def draw(self, key: jax.Array) -> Any:
-        """The field before it is smoothed: [2, 28, 28], rows first."""
+        """Draws the field before smoothing: [2, 28, 28], rows first."""
         return jax.random.uniform(key, (2, 28, 28), minval=-1)
 
     def apply(self, image: jax.Array, drawn: jax.Array) -> jax.Array:
@@ -107,7 +107,7 @@ class Elastic(Transform):
 
 
 def _read(image: jax.Array, positions: tuple[jax.Array, jax.Array], fill: str) -> jax.Array:
-    """Mixes the four pixels around each position, of rows and of columns from the first one on."""
+    """Samples an image bilinearly at positions (rows, columns), counted from the first pixel."""
     if fill == "zero":  # A frame of zeros costs a CPU less than mode "constant".
         image, positions = jnp.pad(image, 1), (positions[0] + 1, positions[1] + 1)
     read: jax.Array = map_coordinates(image, positions, order=1, mode="nearest")
@@ -116,7 +116,7 @@ def _read(image: jax.Array, positions: tuple[jax.Array, jax.Array], fill: str) -
 
 @functools.cache
 def _gaussian(size: int, sigma: float) -> np.ndarray:
-    """A Gaussian filter of a line that zeros surround, cut off at four deviations: [size, size]."""
+    """A 1-D Gaussian filter with zero padding, truncated at 4 sigma, as a matrix [size, size]."""
     radius = int(4 * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     distance = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))

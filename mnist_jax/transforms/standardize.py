@@ -1,4 +1,4 @@
-"""Standardisation of every image by itself."""
+"""Per-image standardisation."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,8 @@ from mnist_jax.transforms.transform import Transform
 class Standardize(Transform):
     """Subtracts an image's own mean and divides by its own population standard deviation.
 
-    In training and in evaluation, as in ttdoucet/mnist. Nothing is added to the deviation; an
-    image of one value has none, and becomes zeros.
+    Applied in training and in evaluation, as in ttdoucet/mnist. Nothing is added to the deviation;
+    a constant image, whose deviation is 0, becomes zeros.
     """
 
     name: str = field(default="standardize", init=False, repr=False)

@@ -1,4 +1,4 @@
-"""What every transform of images is."""
+"""The base class of image transforms."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,26 +11,26 @@ from mnist_jax.named import Named
 
 @dataclass(frozen=True, kw_only=True)
 class Transform(Named, ABC):
-    """What is done to images in training, and to those that are evaluated.
+    """A transform of images in training, and possibly in evaluation.
 
-    Images are float32 [28, 28] from 0 to 1, and stay so but for `Standardize`, which comes last. A
-    change in training follows from the image's key alone. A transform that works on 8-bit numbers,
-    as some authors' programs do, rounds to them first.
+    Images are float32 [28, 28] from 0 to 1, and remain so except for `Standardize`, which comes
+    last. In training, an image's random key alone determines its transform. A transform that works
+    on 8-bit values, as some authors' programs do, rounds to them first.
     """
 
     @property
     def in_training_only(self) -> bool:
-        """Whether images that are evaluated stay as they are."""
+        """Whether the transform leaves images unchanged in evaluation."""
         return type(self).evaluation is Transform.evaluation
 
     def draw(self, key: jax.Array) -> Any:  # noqa: ARG002
-        """What chance decides of one image's change: a tree of arrays, by default nothing."""
+        """Draws the random parameters for one image: a tree of arrays, empty by default."""
         return ()
 
     @abstractmethod
     def apply(self, image: jax.Array, drawn: Any) -> jax.Array:
-        """Changes one training image as `draw` has decided."""
+        """Transforms one training image, with the parameters from `draw`."""
 
     def evaluation(self, image: jax.Array) -> jax.Array:
-        """Changes one image that is evaluated, by default not at all."""
+        """Transforms one image in evaluation; by default returns it unchanged."""
         return image
