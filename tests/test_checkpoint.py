@@ -264,7 +264,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_verified_is_not_damaged(
 
 
 def test_says_what_there_is(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="no checkpoint of step 7; there are: 1, 2"):
+    with pytest.raises(Failure, match="no checkpoint of step 7; available: 1, 2"):
         Checkpoints(saved).restore({}, step=7)
     with pytest.raises(Failure, match="has no intact checkpoint"):
         Checkpoints(tmp_path / "nowhere").restore({})
@@ -331,7 +331,7 @@ def test_does_not_take_for_saved_what_reads_back_otherwise(
     monkeypatch.setattr(ocp.Checkpointer, "save", save_others)
     store = Checkpoints(tmp_path)
     store.save(1, {"a": np.zeros(3)})  # Which differ from their negatives in a bit alone.
-    with pytest.raises(Failure, match="it does not read back as it was"):
+    with pytest.raises(Failure, match="what was read back differs from what was written"):
         store.wait()
     assert store.intact() == []
 

@@ -323,9 +323,9 @@ def test_more_seeds_than_memory_are_refused_at_once(home: Path) -> None:
     assert done.returncode == 2
     # Four times 79,510 numbers of 4 bytes each.
     assert done.stderr.startswith(
-        "1,000,000,000 seeds of dense need about 1,184,791.3 GiB, and cpu has "
+        "1,000,000,000 seeds of dense need about 1,184,791.3 GiB, but cpu has "
     )
-    assert done.stderr.endswith(" GiB for them; give fewer, or train them in turns.\n")
+    assert done.stderr.endswith(" GiB for them; give fewer, or train them one after another.\n")
     assert not path.exists()
 
 

@@ -284,7 +284,7 @@ def test_evaluates_any_checkpoint(reference: Reference) -> None:
     assert f"step {steps[-1]}: test accuracy {accuracies[steps[-1]]:.2%}" in evaluate().stdout
     missing = evaluate("--step=7")
     assert missing.returncode == 1
-    assert f"no checkpoint of step 7; there are: {', '.join(map(str, steps))}." in missing.stderr
+    assert f"no checkpoint of step 7; available: {', '.join(map(str, steps))}." in missing.stderr
 
 
 def _wait_for_training(process: commands.Command, workdir: Path) -> None:

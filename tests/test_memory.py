@@ -32,7 +32,7 @@ def test_seeds_may_need_what_there_is_and_no_more(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(devices, "_host_memory", lambda: needed)
     check_memory(ADAM, 5)
     monkeypatch.setattr(devices, "_host_memory", lambda: needed - 1)
-    with pytest.raises(UsageError, match=r"^5 seeds of dense need about 0\.0 GiB, and cpu has"):
+    with pytest.raises(UsageError, match=r"^5 seeds of dense need about 0\.0 GiB, but cpu has"):
         check_memory(ADAM, 5)
     monkeypatch.setattr(devices, "_host_memory", lambda: 0)
     check_memory(ADAM, 1)  # Which the system refuses in its own way.

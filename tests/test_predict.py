@@ -257,7 +257,7 @@ def test_folders_and_standard_input_and_steps(
     assert rows == [str(folder / name) for name in ("a.webp", "b.GIF", "d.bmp")]
     done = run_command(tmp_path, "mnist_jax.predict", workdir, folder, "--step=1")
     assert done.returncode == 1
-    assert "has no checkpoint of step 1; there are: " in done.stderr
+    assert "has no checkpoint of step 1; available: " in done.stderr
     read = subprocess.run(
         [sys.executable, "-m", "mnist_jax.predict", "-", workdir, f"--step={steps(run)[0]}"],
         input=(folder / "deeper" / "c.png").read_bytes(),
@@ -348,6 +348,6 @@ def test_what_has_no_checkpoint_is_one_sentence(run: RunDirectory, tmp_path: Pat
     untrained = RunDirectory(tmp_path / "untrained")
     with untrained.locked():
         untrained.create(run.recipe(), run.environment())
-    with pytest.raises(Failure, match="has no intact checkpoint; train once more") as caught:
+    with pytest.raises(Failure, match="has no intact checkpoint; train again") as caught:
         load_run(untrained.path)
     assert caught.value.exit_code == 1

@@ -207,9 +207,9 @@ def test_the_environment_tells_of_every_part(copy: Path, caplog: pytest.LogCaptu
     part = {"packages": packages, "device": now["device"], "git": other}
     said = [record.getMessage().removeprefix(f"{copy} ran with ") for record in caplog.records]
     assert said == [
-        f"packages jax 0.9.0 and goes on with packages jax {now['packages']['jax']}:"
+        f"packages jax 0.9.0 and resumes with packages jax {now['packages']['jax']}:"
         " the last digits may differ.",
-        f"git revision {'1' * 40} and goes on with git revision {now['git']['revision']}:"
+        f"git revision {'1' * 40} and resumes with git revision {now['git']['revision']}:"
         " the last digits may differ.",
     ]
     assert json.loads(file.read_text()) == now | {"before": [part]}
@@ -267,7 +267,7 @@ def test_a_run_from_before_threads_were_described_learns_of_them(
         assert len(caplog.records) == warnings
         if not warnings:
             assert RunDirectory(copy).device() == device | {"threads": 4}
-    assert "threads 4 and goes on with device" in caplog.text
+    assert "threads 4 and resumes with device" in caplog.text
     assert "threads 2: the last digits may differ" in caplog.text
 
 

@@ -38,7 +38,7 @@ def test_names_the_differences(whole: Path) -> None:
 
 def test_refuses_other_images(copy: Path) -> None:
     cut(copy)
-    with pytest.raises(Failure, match="begun with other images of mnist"):
+    with pytest.raises(Failure, match="began with other images of mnist"):
         train_small([copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
 
 

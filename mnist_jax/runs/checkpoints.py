@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written in the background and verified before use; all that knows Orbax."""
+"""Checkpoints of a run, written in the background and verified before use; the only Orbax code."""
 
 import contextlib
 import hashlib
@@ -22,11 +22,11 @@ from mnist_jax.files import make_folder, synchronize, write_text
 if TYPE_CHECKING:
     from orbax.checkpoint import Checkpointer
 
-# What Orbax writes of a checkpoint, where its CheckpointManager would look for it.
+# Folder of Orbax's files in a checkpoint, where its CheckpointManager would look for them.
 _ARRAYS = "default"
 _MANIFEST = "SHA256SUMS"
 
-# Two saves at once, of two seeds, would mix up what Orbax counts for the whole process.
+# Concurrent saves of two seeds would corrupt Orbax's process-wide counters.
 _ORBAX = threading.Lock()
 
 
@@ -34,13 +34,13 @@ class Checkpoints:
     """The checkpoints of a run: the latest two, and one to be kept.
 
     Two, because the latest may turn out damaged. Beside Orbax's files every checkpoint has a
-    manifest, `SHA256SUMS`, in the format of `sha256sum` with paths relative to `directory`. It
-    is written after everything else and removed before it: without one, a checkpoint is none.
+    manifest, `SHA256SUMS`, in the format of `sha256sum` with paths relative to `directory`. It is
+    written last and removed first: a folder without one is not a checkpoint.
 
     Used as a context manager, which waits for the last save to end.
 
     Args:
-      directory: where they are; made by the first save.
+      directory: the folder of the checkpoints; made by the first save.
     """
 
     def __init__(self, directory: Path):
@@ -59,7 +59,7 @@ class Checkpoints:
             self._writer.shutdown()
 
     def steps(self) -> list[int]:
-        """The steps there are checkpoints of, in order, damaged ones included."""
+        """The steps of all checkpoints, damaged ones included, in order."""
         try:
             entries = list(self._directory.iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -69,10 +69,10 @@ class Checkpoints:
         return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
 
     def save(self, step: int, tree: Any, *, keep: int | None = None) -> None:
-        """Writes a checkpoint in the background; then only the latest two and `keep` are left.
+        """Writes a checkpoint in the background, then removes all but the latest two and `keep`.
 
         The arrays of `tree` may change as soon as this returns. Checkpoints of later steps are
-        removed: this run has taken another way.
+        removed: they belong to an abandoned continuation of the run.
 
         Raises:
           Failure: the previous one could not be written.
@@ -97,10 +97,10 @@ class Checkpoints:
 
         Args:
           like: a tree of arrays or `jax.ShapeDtypeStruct`s: what was saved, or a part of it.
-          step: which one; by default the latest that is intact, with a warning about later ones.
+          step: its step; by default that of the latest intact one, with a warning about later ones.
 
         Returns:
-          Its step, and the tree with NumPy arrays, bit by bit as they were saved.
+          Its step, and the tree with NumPy arrays, bit for bit as they were saved.
 
         Raises:
           Failure: it is missing, damaged, or of another network.
@@ -108,21 +108,20 @@ class Checkpoints:
         if step is None:
             step = max(self.intact(), default=None)
             if step is None:
-                raise Failure(f"{self._directory} has no intact checkpoint; train once more.")
+                raise Failure(f"{self._directory} has no intact checkpoint; train again.")
         elif step not in self.steps():
             there = ", ".join(map(str, self.steps())) or "none"
             raise Failure(
-                f"{self._directory} has no checkpoint of step {step}; there are: {there}."
+                f"{self._directory} has no checkpoint of step {step}; available: {there}."
             )
         elif damage := self._damage(step):
             raise Failure(f"The checkpoint {self._folder(step)} is damaged: {damage}.")
         return step, self._read(step, like)
 
     def intact(self) -> list[int]:
-        """The steps of the checkpoints that are as they were saved, in order; warns of others.
+        """The steps of the intact checkpoints, in order; warns of damaged ones.
 
-        One that is being written or removed, or was when its process was killed, is passed over
-        in silence.
+        One whose writing or removal is in progress, or was interrupted, is skipped silently.
         """
         intact = []
         for step in self.steps():
@@ -133,7 +132,7 @@ class Checkpoints:
             if damage is None:
                 intact.append(step)
             elif (path / _MANIFEST).exists():  # Otherwise it has just been removed.
-                logging.warning("The checkpoint %s is damaged: %s; leaving it out.", path, damage)
+                logging.warning("The checkpoint %s is damaged: %s; skipping it.", path, damage)
         return intact
 
     def _folder(self, step: int) -> Path:
@@ -146,9 +145,9 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise Failure(
                 f"The checkpoint {self._folder(step)} can't be read ({_reason(error)});"
-                " remove it to go on from an earlier one."
+                " remove it to resume from an earlier one."
             ) from error
-        # Not left to Orbax, which takes another shape or dtype without a word.
+        # Not left to Orbax, which silently accepts another shape or dtype.
         expected = _by_name(like)
         names = [n for n in expected if _kind(expected, n) != _kind(found, n)]
         if names:
@@ -167,10 +166,9 @@ class Checkpoints:
                 return
             with _ORBAX, _orbax() as orbax:
                 orbax.save(self._folder(step) / _ARRAYS, arrays)
-                # A folder that can't be listed for a moment makes Orbax leave out all arrays and
-                # say nothing.
+                # If a folder temporarily can't be listed, Orbax silently omits all arrays.
                 if not _equal(orbax.restore(self._folder(step) / _ARRAYS), arrays):
-                    raise ValueError("it does not read back as it was")
+                    raise ValueError("what was read back differs from what was written")
             self._write_manifest(step)
             for other in self.steps()[:-2]:
                 if other != keep:
@@ -178,27 +176,28 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise Failure(
                 f"The checkpoint of step {step} can't be written to {self._directory}"
-                f" ({_reason(error)}); what was saved before it is kept."
+                f" ({_reason(error)}); earlier checkpoints are kept."
             ) from error
 
     def _prepare(self, step: int) -> None:
-        """Removes what a process left behind that was interrupted, and what is not of this run."""
+        """Removes leftovers of interrupted processes, and checkpoints that are not of this run."""
         make_folder(self._directory)
-        for unnamed in self._directory.glob("*.orbax-checkpoint-tmp"):  # As earlier versions did.
+        # Left behind by earlier versions.
+        for unnamed in self._directory.glob("*.orbax-checkpoint-tmp"):
             shutil.rmtree(unnamed)
         for other in self.steps():
-            # Not one that can't be read for the moment, which may be intact.
+            # Not one that temporarily can't be read, which may be intact.
             if other > step or self._difference(other):
                 self._remove(other)
         self._prepared = True
 
     def _remove(self, step: int) -> None:
-        """Removes a checkpoint, its manifest first: half removed, it must not look damaged."""
+        """Removes a checkpoint, manifest first: if interrupted, it must not look damaged."""
         (self._folder(step) / _MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(self._folder(step))
 
     def _write_manifest(self, step: int) -> None:
-        """Finishes a checkpoint: from here on it is one, also after a loss of power."""
+        """Completes a checkpoint: from here on it is valid, and survives a power failure."""
         folder = self._folder(step)
         for path in (*_below(folder), folder, self._directory):
             synchronize(path)
@@ -206,14 +205,14 @@ class Checkpoints:
         write_text(folder / _MANIFEST, lines)
 
     def _damage(self, step: int) -> str | None:
-        """What is wrong with a checkpoint, as a clause; None if nothing is."""
+        """What is wrong with a checkpoint, as a clause, or None."""
         try:
             return self._difference(step)
         except OSError as error:
             return f"it can't be read ({error.strerror})"
 
     def _difference(self, step: int) -> str | None:
-        """In what a checkpoint differs from its manifest, as a clause; None if in nothing.
+        """How a checkpoint differs from its manifest, as a clause; None if it does not.
 
         Raises:
           OSError: it can't be read.
@@ -224,7 +223,7 @@ class Checkpoints:
         except FileNotFoundError:
             return f"it has no {_MANIFEST}, so it was never finished, or is half removed"
         except ValueError:
-            return f"its {_MANIFEST} is not one"
+            return f"its {_MANIFEST} is malformed"
         found = self._digests(step)
         wrong = sorted(n for n in expected.keys() | found if expected.get(n) != found.get(n))
         if wrong or not found:
@@ -232,7 +231,7 @@ class Checkpoints:
         return None
 
     def _digests(self, step: int) -> dict[str, str]:
-        """The SHA-256 of every file of a checkpoint but its manifest."""
+        """The SHA-256 of every file of a checkpoint except its manifest."""
         return {
             path.relative_to(self._directory).as_posix(): hashlib.sha256(
                 path.read_bytes()
@@ -244,14 +243,14 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _orbax() -> Iterator["Checkpointer"]:
-    """Orbax's checkpointer that has done everything when it returns.
+    """Orbax's synchronous checkpointer.
 
-    What writes in the background here is a thread of ours: where Orbax's own can't make a folder,
-    it is five minutes until it says so.
+    Background writing uses a thread of our own: if Orbax's can't make a folder, it takes five
+    minutes to report that.
     """
     import orbax.checkpoint as ocp
 
-    # Of several processes only the first comes here, with all arrays: it waits for no other.
+    # Only the first process gets here, with all arrays, and must not wait for others.
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
@@ -261,7 +260,8 @@ def _orbax() -> Iterator["Checkpointer"]:
 def _below(folder: Path) -> Iterator[Path]:
     """All folders and files in a folder, at any depth.
 
-    Unlike `Path.rglob`, which passes over what may not be listed: a manifest would lack its files.
+    Unlike `Path.rglob`, it does not skip folders that can't be listed: a manifest would lack their
+    files.
 
     Raises:
       OSError: a folder can't be listed.
@@ -275,13 +275,13 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree, in its order, by their place in it."""
+    """The leaves of a tree, in its order, by their path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _equal(arrays: dict[str, Any], others: dict[str, np.ndarray]) -> bool:
-    """Whether all of them are the same, bit by bit."""
+    """Whether all arrays are equal, bit for bit."""
     return arrays.keys() == others.keys() and all(
         _kind(arrays, n) == _kind(others, n) and arrays[n].tobytes() == others[n].tobytes()
         for n in arrays

@@ -28,21 +28,21 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.environment import as_begun, difference, gives_same_digits
 from mnist_jax.runs.metrics import Evaluation
 
-# Of the environment, what may change while a run is interrupted.
+# Parts of the environment that may change while a run is interrupted.
 _VARYING = ("packages", "device", "git")
-# Of a result, what others read.
+# Fields of a result that other code reads.
 _RESULT = ("epochs", "test_accuracy", "selected_step", "seconds")
-# What there is beside the configuration and the result.
+# Folders and files beside the configuration and the result.
 _FOLDERS = ("checkpoints", "tensorboard")
 _FILES = ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json")
-# What Orbax looks for by patterns, and what it takes for a bucket.
+# Paths that Orbax would treat as glob patterns or as bucket addresses.
 _UNFIT = re.compile(r"\\|\[[^/]*\]|/gs:/|^/(gs|s3|az|hf)/")
-# A step in `steps.f32`: loss and accuracy.
+# A record of `steps.f32`: loss and accuracy of a step.
 _STEP = np.dtype(("<f4", 2))
 
 
 class Busy(Failure):
-    """Another process trains in a run directory."""
+    """Another process is training in a run directory."""
 
 
 class RunDirectory:
@@ -52,11 +52,11 @@ class RunDirectory:
       path: the directory, with
         `config.json`, the recipe, enough to run it again;
         `environment.json`, versions, device, git revision, dataset and its SHA-256, that of the
-          weights it started from if it did, and in `before` those versions, devices and
-          revisions of a run that goes on in others;
+          initial weights if they were given, and in `before` the earlier versions, devices and
+          revisions of a run that was resumed with others;
         `metrics.jsonl`, one object per evaluation;
-        `steps.f32`, loss and accuracy of every step up to the last evaluation, as float32 in
-          little-endian order, which `numpy.fromfile` reads;
+        `steps.f32`, loss and accuracy of every step up to the last evaluation, as little-endian
+          float32, which `numpy.fromfile` reads;
         `predictions.npy`, the selected evaluation's predicted label of every test image;
         `result.json`, written once, at the end;
         `checkpoints/`, the parameters and optimiser state.
@@ -71,21 +71,21 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints are."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the directory and keeps other processes out; a lock dies with its process.
+        """Makes the directory and locks it; the lock is released when its process ends.
 
         Raises:
-          UsageError: its path is one that Orbax would read as a pattern or an address.
-          Busy: another process trains here.
+          UsageError: Orbax would treat its path as a pattern or a bucket address.
+          Busy: another process is training here.
         """
         if unfit := _UNFIT.search(f"{self.path.absolute()}/"):
             raise UsageError(
-                f"{self.path.absolute()} can't have checkpoints, for Orbax takes {unfit[0]!r} in it"
-                " for a pattern or for a bucket; give another --workdir."
+                f"{self.path.absolute()} can't have checkpoints, because Orbax takes {unfit[0]!r}"
+                " in it for a pattern or a bucket; give another --workdir."
             )
         with contextlib.ExitStack() as stack:
             with self._writing():
@@ -96,26 +96,26 @@ class RunDirectory:
                 except BlockingIOError as error:
                     raise Busy(
                         f"Another process is training in {self.path};"
-                        " wait for its end or give another --workdir."
+                        " wait until it ends or give another --workdir."
                     ) from error
             yield
 
     def busy(self) -> bool:
-        """Whether a process trains here."""
+        """Whether a process is training here."""
         try:
             with (self.path / ".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # There is none, or nobody could have locked it.
+        except OSError:  # There is no lock, or nobody could have locked it.
             return False
         return False
 
     def create(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
-        """Writes what is known before the first step, or makes sure the run here can go on.
+        """Writes what is known before the first step, or checks that an existing run can resume.
 
         Raises:
-          UsageError: as `check`, or the run here is of weights from a file.
+          UsageError: as `check`, or the existing run has weights imported from a file.
           Failure: the data is not the same.
         """
         self.check(recipe)
@@ -123,18 +123,18 @@ class RunDirectory:
         environment = as_begun(last, environment)
         before = self._before(environment)
         with self._writing():
-            for left in self.path.glob(".*.tmp"):  # By a process that was killed.
+            for left in self.path.glob(".*.tmp"):  # From a process that was killed.
                 left.unlink()
-            # A longer recipe continues a finished run, which then has not ended.
+            # A recipe with more epochs continues a finished run, which then has not ended.
             (self.path / "result.json").unlink(missing_ok=True)
             write_text(self.path / "config.json", recipe.to_json() + "\n")
             self._write_environment({**environment, **({"before": before} if before else {})})
 
     def check(self, recipe: Recipe) -> None:
-        """Makes sure that the directory has no run of another recipe; more epochs are the same.
+        """Checks that the directory has no run of another recipe; more epochs are allowed.
 
         Raises:
-          UsageError: it has; the message names the differences. Or as `begun`.
+          UsageError: it has one, and the message names the differences; or as `begun`.
         """
         if not self.begun():
             return
@@ -162,20 +162,20 @@ class RunDirectory:
         """Removes the run.
 
         Raises:
-          UsageError: as `begun`; then all stays.
+          UsageError: as `begun`; nothing is removed then.
         """
         if not self.begun():
             return
         with self._writing():
-            # The result first: without it what remains is an unfinished run. The configuration
-            # last: without it nobody knows what remains. In this order on the disk, too.
+            # The result first: what remains is then an unfinished run. The configuration last:
+            # without it the remaining files can't be identified. In this order on disk, too.
             (self.path / "result.json").unlink(missing_ok=True)
             synchronize(self.path)
             for name in _FOLDERS:
                 if (self.path / name).is_dir():
                     shutil.rmtree(self.path / name)
                 (self.path / name).unlink(missing_ok=True)
-            synchronize(self.path)  # What goes with a checkpoint is there as long as it is.
+            synchronize(self.path)  # A checkpoint must not outlive the files that belong to it.
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
             synchronize(self.path)
@@ -183,19 +183,19 @@ class RunDirectory:
             synchronize(self.path)
 
     def begun(self) -> bool:
-        """Whether there is a run: its configuration, which is there before all else and after it.
+        """Whether there is a run, that is a configuration, which is written first and removed last.
 
         Raises:
-          UsageError: there is what a run leaves, but no configuration.
+          UsageError: there are other files of a run, but no configuration.
         """
         config = self.path / "config.json"
         if config.exists():
             return True
         for name in (*_FOLDERS, *_FILES, "result.json"):
-            # Another process may have begun in between.
+            # Another process may have started a run in between.
             if (self.path / name).exists() and not config.exists():
                 raise UsageError(
-                    f"{self.path} has {name} but no config.json, so it may be something else's;"
+                    f"{self.path} has {name} but no config.json, so it may not be a run directory;"
                     " give another --workdir."
                 )
         return config.exists()
@@ -213,7 +213,7 @@ class RunDirectory:
         return self._read("environment.json")
 
     def device(self) -> dict[str, Any]:
-        """What the run was trained on; empty before it begins."""
+        """The devices that the run was trained on; empty before it begins."""
         if not (self.path / "environment.json").exists():
             return {}
         device = self.environment().get("device") or {}
@@ -226,7 +226,7 @@ class RunDirectory:
         return device
 
     def parts(self) -> int | None:
-        """Over how many devices the run's batches were split; None before it begins."""
+        """The number of devices that the run's batches were split over; None before it begins."""
         parts: int | None = self.device().get("mesh", {}).get("data")
         return parts
 
@@ -236,7 +236,7 @@ class RunDirectory:
             return None
         result = self._read("result.json")
         if wrong := [name for name in _RESULT if not isinstance(result.get(name), int | float)]:
-            raise self._damaged("result.json", f"{wrong[0]} is no number")
+            raise self._damaged("result.json", f"{wrong[0]} is not a number")
         return result
 
     def metrics(self) -> list[Evaluation]:
@@ -249,8 +249,8 @@ class RunDirectory:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            # The last line of an unfinished run was being written when its process was killed or
-            # the power failed, which may leave any part of it.
+            # In an unfinished run, the last line may be incomplete: its process was killed or the
+            # power failed while it was written.
             unfinished = not (self.path / "result.json").exists()
             if isinstance(error, OSError) or not unfinished or len(rows) < len(lines) - 1:
                 raise self._damaged("metrics.jsonl", error) from error
@@ -263,7 +263,7 @@ class RunDirectory:
     def steps(self) -> np.ndarray | None:
         """Reads `steps.f32`: float32 [steps, 2], every step's loss and accuracy on its batch.
 
-        Steps that an older version took are NaN. None where it has no such file.
+        Steps taken by an older version are NaN. None if there is no such file.
         """
         try:
             content = (self.path / "steps.f32").read_bytes()
@@ -271,22 +271,22 @@ class RunDirectory:
             return None
         except OSError as error:
             raise self._damaged("steps.f32", error) from error
-        # What follows the last whole step was being written when its process was killed.
+        # An incomplete record at the end was being written when its process was killed.
         whole = len(content) // _STEP.itemsize
         return np.frombuffer(content, _STEP.base, 2 * whole).reshape(-1, 2)
 
     def append_steps(self, log: np.ndarray) -> None:
-        """Adds to `steps.f32`: [steps, 2], before the row of the evaluation after them."""
+        """Appends [steps, 2] to `steps.f32`, before the row of the next evaluation is written."""
         self._append("steps.f32", log.astype(_STEP.base).tobytes())
 
     def _append(self, name: str, content: bytes) -> None:
         with self._writing(), (self.path / name).open("ab") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # The checkpoints that follow are of no use without it.
+            os.fsync(file.fileno())  # Later checkpoints are useless without it.
 
     def rewind(self, step: int) -> list[Evaluation]:
-        """Drops what the files tell of the time after a step; returns the evaluations before."""
+        """Drops everything after a step from the files; returns the evaluations up to it."""
         rows = [row for row in self.metrics() if row.step <= step]
         last = rows[-1].step if rows else 0
         steps = self.steps()
@@ -296,7 +296,7 @@ class RunDirectory:
             text = "".join(row.to_json() + "\n" for row in rows)
             write_text(self.path / "metrics.jsonl", text)
             write_bytes(self.path / "steps.f32", steps[:last].tobytes())
-            if not step:  # Nothing is left of what ran before.
+            if not step:  # Nothing remains of the earlier environments' work.
                 self._write_environment(
                     {name: v for name, v in self.environment().items() if name != "before"}
                 )
@@ -304,7 +304,7 @@ class RunDirectory:
 
     def write_predictions(self, labels: np.ndarray) -> None:
         """Replaces `predictions.npy`: uint8 [N]."""
-        content = io.BytesIO()  # Into a file, NumPy writes without saying why it can't.
+        content = io.BytesIO()  # Writing to a file, NumPy would hide the reason for a failure.
         np.save(content, labels.astype(np.uint8))
         with self._writing():
             write_bytes(self.path / "predictions.npy", content.getvalue())
@@ -335,7 +335,7 @@ class RunDirectory:
         except ValueError as error:
             raise self._damaged(name, error) from error
         if not isinstance(values, dict):
-            raise self._damaged(name, "no object")
+            raise self._damaged(name, "it is not an object")
         return values
 
     def _damaged(self, name: str, why: object) -> Failure:
@@ -345,22 +345,22 @@ class RunDirectory:
         )
 
     def _before(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """In what the run here ran so far, where that differs from what it goes on in."""
+        """The environments of the run so far that differ from the one it resumes in."""
         if not (self.path / "environment.json").exists():
             return []
         last = {"before": [], **self.environment()}
         if not isinstance(last["before"], list):
-            raise self._damaged("environment.json", "before is no list")
+            raise self._damaged("environment.json", "before is not a list")
         if missing := sorted({"dataset", "dataset_sha256", *_VARYING} - last.keys()):
-            raise self._damaged("environment.json", f"no {missing[0]}")
+            raise self._damaged("environment.json", f"{missing[0]} is missing")
         if not last["dataset_sha256"]:
             raise UsageError(
-                f"{self.path} has weights of a file, which were not trained here; give"
+                f"{self.path} has weights from a file, which were not trained here; give"
                 f" --init_from={self.path} to start from them, and another --workdir."
             )
         if last["dataset_sha256"] != environment["dataset_sha256"]:
             raise Failure(
-                f"The run in {self.path} was begun with other images of {last['dataset']};"
+                f"The run in {self.path} began with other images of {last['dataset']};"
                 " give another --workdir, or --overwrite to start again."
             )
         if gives_same_digits(last["device"], environment["device"]):
@@ -369,7 +369,7 @@ class RunDirectory:
         for name in _VARYING:
             if last[name] != now[name]:
                 logging.warning(
-                    "%s ran with %s and goes on with %s: the last digits may differ.",
+                    "%s ran with %s and resumes with %s: the last digits may differ.",
                     self.path,
                     f"{name} {difference(last[name], now[name])}",
                     f"{name} {difference(now[name], last[name])}",
@@ -378,7 +378,7 @@ class RunDirectory:
         return [one for i, one in enumerate(before) if one != now and one not in before[:i]]
 
     def note(self, **facts: Any) -> None:
-        """Adds to `environment.json`."""
+        """Adds facts to `environment.json`."""
         with self._writing():
             self._write_environment(self.environment() | facts)
 
@@ -387,7 +387,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns what the system says into a sentence."""
+        """Turns an OSError into a Failure."""
         try:
             yield
         except OSError as error:

@@ -10,7 +10,7 @@ from mnist_jax.files import parse_json
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation found, and what training was like since the one before it.
+    """The results of an evaluation, and training metrics since the previous one.
 
     Attributes:
       epoch: passes over the training set so far.
@@ -19,9 +19,9 @@ class Evaluation:
       train_accuracy: the same, from 0 to 1.
       test_loss: mean over all test images.
       test_accuracy: from 0 to 1.
-      validation_accuracy: from 0 to 1; None where no images are held out.
-      images_per_second: trained on since the last evaluation, of this seed.
-      seconds: since the beginning of the run, without interruptions.
+      validation_accuracy: from 0 to 1; None if no images are held out.
+      images_per_second: this seed's training speed since the last evaluation.
+      seconds: time since the beginning of the run, without interruptions.
     """
 
     epoch: float
@@ -35,16 +35,16 @@ class Evaluation:
     seconds: float
 
     def to_json(self) -> str:
-        """One line; what there is none of is left out."""
+        """Formats the row as one line of JSON, without a field that is None."""
         values = dataclasses.asdict(self).items()
         return json.dumps({name: value for name, value in values if value is not None})
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        """Reads what `to_json` wrote.
+        """Reads a line that `to_json` wrote.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: it is not such a line.
         """
         try:
             row = cls(**parse_json(line))
@@ -54,7 +54,7 @@ class Evaluation:
         if row.validation_accuracy is None:
             del values["validation_accuracy"]
         if not all(type(value) in (int, float) for value in values.values()):
-            raise ValueError("a column is no number")
+            raise ValueError("a column is not a number")
         if not isinstance(row.step, int):
-            raise ValueError("step is no whole number")
+            raise ValueError("step is not a whole number")
         return row

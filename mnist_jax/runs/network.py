@@ -1,4 +1,4 @@
-"""The network of a run, with what it has learned and without its training."""
+"""Loading the network of a run, with its weights and without its training state."""
 
 import functools
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 
-# Images that are computed at a time.
+# Images per call of the compiled function.
 _CHUNK = 500
 _KINDS = {"params": nnx.Param, "batch_stats": nnx.BatchStat}
 
 
 def blank_network(recipe: Recipe) -> Network:
-    """The recipe's network with zeros, which takes no time to make."""
+    """The recipe's network with all arrays zero, which is fast to make."""
     network = abstract_model(recipe.model, **recipe.model_args)
     zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), nnx.state(network))
     nnx.update(network, zeros)
@@ -33,19 +33,19 @@ def blank_network(recipe: Recipe) -> Network:
 
 
 def arrays_of(network: Network) -> dict[str, Any]:
-    """What a network has learned: `params` and `batch_stats`, as in checkpoints."""
+    """A network's `params` and `batch_stats`, as in checkpoints."""
     return {name: nnx.as_pure(nnx.state(network, kind)) for name, kind in _KINDS.items()}
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run as far as its network is concerned; see `load_run`.
+    """The network of a run; see `load_run`.
 
     Attributes:
-      recipe: what was trained, and how.
-      step: of the checkpoint.
-      network: from normalised images [N, 28, 28, 1] to logits [N, 10], in evaluation mode; of the
-        averages where the recipe evaluates these.
+      recipe: the run's recipe.
+      step: the step of the checkpoint.
+      network: from normalised images [N, 28, 28, 1] to logits [N, 10], in evaluation mode; has the
+        averaged weights if the recipe evaluates these.
       source: where it was loaded from, for messages.
     """
 
@@ -61,14 +61,14 @@ class LoadedRun:
 
 
 def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
-    """Reads what `mnist_jax.train` has left in a run directory; the dataset is not needed.
+    """Loads the network from a run directory of `mnist_jax.train`; the dataset is not needed.
 
     Args:
       path: the run directory, of one seed.
-      step: which checkpoint; by default the selected one of a run that has ended, else its latest.
+      step: the checkpoint's step; by default the selected one of a finished run, else the latest.
 
     Raises:
-      UsageError: the path's `~` names no user.
+      UsageError: the path's `~NAME` is not a user.
       Failure: there is no such run or checkpoint, or it is damaged.
     """
     run = RunDirectory(expanded(path))
@@ -89,8 +89,8 @@ def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
 def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10], for any N.
 
-    They are the softmax of the logits of a network in evaluation mode; after training on squared
-    errors, whose outputs are probabilities already, these scaled to a sum of 1.
+    They are the softmax of the logits of a network in evaluation mode. A network trained on squared
+    errors outputs probabilities already, which are scaled to sum to 1.
     """
 
     @jax.jit

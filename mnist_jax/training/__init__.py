@@ -1,4 +1,4 @@
-"""Training: one pure step, and what repeats it over batches, seeds, devices and interruptions."""
+"""Training: a pure step, and its repetition over batches, seeds, devices and interruptions."""
 
 from mnist_jax.training.step import Metrics, TrainState, train_step
 

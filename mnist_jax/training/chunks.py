@@ -1,29 +1,29 @@
-"""How many images a device works on at a time, by what was measured on CPUs.
+"""How many images a device processes at a time, from measurements on CPUs.
 
 `multiply_adds_per_parameter` is always that of a network's forward pass over one image.
 """
 
 import jax
 
-# A CPU's devices share a step if it uses every parameter in so many multiplications; below, the
-# exchange of gradients takes longer than what it saves.
+# Multiplications per parameter in a step from which on a CPU's devices share the step; below this,
+# exchanging the gradients takes longer than it saves.
 _WORTH_SPLITTING = 100
 
-# A CPU adds gradients up chunk by chunk if a chunk uses every parameter in so many
-# multiplications; below, adding them up takes too large a part of the time.
+# Multiplications per parameter in a chunk from which on a CPU accumulates gradients chunk by chunk;
+# below this, adding them takes too large a part of the time.
 _WORTH_ADDING_UP = 25
 
-# Images a CPU core works on at a time: enough to fill its vectors, few enough for its cache.
+# Images a CPU core processes at a time: enough to fill its vectors, few enough for its cache.
 _CPU_CHUNK = 16
 
-# The same in an evaluation, where no gradients are waiting in the cache.
+# The same in an evaluation, where the cache holds no gradients.
 _CPU_EVALUATION_CHUNK = 40
 
-# The same on an accelerator, and where a CPU's time goes into one large matrix product.
+# The same on an accelerator, and for networks that are one large matrix product on a CPU.
 _EVALUATION_CHUNK = 1000
 
-# Multiplications for one image from which on a CPU core gets its whole batch at once: with so many
-# channels larger products gain more than the cache loses.
+# Multiplications per image from which on a CPU core gets its whole batch at once: with that many
+# channels, larger products gain more than cache misses cost.
 _LARGE_WORK = 10_000_000
 
 
@@ -34,10 +34,10 @@ def worth_splitting(batch_size: int, *, multiply_adds_per_parameter: float) -> b
 
 
 def chunk_size(batch_size: int, *, multiply_adds: int) -> int:
-    """How many of a device's images make a chunk of `train_step`; divides `batch_size`.
+    """The number of a device's images in a chunk of `train_step`; divides `batch_size`.
 
     Args:
-      batch_size: the images of a device.
+      batch_size: images per device.
       multiply_adds: of the network's forward pass over one image.
     """
     if jax.default_backend() != "cpu" or multiply_adds >= _LARGE_WORK:
@@ -49,12 +49,12 @@ def chunk_size(batch_size: int, *, multiply_adds: int) -> int:
 
 
 def evaluation_chunk(*, multiply_adds_per_parameter: float) -> int:
-    """How many images a device evaluates at a time."""
-    dense = multiply_adds_per_parameter <= 1  # None is used at two places of an image.
+    """The number of images that a device evaluates at a time."""
+    dense = multiply_adds_per_parameter <= 1  # No weight is shared between places in an image.
     cached = jax.default_backend() == "cpu" and not dense
     return _CPU_EVALUATION_CHUNK if cached else _EVALUATION_CHUNK
 
 
 def side_by_side(chunk_size: int, *, multiply_adds_per_parameter: float) -> bool:
-    """Whether chunks of so many images go through a network side by side, see `train_step`."""
+    """Whether chunks of this size go through a network side by side; see `train_step`."""
     return chunk_size * multiply_adds_per_parameter < _WORTH_ADDING_UP

@@ -1,7 +1,7 @@
-"""Compiled programs for later processes: each is written whole, and verified when it is read.
+"""A persistent compilation cache whose entries are written atomically and verified when read.
 
-JAX's own store never replaces a program that is damaged, so that every start is a slow one, and
-runs another program under the name that was asked for if that is what the file holds.
+JAX's own cache never replaces a damaged entry, so that every start is slow, and runs whatever
+program a file holds, even one that was compiled under another key.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Programs:
-    """A folder of programs, with the methods of JAX's store.
+    """A folder of compiled programs, with the interface of JAX's cache.
 
-    A file holds a program and then the SHA-256 of its name and content. Where that is wrong or
-    lacking the program counts as missing: JAX compiles it, and the file is replaced.
+    A file holds a program and then the SHA-256 of its key and content. If that is wrong or missing,
+    the program counts as missing: JAX compiles it, and the file is replaced.
     """
 
     def __init__(self, folder: Path):
-        self._path = folder  # By this name JAX's log asks for it.
+        self._path = folder  # JAX's logging reads this attribute.
 
     def get(self, key: str) -> bytes | None:
-        """The program of this name, or None."""
+        """The program with this key, or None."""
         path = self._file(key)
         try:
-            if not path.is_file():  # Anything else, such as a pipe, might keep us waiting.
+            if not path.is_file():  # Reading anything else, such as a pipe, might block.
                 return None
             with path.open("rb") as file:
                 program = file.read(max(0, os.fstat(file.fileno()).st_size - _DIGEST_BYTES))
@@ -46,7 +46,7 @@ class Programs:
         return program
 
     def put(self, key: str, value: bytes) -> None:
-        """Keeps a program; if it can't be written, the reason is logged."""
+        """Stores a program; if it can't be written, the reason is logged."""
         store(self._file(key), value + _digest(key, value))
 
     def _file(self, key: str) -> Path:
@@ -54,11 +54,11 @@ class Programs:
 
 
 def keep_in(folder: Path) -> None:
-    """Has JAX keep the programs it compiles in a folder, and load them from there."""
-    # JAX makes the path a part of every program's name: one path, whichever link leads there.
+    """Makes JAX keep the programs it compiles in a folder, and load them from there."""
+    # The path is part of every program's key: resolve links, so that there is only one path.
     jax.config.update("jax_compilation_cache_dir", os.path.realpath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # There is no public way to give JAX a store; a version without this one keeps its own.
+    # There is no public API to replace JAX's cache; a version without this module keeps its own.
     try:
         internals: Any = importlib.import_module("jax._src.compilation_cache")
     except ImportError:

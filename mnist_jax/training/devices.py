@@ -1,4 +1,4 @@
-"""Which devices a run uses, and how arrays come to them and functions run on them."""
+"""Device selection, placement of arrays and compilation over a mesh of devices."""
 
 import contextlib
 import math
@@ -20,10 +20,11 @@ from mnist_jax import hosts
 from mnist_jax.errors import UsageError
 from mnist_jax.training import compiled
 
-# Where XLA looks for how many threads a CPU's devices share; otherwise it counts the cores.
+# The variable from which XLA takes the number of threads that a CPU's devices share; without it,
+# XLA counts the cores.
 _THREADS = "PJRT_NPROC"
 
-# Where a container's limit is, of the present and the former kind.
+# A container's memory limit under cgroup v2 and v1.
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -31,15 +32,15 @@ _CGROUP_LIMITS = (
 
 
 def configure_process(cache_dir: Path, like: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Sets up JAX for a command line, before any device is touched; a library never calls this.
+    """Configures JAX for a command, before any device is touched; libraries never call this.
 
     On a CPU every core becomes a device, which trains small convolutional networks faster than
     several threads inside every operation. Compiled programs are kept in `cache_dir`.
 
     Args:
-      cache_dir: may be absent.
-      like: what `describe` said when a run began, if one is to go on. It goes on with as many
-        devices and threads, because the order in which they add up decides on the last digits.
+      cache_dir: the compilation cache's folder; need not exist.
+      like: the result of `describe` when a run began, if it is to be resumed. The number of devices
+        and threads is then kept, because the order of summation determines the last digits.
     """
     threads = like.get("threads") or cores()
     os.environ.setdefault(_THREADS, str(threads))
@@ -48,19 +49,19 @@ def configure_process(cache_dir: Path, like: Mapping[str, Any] = MappingProxyTyp
 
 
 def cores() -> int:
-    """How many CPU cores the process may use."""
+    """The number of CPU cores that the process may use."""
     if hasattr(os, "sched_getaffinity"):  # Not on macOS.
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def refuse_lack_of_memory(what: str, on_devices: int, on_host: int) -> None:
-    """Makes sure that there is as much memory as something needs at least.
+    """Raises if less memory is available than is needed at least.
 
     Args:
-      what: it is, as a subject in the plural.
+      what: what needs it, as a subject in the plural.
       on_devices: bytes, on all devices together.
-      on_host: bytes, beside them where the devices are the host's cores.
+      on_host: bytes, in addition to these if the devices are the host's cores.
 
     Raises:
       UsageError: there is less.
@@ -72,21 +73,21 @@ def refuse_lack_of_memory(what: str, on_devices: int, on_host: int) -> None:
         places = [(platform, on_devices + on_host, _host_memory())]
     else:
         stats = [device.memory_stats() or {} for device in used]
-        each = [one.get("bytes_limit", math.inf) for one in stats]  # Not every kind tells.
+        each = [one.get("bytes_limit", math.inf) for one in stats]  # Not every kind reports it.
         places = [(platform, on_devices, sum(each)), ("the host", on_host, _host_memory())]
     for place, needed, there in places:
         if needed > there:
             raise UsageError(
-                f"{what} need about {needed / 2**30:,.1f} GiB, and {place} has"
-                f" {there / 2**30:,.1f} GiB for them; give fewer, or train them in turns."
+                f"{what} need about {needed / 2**30:,.1f} GiB, but {place} has"
+                f" {there / 2**30:,.1f} GiB for them; give fewer, or train them one after another."
             )
 
 
 def _host_memory() -> int:
-    """The bytes that this process may have, whatever others take of them for the moment."""
+    """The bytes that this process may use, regardless of what others currently use."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit in _CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # There is none, or it is "max".
+        with contextlib.suppress(OSError, ValueError):  # There is no limit, or it is "max".
             memory = min(memory, int(limit.read_text()))
     return memory
 
@@ -99,16 +100,18 @@ def make_mesh(
     split_batches: bool = True,
     parts: int | None = None,
 ) -> Mesh:
-    """Lays devices out as ('seed', 'data'): seeds side by side, each one's batches split.
+    """Makes a ('seed', 'data') mesh: seeds side by side, the batches of each one split.
 
     Args:
       num_seeds: how many seeds train together.
-      batch_sizes: the sizes of the batches to come, the short last one included; none where
-        batches are padded to whatever divides.
-      num_devices: how many devices to use; by default as many as can share the work evenly.
-        Where seeds and batches can take as many, seeds do. Every process has as many of them.
+      batch_sizes: the sizes of all batches, including a smaller last one; empty if batches are
+        padded to a divisible size.
+      num_devices: how many devices to use; by default as many as can share the work evenly. Given
+        the choice, devices are assigned to seeds rather than to parts of a batch. All processes
+        contribute the same number.
       split_batches: whether devices may share a batch.
-      parts: how many devices are to share a batch if there are so many, whatever else is given.
+      parts: how many devices share a batch, if that many are available; overrides the other
+        arguments.
 
     Raises:
       UsageError: there are fewer devices, or a batch does not divide.
@@ -159,7 +162,7 @@ def make_mesh(
 
 
 def _of_every_process(devices: Sequence[jax.Device], count: int) -> list[jax.Device]:
-    """So many devices of each process, those of one beside each other."""
+    """The first `count` devices of every process, grouped by process."""
     places: dict[int, list[jax.Device]] = {}
     for device in devices:
         places.setdefault(device.process_index, []).append(device)
@@ -167,7 +170,7 @@ def _of_every_process(devices: Sequence[jax.Device], count: int) -> list[jax.Dev
 
 
 def place(tree: Any, mesh: Mesh, spec: P) -> Any:
-    """Puts arrays that every process has, in the same way, on a mesh."""
+    """Places arrays, which must be the same in every process, on a mesh."""
     sharding = NamedSharding(mesh, spec)
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
@@ -183,7 +186,7 @@ def place(tree: Any, mesh: Mesh, spec: P) -> Any:
 
 
 def fetch(tree: Any, mesh: Mesh) -> Any:
-    """Whole NumPy arrays in every process, of arrays on a mesh."""
+    """Gathers arrays on a mesh into whole NumPy arrays in every process."""
     everywhere = NamedSharding(mesh, P())
     if not all(
         leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)
@@ -195,12 +198,12 @@ def fetch(tree: Any, mesh: Mesh) -> Any:
 
 
 def broadcast(tree: Any) -> Any:
-    """The first process's NumPy arrays in all of them; all have some of the same shapes."""
+    """Sends the first process's NumPy arrays to all; every process passes the same shapes."""
     if jax.process_count() == 1:
         return tree
     hosts.wait_for_all()
     leaves, structure = jax.tree.flatten(tree)
-    # As bytes, because it is done by adding zeros, which would change -0.0.
+    # As bytes, because JAX broadcasts by adding zeros, which would change -0.0.
     content = np.concatenate([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])
     content = np.asarray(multihost_utils.broadcast_one_to_all(content))
     ends = np.cumsum([leaf.nbytes for leaf in leaves])
@@ -228,17 +231,17 @@ def compile_over_seeds(
     out_specs: P | tuple[P, ...],
     donate: tuple[int, ...] = (),
 ) -> Any:
-    """Compiles a function of one seed's arrays and shared ones into one of all seeds' on a mesh.
+    """Compiles a function of one seed's arrays into one of all seeds' arrays on a mesh.
 
-    A CPU takes a device's seeds one after another, which keeps one seed's arrays in its cache; an
-    accelerator takes them together.
+    A CPU processes a device's seeds one after another, which keeps one seed's arrays in its cache;
+    an accelerator processes them together.
 
     Args:
-      function: its arguments are one seed's where `in_specs` begin with `seed`, which come first.
+      function: takes first one seed's arrays, whose `in_specs` begin with `seed`, then shared ones.
       mesh: from `make_mesh`.
-      in_specs: how the arguments lie on the mesh.
-      out_specs: how the results do; all have a leading axis of seeds.
-      donate: arguments whose memory the results may take.
+      in_specs: how the arguments are partitioned over the mesh.
+      out_specs: how the results are partitioned; all have a leading axis of seeds.
+      donate: indices of arguments whose memory the results may reuse.
     """
     count = sum(spec[:1] == ("seed",) for spec in in_specs)
 
@@ -255,14 +258,14 @@ def compile_over_seeds(
 
 
 def data_axis(mesh: Mesh) -> str | None:
-    """The name of the axis that batches are split over; None where they are not."""
+    """The name of the axis that batches are split over; None if they are not split."""
     return "data" if mesh.shape["data"] > 1 else None
 
 
 def describe(mesh: Mesh) -> dict[str, Any]:
-    """What ran, for the record of a run: platform, device kind, the mesh's shape, and threads.
+    """Describes the hardware of a run: platform, device kind, the mesh's shape, and threads.
 
-    The threads are those that a CPU's devices share, which XLA has as many of.
+    The threads are those of XLA's pool, which a CPU's devices share.
     """
     device = mesh.devices.flat[0]
     what = {"platform": device.platform, "kind": device.device_kind, "mesh": dict(mesh.shape)}

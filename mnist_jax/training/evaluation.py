@@ -1,4 +1,4 @@
-"""Logits of a whole split of images, and how good they are."""
+"""Logits, loss and accuracy over a whole split of images."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,18 +15,18 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.training import chunks, devices
 from mnist_jax.training.step import LOSSES, TrainState, training_mode_logits
 
-# From states with a leading axis of seeds, and every image of a split, uint8 [N, 28, 28], to the
-# states after the evaluation and the logits [seeds, N, 10], every image exactly once. `exact` also
-# takes every seed's own images, [seeds, N, 28, 28].
+# Takes states with a leading axis of seeds, and all images of a split, uint8 [N, 28, 28]; returns
+# the states after the evaluation and the logits [seeds, N, 10], with every image exactly once.
+# `exact` also accepts images that differ between seeds, [seeds, N, 28, 28].
 Evaluate = Callable[[TrainState, np.ndarray], tuple[TrainState, np.ndarray]]
 
 
 def exact(recipe: Recipe, mesh: Mesh, *, multiply_adds_per_parameter: float) -> Evaluate:
-    """Evaluates as it should be: dropout off, running statistics; the states stay as they are.
+    """Evaluates in inference mode: dropout off, running statistics; states are unchanged.
 
     Args:
-      recipe: what was trained.
-      mesh: of the devices to use, which exchange nothing.
+      recipe: the recipe that was trained.
+      mesh: the devices to use, which do not communicate.
       multiply_adds_per_parameter: of the network's forward pass over one image.
     """
     chunk = chunks.evaluation_chunk(multiply_adds_per_parameter=multiply_adds_per_parameter)
@@ -51,7 +51,7 @@ def exact(recipe: Recipe, mesh: Mesh, *, multiply_adds_per_parameter: float) -> 
         padded = np.pad(images, widths) if missing else images
         chunks = padded.reshape(*seeds, -1, chunk, height, width)
         logits = by_rank[rank](
-            # Moments stay where they are.
+            # The optimiser's moments are not moved.
             jax.device_put(states.replace(opt_state=None), NamedSharding(mesh, P("seed"))),
             devices.place(chunks, mesh, specs[rank]),
         )
@@ -62,11 +62,11 @@ def exact(recipe: Recipe, mesh: Mesh, *, multiply_adds_per_parameter: float) -> 
 
 
 def in_training_mode(recipe: Recipe, mesh: Mesh) -> Evaluate:
-    """Evaluates as article E's program does, in training's batches; BatchNorm statistics move.
+    """Evaluates as article E's program does, in training batches; updates BatchNorm statistics.
 
     Args:
-      recipe: what was trained.
-      mesh: that it was trained on.
+      recipe: the recipe that was trained.
+      mesh: the mesh that it was trained on.
     """
 
     def of_seed(state: TrainState, batches: jax.Array) -> tuple[TrainState, jax.Array]:
@@ -100,9 +100,9 @@ def score(recipe: Recipe, logits: np.ndarray, labels: np.ndarray) -> tuple[np.nd
     """Each seed's mean loss and accuracy [seeds].
 
     Args:
-      recipe: whose loss it is.
+      recipe: defines the loss.
       logits: [seeds, N, 10].
-      labels: [N], or every seed's own [seeds, N].
+      labels: [N], or [seeds, N] if they differ between seeds.
     """
     losses = np.asarray(_losses(recipe.loss, logits, labels), np.float64)
     return losses.mean(-1), (logits.argmax(-1) == labels).mean(-1)

@@ -1,4 +1,4 @@
-"""Which steps a recipe takes: batches, epochs and evaluations, as pure numbers."""
+"""The arithmetic of a recipe's steps: batches, epochs and evaluations."""
 
 import math
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Schedule:
     """The steps of a training run, counted from 0 to `total_steps`.
 
     Attributes:
-      examples: that an epoch takes.
-      batch_size: of every step but the last of an epoch, which takes what remains.
+      examples: examples per epoch.
+      batch_size: examples per step; the last step of an epoch takes the remainder.
       epochs: passes over the examples.
-      eval_every: steps between evaluations, beside those at the end of every epoch; 0: no others.
+      eval_every: steps between evaluations, besides those at the end of every epoch; 0: none.
     """
 
     examples: int
@@ -29,7 +29,7 @@ class Schedule:
 
     @classmethod
     def of(cls, recipe: Recipe, examples: int) -> Self:
-        """The recipe's schedule on so many examples.
+        """The recipe's schedule on a given number of examples.
 
         Raises:
           UsageError: they do not fill one batch.
@@ -45,7 +45,7 @@ class Schedule:
 
     @classmethod
     def of_images(cls, recipe: Recipe, images: int) -> Self:
-        """The recipe's schedule on a training set of so many images, those held out included.
+        """The recipe's schedule on a training set of `images`, including those held out.
 
         Raises:
           UsageError: they do not fill one batch.
@@ -55,7 +55,7 @@ class Schedule:
 
     @property
     def full_steps(self) -> int:
-        """Steps of an epoch that take a whole batch."""
+        """Steps of an epoch with a full batch."""
         return self.examples // self.batch_size
 
     @property
@@ -70,11 +70,11 @@ class Schedule:
 
     @property
     def batch_sizes(self) -> set[int]:
-        """The sizes that batches have."""
+        """The sizes of all batches."""
         return {self.batch_size, self.examples % self.batch_size or self.batch_size}
 
     def images(self, start: int, stop: int) -> np.ndarray:
-        """How many images each of the steps from `start` to before `stop` takes: [stop - start]."""
+        """The number of images in each step from `start` to before `stop`: [stop - start]."""
         first = np.arange(start, stop) % self.steps_per_epoch * self.batch_size
         return np.minimum(self.batch_size, self.examples - first)
 

@@ -1,4 +1,4 @@
-"""What several seeds' training leaves in their run directories, and needs of them to go on."""
+"""Writing the run directories of several seeds that train together, and resuming from them."""
 
 import time
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from mnist_jax.training.trainer import Trainer
 
 
 class SeedFiles:
-    """The directories of a trainer's seeds, in its order, with the checkpoints in them.
+    """The run directories of a trainer's seeds, in its order, and their checkpoints.
 
-    Of several processes that train together the first has them; the others have none, and follow.
+    If several processes train together, only the first has them; the others follow it.
 
     Raises:
-      Failure: from every method, a file can't be read or written, or an evaluation is no number.
+      Failure: from every method, a file can't be read or written, or a loss is not finite.
     """
 
     def __init__(
@@ -35,25 +35,25 @@ class SeedFiles:
         self._runs = runs
         self._stores = stores
         self._started = time.perf_counter()
-        # Since the last evaluation: loss and accuracy of every step [seeds, steps, 2], how many
-        # images were trained on, and the seconds that took.
+        # Since the last evaluation: loss and accuracy of every step [seeds, steps, 2], images
+        # trained on, and seconds of training.
         self._log = np.zeros((len(trainer.seeds), 0, 2), np.float32)
         self._images, self._busy = 0.0, 0.0
-        # The evaluation that is selected so far, of every seed.
+        # Each seed's selected evaluation so far.
         self._best: list[Evaluation | None] = [None] * len(trainer.seeds)
         # The first seed's validation accuracies after every epoch.
         self._validated = list[float]()
 
     @property
     def ended(self) -> bool:
-        """Whether training is at its end, by the recipe's epochs or its patience."""
+        """Whether training has ended, by the recipe's epochs or its patience."""
         patience = self._trainer.recipe.patience
         if patience and measures.since_best(self._validated) >= patience:
             return True
         return self._trainer.step == self._trainer.schedule.total_steps
 
     def resume(self) -> None:
-        """Goes to the latest step that all seeds have a checkpoint and the metrics of."""
+        """Restores the latest step for which all seeds have a checkpoint and metrics."""
         trainer = self._trainer
         pairs = zip(self._runs, self._stores, strict=True)
         usable = [_resumable(trainer.schedule, run, store) for run, store in pairs]
@@ -80,7 +80,7 @@ class SeedFiles:
         self._validated = hosts.told(self._validated)
 
     def save(self) -> None:
-        """Saves every seed, and keeps what is selected so far."""
+        """Saves every seed, and keeps the checkpoint that is selected so far."""
         times = np.asarray([self._images, self._busy, self._seconds()])
         states = self._trainer.saved()
         seeds = zip(self._stores, states, self._padded_log(), self._best, strict=False)
@@ -89,12 +89,12 @@ class SeedFiles:
             store.save(self._trainer.step, state | {"log": log, "times": times}, keep=keep)
 
     def add(self, log: np.ndarray, images: int, seconds: float) -> None:
-        """Takes note of a stretch of steps; `log` is [seeds, steps, 2]."""
+        """Records the steps taken; `log` is [seeds, steps, 2]."""
         self._log = np.concatenate([self._log, log], axis=1)
         self._images, self._busy = self._images + images, self._busy + seconds
 
     def evaluate(self) -> tuple[list[Evaluation], bool]:
-        """Writes a row for each seed; also says whether one of them is selected so far."""
+        """Writes a row for each seed; also returns whether any of them is now selected."""
         rows, predictions = self._rows()
         for i, (run, row) in enumerate(zip(self._runs, rows, strict=False)):
             run.append_steps(self._log[i])
@@ -116,7 +116,7 @@ class SeedFiles:
         return results
 
     def _rows(self) -> tuple[list[Evaluation], np.ndarray]:
-        """An evaluation of each seed now, and its labels [seeds, N] for the test images."""
+        """Evaluates each seed; also returns the predicted labels [seeds, N] of the test images."""
         trainer, schedule = self._trainer, self._trainer.schedule
         sizes = schedule.images(trainer.step - self._log.shape[1], trainer.step)
         train = np.average(self._log, axis=1, weights=sizes)
@@ -152,7 +152,7 @@ class SeedFiles:
             self._validated.append(row.validation_accuracy)
 
     def _seconds(self) -> float:
-        """Since the beginning of the run, without interruptions."""
+        """The time since the beginning of the run, without interruptions."""
         return time.perf_counter() - self._started
 
     def _padded_log(self) -> np.ndarray:
@@ -162,7 +162,7 @@ class SeedFiles:
 
 
 def _resumable(schedule: Schedule, run: RunDirectory, store: Checkpoints) -> set[int]:
-    """The steps of a run's intact checkpoints whose evaluations and steps are all in its files."""
+    """The steps of a run's intact checkpoints up to which its files have all metrics and steps."""
     rows = {row.step for row in run.metrics()} | {0}
     steps = run.steps()
     if steps is not None:  # An older version kept none.
@@ -175,7 +175,7 @@ def _resumable(schedule: Schedule, run: RunDirectory, store: Checkpoints) -> set
 
 
 def _selected(recipe: Recipe, row: Evaluation, best: Evaluation | None) -> bool:
-    """Whether this evaluation takes the place of the best so far; of equals the latest counts."""
+    """Whether this evaluation replaces the best so far; the latest of equal ones is selected."""
     if best is None or recipe.selection == "last":
         return True
     return (row.validation_accuracy or 0.0) >= (best.validation_accuracy or 0.0)
@@ -197,8 +197,8 @@ def _result(trainer: Trainer, index: int, row: Evaluation, seconds: float) -> di
 
 
 def diverged(trainer: Trainer, what: str) -> Failure:
-    """What ends a training in which something, as a subject, is no number any more."""
+    """The error for training in which `what`, used as a subject, is not finite."""
     return Failure(
         f"Training diverged: {what} is not a finite number; try a learning rate below"
-        f" {trainer.recipe.learning_rate} (what was saved before it is kept)."
+        f" {trainer.recipe.learning_rate} (earlier checkpoints are kept)."
     )

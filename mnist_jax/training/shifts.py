@@ -1,20 +1,20 @@
-"""From an index to training images: gathering and one-pixel shifts."""
+"""Gathering training images by index, with one-pixel shifts."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Rows and columns that an image moves by: article A's identity, down, up, right, left.
+# Rows and columns that an image is shifted by: article A's identity, down, up, right, left.
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def pad_for_shifts(images: jax.Array) -> jax.Array:
-    """Adds the row or column of zeros that a shift brings in: [N, H, W] to [N, H + 2, W + 2]."""
+    """Pads images with the zeros that a shift moves in: [N, H, W] to [N, H + 2, W + 2]."""
     return jnp.pad(images, ((0, 0), (1, 1), (1, 1)))
 
 
 def take_shifted(padded: jax.Array, index: jax.Array) -> jax.Array:
-    """Takes images [B, H, W] out of the expanded dataset without storing its five copies.
+    """Gathers images [B, H, W] from the expanded dataset without storing its five copies.
 
     Args:
       padded: [N, H + 2, W + 2], from `pad_for_shifts`.

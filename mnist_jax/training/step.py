@@ -15,9 +15,9 @@ from mnist_jax.models.layers import Network, check_trainable, in_evaluation
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Variables = nnx.State[Any, Any]
 
-# Numbers in an array from which on it travels between devices by itself.
+# Elements from which on an array is exchanged between devices separately.
 LARGE = 10_000
-# The axis of a batch's chunks where all of them are computed at once.
+# The mapped axis of a batch's chunks when they are computed side by side.
 _CHUNKS = "chunks"
 
 
@@ -45,7 +45,7 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-# The fields of `TrainState` that do not follow from the recipe, the seed and the step.
+# The fields of `TrainState` that are not determined by the recipe, the seed and the step.
 SAVED = ("params", "batch_stats", "opt_state", "averages")
 
 
@@ -57,12 +57,12 @@ class TrainState(struct.PyTreeNode):
       params: the network's parameters.
       batch_stats: its BatchNorm statistics; empty without BatchNorm.
       opt_state: the optimiser's moments.
-      key: from it and the step follow the dropout masks, and the changes of augmentation.
-      averages: moving averages of `params` and `batch_stats`, by these names; None without.
+      key: the random key which, with the step, determines dropout masks and augmentation.
+      averages: moving averages of `params` and `batch_stats`, by these names; None if not used.
       graphdef: the network's structure, in training mode.
       optimizer: the Optax transformation.
       loss: per-image loss.
-      average_decay: how much of the averages is kept at a step.
+      average_decay: decay of the averages per step.
     """
 
     step: jax.Array
@@ -86,15 +86,15 @@ class TrainState(struct.PyTreeNode):
         key: jax.Array,
         average_decay: float = 0.0,
     ) -> "TrainState":
-        """Starts training from a model's present values.
+        """Starts training from a model's current values.
 
         Args:
           model: a network, of this package or of your own.
           optimizer: an Optax transformation.
           loss: per-image loss of outputs [N, 10] and labels [N].
-          key: for the dropout masks.
-          average_decay: how much of a moving average of parameters and BatchNorm statistics, which
-            begins at their first values, is kept at a step; 0: there is none.
+          key: random key of the dropout masks.
+          average_decay: decay per step of an exponential moving average of parameters and BatchNorm
+            statistics, which starts at their initial values; 0: no average.
 
         Raises:
           UsageError: as from `check_trainable`.
@@ -114,7 +114,7 @@ class TrainState(struct.PyTreeNode):
             raise_if_not_found=False,
         )
         graphdef, *states = nnx.split(train_view, nnx.Param, nnx.BatchStat)
-        # Copies, so that a donated state leaves the model's own arrays alone.
+        # Copies, so that donating the state does not invalidate the model's own arrays.
         params, batch_stats = jax.tree.map(jnp.copy, nnx.as_pure(states))
         state = cls(
             step=jnp.zeros((), jnp.int32),
@@ -131,13 +131,13 @@ class TrainState(struct.PyTreeNode):
         return state.restart_averages()
 
     def restart_averages(self) -> "TrainState":
-        """The state with averages, if it is to have any, that begin at its present values."""
+        """The state with its averages, if enabled, reset to its current values."""
         if not self.average_decay:
             return self
         return self.replace(averages=jax.tree.map(jnp.copy, self._values()))
 
     def move_averages(self) -> "TrainState":
-        """The state with averages, if it has any, that have taken in its present values."""
+        """The state with its averages, if enabled, updated with its current values."""
         if self.averages is None:
             return self
         moved = optax.incremental_update(self._values(), self.averages, 1 - self.average_decay)
@@ -147,7 +147,7 @@ class TrainState(struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def model(self) -> Network:
-        """The network with the state's averages, or else its values, in evaluation mode."""
+        """The network in evaluation mode, with the state's averages if it has any."""
         values = self.averages or self._values()
         return in_evaluation(nnx.merge(self.graphdef, values["params"], values["batch_stats"]))
 
@@ -168,13 +168,13 @@ def train_step(
       images: [N, 28, 28, 1], normalised.
       labels: [N], integers.
       axis_name: the mapped axis that the batch is split over, in equal parts: of `jax.pmap`, or
-        of `jax.shard_map` with `check_vma=False`, without which JAX adds the gradients up before
-        the step takes their mean. Means over the axis are the step's only communication.
-      chunk_size: images that are computed at a time, for the sake of a CPU's cache; divides N.
-        Gradients are added up chunk by chunk.
-      side_by_side: instead, chunks go through the network together, and only convolutions take
-        them one after the other: for networks with more parameters than work in a chunk, and
-        always where there is BatchNorm, whose statistics are the whole batch's.
+        of `jax.shard_map` with `check_vma=False`, without which JAX sums the gradients before the
+        step averages them. Means over the axis are the step's only communication.
+      chunk_size: images per chunk, to fit a CPU's cache; divides N. Gradients are accumulated chunk
+        by chunk.
+      side_by_side: instead, chunks go through the network together, and only convolutions process
+        them one after another: for networks with more parameters than work in a chunk, and always
+        with BatchNorm, whose statistics are those of the whole batch.
 
     Returns:
       The state after the step, and the metrics of the whole batch before it.
@@ -212,7 +212,7 @@ def gradients(
     chunk_size: int,
     side_by_side: bool,
 ) -> tuple[Variables, Variables, Metrics]:
-    """The mean loss's gradients, the moved BatchNorm statistics, and the batch's metrics.
+    """The gradients of the mean loss, the updated BatchNorm statistics, and the batch's metrics.
 
     The arguments are those of `train_step`.
     """
@@ -242,15 +242,15 @@ def gradients(
 
 
 def step_keys(state: TrainState, size: int, axis_name: str | None) -> jax.Array:
-    """The keys of the next step's images.
+    """The random keys of the next step's images.
 
     Args:
-      state: before the step.
-      size: images of this device's share of the batch.
+      state: the state before the step.
+      size: images in this device's part of the batch.
       axis_name: as in `train_step`.
 
     Returns:
-      [size], by the image's place in the whole batch.
+      [size], each determined by the image's index in the whole batch.
     """
     return _image_keys(jax.random.fold_in(state.key, state.step), size, axis_name)
 
@@ -258,7 +258,7 @@ def step_keys(state: TrainState, size: int, axis_name: str | None) -> jax.Array:
 def _merge(
     state: TrainState, params: Variables, batch_stats: Variables, axes: tuple[str, ...]
 ) -> Network:
-    """The network in training mode, its BatchNorm taking statistics over the mapped `axes`."""
+    """The network in training mode, with BatchNorm statistics over the mapped `axes`."""
     model = nnx.merge(state.graphdef, params, batch_stats)
     if axes and jax.tree.leaves(batch_stats):
         return nnx.view(model, axis_name=axes)
@@ -266,7 +266,7 @@ def _merge(
 
 
 def _image_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
-    """A key for each image of this device's share, by the image's place in the whole batch."""
+    """A key for each image of this device's part, by the image's index in the whole batch."""
     first = lax.axis_index(axis_name) * size if axis_name else 0
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(size))
 
@@ -274,7 +274,7 @@ def _image_keys(key: jax.Array, size: int, axis_name: str | None) -> jax.Array:
 def _mean_over_chunks(
     function: Callable[..., Any], params: Variables, batch: tuple[jax.Array, ...], count: int
 ) -> Any:
-    """The mean of function(params, *chunk) over equal chunks of a batch, one after the other."""
+    """The mean of function(params, *chunk) over equal chunks of a batch, one after another."""
     if count == 1:
         return function(params, *batch)
     chunks = _split(batch, count)
@@ -291,7 +291,7 @@ def _mean_over_chunks(
 
 
 def _over_chunks_at_once(mean_loss: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """The mean over equal chunks of a batch that know each other by the axis `_CHUNKS`."""
+    """The mean over equal chunks of a batch, mapped over the axis `_CHUNKS`."""
     mapped = jax.vmap(mean_loss, (None, 0, 0, 0), (0, (None, 0)), axis_name=_CHUNKS)
 
     def mean(params: Variables, *batch: jax.Array) -> Any:
@@ -306,9 +306,10 @@ def _split(batch: tuple[jax.Array, ...], count: int) -> tuple[jax.Array, ...]:
 
 
 def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
-    """The mean over a mapped axis: large arrays each by itself, all small ones in one exchange.
+    """The mean over a mapped axis: one all-reduce per large array, one for all small ones.
 
-    An exchange costs more than the bytes of a small array; packing a large one costs a copy.
+    The latency of an all-reduce exceeds the transfer of a small array; packing a large one costs a
+    copy.
     """
     if axis_name is None:
         return tree
@@ -324,7 +325,7 @@ def training_mode_logits(
 ) -> tuple[TrainState, jax.Array]:
     """Evaluates without leaving training mode, as article E's program does.
 
-    Dropout stays on, BatchNorm uses each batch's statistics, and they move the running ones.
+    Dropout stays on, and BatchNorm uses each batch's statistics, which update the running ones.
 
     Args:
       state: made by `TrainState.create`.
@@ -332,7 +333,7 @@ def training_mode_logits(
       axis_name: as in `train_step`.
 
     Returns:
-      The state with the moved statistics, and the logits [batches, N, 10].
+      The state with the updated statistics, and the logits [batches, N, 10].
     """
     # Training folds the step itself into the key; its complement is never a step.
     evaluation_key = jax.random.fold_in(state.key, ~state.step)

@@ -1,4 +1,4 @@
-"""Training of one recipe for several seeds on a mesh of devices, in compiled stretches."""
+"""Training of one recipe for several seeds on a mesh of devices, in compiled loops of steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,33 +26,34 @@ from mnist_jax.training.step import LOSSES, SAVED, TrainState, step_keys, train_
 
 
 class Trainer:
-    """A recipe in progress: one state per seed, and the compiled functions that advance them.
+    """The training of a recipe: one state per seed, and the compiled functions to advance them.
 
-    The states carry a leading axis of seeds, spread over the mesh's `seed` axis; batches are
-    split over its `data` axis. The dataset lives on the devices as uint8. The order of an epoch,
-    and a step's dropout masks and changes of images, follow from the seed and the step alone.
+    The states have a leading axis of seeds, split over the mesh's `seed` axis; batches are split
+    over its `data` axis. The dataset is stored on the devices as uint8. The order of an epoch, and
+    a step's dropout masks and augmentation, depend only on the seed and the step.
 
     Args:
       recipe: what to train; its `seed` is replaced by each of `seeds`.
-      dataset: where its images come from.
+      dataset: the source of the images.
       seeds: one network is trained for each.
       num_devices: how many devices to use; by default all that divide the work.
-      parts: how many devices are to share a batch, on which the last digits depend.
+      parts: how many devices share a batch, which affects the last digits.
 
     Attributes:
       recipe: as given, as are `seeds`.
       mesh: the devices, as ('seed', 'data').
       schedule: the recipe's steps.
-      step: how many of them have been taken.
-      states: of all seeds.
-      train: the images to train on, before they are shifted; where every seed draws its own, all
-        that they are drawn from.
-      validation: the images held out, if the recipe says so; where every seed draws its own, with
-        a leading axis of seeds.
+      step: the number of steps taken so far.
+      states: the states of all seeds.
+      train: the training images before shifting; if every seed draws its own, all that they are
+        drawn from.
+      validation: the held-out images, or None; if every seed draws its own, with a leading axis of
+        seeds.
       test: the test images.
 
     Raises:
-      UsageError: the recipe does not fit the dataset or the devices, or the seeds the memory.
+      UsageError: the recipe does not fit the dataset or the devices, or the seeds do not fit into
+        memory.
     """
 
     def __init__(
@@ -88,33 +89,33 @@ class Trainer:
         if recipe.evaluation == "training_mode":
             self._evaluate = evaluation.in_training_mode(recipe, self.mesh)
         else:
-            # By default on all devices; what several processes share can't go to others.
+            # On all devices by default; arrays shared by several processes must stay on their mesh.
             alone = jax.process_count() == 1
             mesh = devices.make_mesh(len(seeds), (), num_devices) if alone else self.mesh
             self._evaluate = evaluation.exact(recipe, mesh, multiply_adds_per_parameter=work)
 
     def state(self, index: int) -> TrainState:
-        """The state of one seed, by its place in `seeds`, without the leading axis."""
+        """The state of one seed, by its index in `seeds`, without the leading axis."""
         state: TrainState = _take(self.states, index)
         return state
 
     def saved(self) -> list[dict[str, Any]]:
-        """What has to be kept of every seed to go on later: NumPy arrays.
+        """The NumPy arrays that must be saved for every seed in order to resume.
 
-        Order, dropout masks and changes of images follow from the seed and the step.
+        Order, dropout masks and augmentation follow from the seed and the step.
         """
         states = {name: getattr(self.states, name) for name in SAVED}
         states = devices.fetch(states, self.mesh)
         return [jax.tree.map(itemgetter(i), states) for i in range(len(self.seeds))]
 
     def start_from(self, weights: Mapping[str, Any]) -> None:
-        """Gives every seed these `params` and `batch_stats` in place of its own."""
+        """Replaces every seed's `params` and `batch_stats` by these."""
         of_seeds = jax.tree.map(lambda a: np.stack([a] * len(self.seeds)), dict(weights))
         placed = devices.place(of_seeds, self.mesh, P("seed"))
         self.states = self.states.replace(**placed).restart_averages()
 
     def restore(self, step: int, saved: Sequence[Mapping[str, Any]]) -> None:
-        """Goes to where `saved` was taken, of the same recipe, after `step` steps."""
+        """Restores the result of `saved`, taken after `step` steps of the same recipe."""
         states = {
             name: jax.tree.map(lambda *arrays: np.stack(arrays), *(seed[name] for seed in saved))
             for name in SAVED
@@ -131,7 +132,7 @@ class Trainer:
           [seeds, steps taken, 2]: every step's loss and accuracy on its batch.
         """
         start = self._place_in_epoch()
-        # The short last batch is an order of its own, after those of full size.
+        # A smaller last batch has its own array of indices, after that of the full batches.
         short, first = divmod(start, self.schedule.full_steps)
         order = self._orders[short]
         stop = min(first + count, order.shape[1])
@@ -141,9 +142,9 @@ class Trainer:
         return taken
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """An epoch's images in the order that a seed takes them: indices [examples].
+        """A seed's image indices [examples] in an epoch, in order.
 
-        Where images are shifted an index is one of `shifts.take_shifted`.
+        If the recipe shifts images, they are indices for `shifts.take_shifted`.
         """
         count = len(self.train)
         drawn = self.recipe.validation and self.recipe.held_out == "random"
@@ -156,9 +157,9 @@ class Trainer:
         return indices[: self.schedule.examples]
 
     def compile(self) -> None:
-        """Compiles what `advance` runs: full batches and the short last one, side by side."""
+        """Compiles the functions of `advance` for full and smaller last batches, in parallel."""
         self._place_in_epoch()
-        # Traced in this thread, to which the caller's JAX contexts belong.
+        # Traced in this thread, because JAX contexts of the caller are thread-local.
         lowered = [self._run.lower(self.states, one, *self._data, 0, 1) for one in self._orders]
         with ThreadPoolExecutor(len(lowered)) as threads:
             for compiled in [threads.submit(one.compile) for one in lowered]:
@@ -167,18 +168,18 @@ class Trainer:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Evaluates every image exactly once: uint8 [N, 28, 28] to logits [seeds, N, 10].
 
-        With a leading axis of seeds, every seed's own images.
-        With the recipe's `training_mode` the BatchNorm statistics of the states move.
+        Images may have a leading axis of seeds. In `training_mode`, the BatchNorm statistics of the
+        states are updated.
         """
         self.states, logits = self._evaluate(self.states, images)
         return logits
 
     def _draw(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of a seed's own images to train on and to hold out."""
+        """Draws the indices of a seed's training and held-out images."""
         return draw_held_out(len(self.train), self.recipe.validation, seed)
 
     def _place_in_epoch(self) -> int:
-        """The steps taken of the present epoch, whose order is then there."""
+        """The steps taken in the current epoch; prepares its order if necessary."""
         epoch, start = divmod(self.step, self.schedule.steps_per_epoch)
         if self._epoch != epoch:
             self._epoch, self._orders = epoch, self._epoch_orders(epoch)
@@ -189,7 +190,7 @@ class Trainer:
         sizes = self.schedule.batch_sizes
         if self.recipe.evaluation == "training_mode":
             sizes |= {len(self.test) % size or size}
-        # Who names a number of devices gets them, and so does who starts several processes.
+        # An explicit number of devices, or of processes, is used even if it does not pay.
         split = bool(num_devices) or jax.process_count() > 1
         split = split or chunks.worth_splitting(size, multiply_adds_per_parameter=work)
         return devices.make_mesh(
@@ -202,7 +203,7 @@ class Trainer:
         return states
 
     def _epoch_orders(self, epoch: int) -> list[jax.Array]:
-        """The epoch's batches as [seeds, steps, batch], and the short last one if there is one."""
+        """The epoch's full batches as [seeds, steps, batch], and a smaller last one if any."""
         full, count = self.schedule.full_steps, len(self.seeds)
         split = full * self.recipe.batch_size
         orders = np.stack([self.order(seed, epoch) for seed in self.seeds])
@@ -213,10 +214,10 @@ class Trainer:
 
 
 def check_memory(recipe: Recipe, num_seeds: int) -> None:
-    """Refuses more seeds than can train together here, by the shapes of their states alone.
+    """Raises if there are more seeds than fit into memory, judging by the shapes of their states.
 
-    It is a lower bound: states and gradients, and the two copies that are made to save them. One
-    seed is left to the system, which knows better.
+    The estimate is a lower bound: states and gradients, and the two copies made for saving. A
+    single seed is not checked: the system reports a lack of memory more accurately.
 
     Raises:
       UsageError: there are too many.
@@ -232,7 +233,7 @@ def check_memory(recipe: Recipe, num_seeds: int) -> None:
     )
 
 
-# Outside a `jax.jit` each shape of an array would be compiled by itself.
+# Without `jax.jit`, every array shape would be compiled separately.
 @jax.jit
 def _stack(states: Sequence[TrainState]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
