@@ -222,10 +222,10 @@ PROBLEMS = {
     "trickling_headers": "got no answer within 1 s",
     "endless_headers": "broke off (HTTPException: got more than 100 headers)",
     "endless_promises": "got no answer within 1 s",
-    "endless": "went on after 1 MiB",
+    "endless": "sent more than 1 MiB",
     "stalled": "got no answer within 1 s",
     "stalls_later": "got no answer within 1 s",
-    "trickling": "came too slowly",
+    "trickling": "is too slow",
     "http://127.0.0.1:1": "can't be reached (Connection refused)",
     "nonsense://somewhere": "can't be reached (unknown url type: nonsense)",
 }

@@ -116,7 +116,7 @@ def test_message_for_a_missing_dataset_says_where_and_what(
         load_dataset("tiny", tmp_path / "data")
     message = str(caught.value)
     headline, looked, asked, needed = message.splitlines()
-    assert headline.startswith("tiny is not here and can't be downloaded; name its folder with ")
+    assert headline.startswith("tiny was not found and can't be downloaded; name its folder with ")
     assert "--dataset=digits" in headline
     assert f"{tmp_path}/data (without t10k-labels-idx1-ubyte), {tmp_path}/absent, " in looked
     assert looked.endswith(f"{home}/tensorflow_datasets, {home}/.cache/mnist_jax")
@@ -215,7 +215,7 @@ def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
     write_prepared(tmp_path / "tiny/1.0.0", TINY)
     write_prepared(tmp_path / "tiny/3.0.0.incompleteABC", OTHER)
     assert_is(load_dataset("tiny", tmp_path), TINY)
-    assert only_warning(caplog) == f"Passing over {info.parent}: reading tfrecord needs TensorFlow"
+    assert only_warning(caplog) == f"Skipping {info.parent}: reading tfrecord needs TensorFlow"
 
 
 def test_newest_version_of_a_prepared_dataset_is_taken(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_auto_falls_back_to_digits_and_says_so(caplog: pytest.LogCaptureFixture)
     message = only_warning(caplog)
     headline = message.splitlines()[0]
     assert headline.startswith(
-        "Using digits INSTEAD of tiny, because tiny is not here and can't be "
+        "Using digits INSTEAD of tiny, because tiny was not found and can't be "
     )
     assert len(headline) < 200
 

@@ -131,7 +131,10 @@ class _Scaled(Conv):
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
-        ({"block": _Residual(act=relu)}, "The layer block is a _Residual, which has no known form"),
+        (
+            {"block": _Residual(act=relu)},
+            "The layer block is a _Residual, which can't be expressed",
+        ),
         ({"wave": jnp.sin}, "The layer wave is a sin, which"),
         ({"conv": _Scaled(1, 1, 3, rngs=nnx.Rngs(0))}, "The layer conv is a _Scaled, which"),
     ],

@@ -271,11 +271,11 @@ def test_any_pixels_have_a_frame() -> None:
 
 
 DAMAGED = {
-    "no image": (b"hello", "is no PNG, JPEG, GIF, WebP or BMP image"),
-    "empty file": (b"", "is no PNG, JPEG, GIF, WebP or BMP image"),
-    "TIFF": (encoded("tiff"), "is no PNG, JPEG, GIF, WebP or BMP image"),
-    "half a PNG": (encoded("png")[:-200], "is damaged or cut short"),
-    "half a JPEG": (encoded("jpeg")[:-900], "is damaged or cut short"),
+    "no image": (b"hello", "is not a PNG, JPEG, GIF, WebP or BMP image"),
+    "empty file": (b"", "is not a PNG, JPEG, GIF, WebP or BMP image"),
+    "TIFF": (encoded("tiff"), "is not a PNG, JPEG, GIF, WebP or BMP image"),
+    "half a PNG": (encoded("png")[:-200], "is damaged or truncated"),
+    "half a JPEG": (encoded("jpeg")[:-900], "is damaged or truncated"),
     "large": (bomb(10_000), "has more than 89,478,485 pixels"),
     "huge": (bomb(200_000), "has more than 89,478,485 pixels"),
 }

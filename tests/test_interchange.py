@@ -213,7 +213,7 @@ class _Scale(nnx.Module):
                 "wide": nnx.Linear(784, 98, rngs=nnx.Rngs(0)),
                 "images": lambda x: x.reshape(len(x), 7, 7, 2),
             },
-            "makes images of what is flat in images",
+            "reshapes flat activations to images in images",
         ),
         (
             {
@@ -257,7 +257,9 @@ def test_counts_of_steps_that_are_none(count: int) -> None:
     layers = pytorch.by_layer(nnx.state(network, ARRAYS))
     names = pytorch.torch_layers(network, model_entry("batchnorm_cnn").torch_names)
     tensors = pytorch.to_torch(layers, names, batches=count)
-    with pytest.raises(Failure, match=f"has {count} in .*, which is no count of training steps"):
+    with pytest.raises(
+        Failure, match=f"has {count} in .*, which is not a number of training steps"
+    ):
         pytorch.from_torch(tensors, names, layers)
 
 

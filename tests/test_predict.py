@@ -159,7 +159,7 @@ def test_the_command_classifies_what_it_can(
     for path, sentence, part in zip(
         bad,
         sentences,
-        ("is no PNG", "89,478,485", "is an empty page", "No such"),
+        ("is not a PNG", "89,478,485", "is an empty page", "No such"),
         strict=True,
     ):
         assert sentence.startswith(f"{path} ")
@@ -274,7 +274,7 @@ def test_folders_and_standard_input_and_steps(
         check=False,
     )
     assert (closed.returncode, closed.stderr.count("\n")) == (1, 1)
-    assert closed.stderr.startswith("Standard input is no PNG")
+    assert closed.stderr.startswith("Standard input is not a PNG")
 
 
 def steps(run: RunDirectory) -> list[int]:

@@ -116,7 +116,7 @@ def test_there_is_no_such_network() -> None:
 
 def test_there_are_no_weights_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
-    with pytest.raises(Failure, match=r"no pretrained weights of lenet; there are those of none,"):
+    with pytest.raises(Failure, match=r"no pretrained weights of lenet \(available: none\);"):
         load_pretrained("lenet")
 
 
@@ -187,7 +187,7 @@ def test_a_release_file_is_fetched_once(releases: _Server, large: Origin, tmp_pa
     ("content", "sentence"),
     [
         (None, "got HTTP status 404."),
-        (b"another", "is another file or damaged on its way."),
+        (b"another", "has another SHA-256."),
     ],
 )
 def test_a_release_that_is_not_the_file_leaves_nothing(
@@ -197,7 +197,9 @@ def test_a_release_that_is_not_the_file_leaves_nothing(
         (tmp_path / "releases" / large.release).write_bytes(content)
     with pytest.raises(Failure) as caught:
         load_pretrained("dense")
-    assert str(caught.value).startswith("The weights of dense (0.3 MB) can't be had: http://127")
+    assert str(caught.value).startswith(
+        "The weights of dense (0.3 MB) can't be downloaded: http://127"
+    )
     assert str(caught.value).endswith(f"{large.release} {sentence}")
     assert releases.requests == 1
     assert not (tmp_path / "cache").exists()

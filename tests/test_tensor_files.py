@@ -79,7 +79,7 @@ def test_a_sparse_giant_is_not_read(tmp_path: Path) -> None:
     assert "1,099,511,627,776" in _refusal(path)
 
 
-def test_missing_file_folder_and_ending(tmp_path: Path) -> None:
+def test_missing_file_folder_and_suffix(tmp_path: Path) -> None:
     assert "No such file" in _refusal(tmp_path / "weights.safetensors")
     (tmp_path / "folder.pt").mkdir()
     assert "folder" in _refusal(tmp_path / "folder.pt")
@@ -90,7 +90,7 @@ def test_missing_file_folder_and_ending(tmp_path: Path) -> None:
 def test_writing_where_there_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="No such file"):
         tensor_files.write_tensors(TENSORS, tmp_path / "none" / "weights.safetensors")
-    with pytest.raises(UsageError, match="ending"):
+    with pytest.raises(UsageError, match="suffix"):
         tensor_files.write_tensors(TENSORS, tmp_path / "weights.pt")
 
 

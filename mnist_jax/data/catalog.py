@@ -45,7 +45,7 @@ class FileSet:
         """Checks that `content` is the file named `file`, down to the last bit.
 
         Raises:
-            Failure: If it is not; the message tells damage from another dataset's file.
+            Failure: If it is not; the message says whether it is damaged or of another dataset.
         """
         expected = self.sha256[FILES.index(file)]
         found = hashlib.sha256(content.data).hexdigest()
@@ -58,13 +58,13 @@ class FileSet:
             )
 
     def assemble(self, contents: Mapping[str, Content], source: str) -> Dataset:
-        """Makes a dataset of what was found for each of `FILES`, verifying all of them.
+        """Makes a dataset from the contents of all of `FILES`, verifying each.
 
         Raises:
             Failure: If a file is not valid IDX, images and labels differ in number, or a digest
                 is not the published one.
         """
-        # Structure first: its messages say more than that a digest differs.
+        # Structure first: its error messages are more specific than a wrong digest.
         train, test = _split(contents, "train"), _split(contents, "t10k")
         for file in FILES:
             self.verify(file, contents[file])

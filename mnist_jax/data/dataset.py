@@ -1,4 +1,4 @@
-"""What every source delivers: uint8 images and integer labels, split into train and test."""
+"""The form of every dataset: uint8 images and integer labels, split into train and test."""
 
 from dataclasses import dataclass
 
@@ -44,7 +44,9 @@ class Dataset:
 
 
 def draw_held_out(examples: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A seed's own indices of `examples` images to train on, and of `count` to hold out, in order.
+    """Draws, for a seed, `count` of `examples` indices to hold out; returns the others and these.
+
+    Both are sorted.
 
     Raises:
         UsageError: If either part would be empty.

@@ -9,12 +9,12 @@ from mnist_jax.data.catalog import combine
 from mnist_jax.data.dataset import Dataset, Split
 from mnist_jax.data.framing import frame_digit
 
-# Batches of 10 and of 100 divide it.
+# Divisible by batch sizes of 10 and 100.
 TRAIN_EXAMPLES = 1_500
 
 
 def load_digits() -> Dataset:
-    """The 1,797 digits of scikit-learn (8×8 pixels, 17 grey levels), framed as MNIST's.
+    """The 1,797 digits of scikit-learn (8×8 pixels, 17 grey levels), framed like MNIST's.
 
     In scikit-learn's order, the first 1,500 are the training split and the last 297 the test
     split. Neighbours in that order often share a writer, so a shuffled split would be easier.

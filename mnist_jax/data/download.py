@@ -14,9 +14,9 @@ from absl import logging
 from mnist_jax.data import idx
 from mnist_jax.data.catalog import Content, FileSet
 
-# Three mirrors that do not answer at all are given up within 12 seconds.
+# Timeout of a wait. Three mirrors that do not answer at all cost 12 seconds.
 PATIENCE_SECONDS = 4.0
-# A mirror that trickles would pass every single wait: it must also keep up this average.
+# A very slow mirror would never reach that timeout, so it must also keep up this average.
 GRACE_SECONDS = 15.0
 MIN_BYTES_PER_SECOND = 4_000
 
@@ -37,15 +37,15 @@ class MirrorError(Exception):
 
 
 def fetch(files: FileSet, names: Iterable[str]) -> Iterator[tuple[str, Content]]:
-    """Fetches the named ones of `files` from its mirrors and verifies each.
+    """Fetches the named files of a dataset from its mirrors and verifies each.
 
-    A mirror that fails once is not asked again, so that each can cost one wait only.
+    A mirror that fails once is not tried again, so that each can cost only one timeout.
 
     Yields:
         The name and the uncompressed content of each file, verified.
 
     Raises:
-        DownloadError: If a file could not be had from any mirror.
+        DownloadError: If no mirror delivered a file.
     """
     missing = list(names)
     reasons = []
@@ -70,7 +70,7 @@ def get(url: str) -> bytes:
     timeout; a thread that gets stuck is left behind, and the program may end without it.
 
     Raises:
-        MirrorError: If it could not be had.
+        MirrorError: If it could not be downloaded.
     """
     news: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
     stop = threading.Event()
@@ -85,18 +85,16 @@ def get(url: str) -> bytes:
             except queue.Empty:
                 raise MirrorError(f"got no answer within {PATIENCE_SECONDS:g} s") from None
             if isinstance(item, str):
-                # It may quote what the mirror sent, which belongs on no terminal.
+                # It may quote what the mirror sent, which could contain control characters.
                 raise MirrorError("".join(filter(str.isprintable, item[:_LONGEST_QUOTE])))
             if not item:
                 return bytes(received)
             received += item
             if len(received) > idx.MAX_BYTES:
-                raise MirrorError(f"went on after {idx.MAX_BYTES // 2**20} MiB")
+                raise MirrorError(f"sent more than {idx.MAX_BYTES // 2**20} MiB")
             now = time.monotonic()
             if len(received) < MIN_BYTES_PER_SECOND * (now - started - GRACE_SECONDS):
-                raise MirrorError(
-                    f"came too slowly ({len(received)} bytes in {now - started:.0f} s)"
-                )
+                raise MirrorError(f"is too slow ({len(received)} bytes in {now - started:.0f} s)")
             if now - reported >= 2:
                 logging.info("Downloading %s: %.1f MB", url, len(received) / 1e6)
                 reported = now
@@ -105,7 +103,7 @@ def get(url: str) -> bytes:
 
 
 def _transfer(url: str, news: "queue.SimpleQueue[bytes | str]", stop: threading.Event) -> None:
-    """Reports chunks of the body, then empty bytes, or a sentence about what went wrong."""
+    """Puts chunks of the body into `news`, then empty bytes; or a description of the error."""
     request = urllib.request.Request(url, headers={"User-Agent": "mnist_jax"})
     try:
         # This timeout only ends a thread that was left behind.

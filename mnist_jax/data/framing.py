@@ -1,11 +1,11 @@
-"""Bringing a picture into the frame that MNIST gives its digits, Fashion-MNIST its garments."""
+"""Scaling and centring of images as in MNIST for digits, and in Fashion-MNIST for garments."""
 
 import numpy as np
 
 FRAME = 28
 BOX = 20
 
-# Fashion-MNIST trims what differs from the ground by fewer grey levels: 5% of 255.
+# Fashion-MNIST trims pixels that differ from the background by fewer grey levels: 5% of 255.
 FAINTEST_CLOTH = 13
 
 
@@ -23,16 +23,16 @@ def frame_digit(image: np.ndarray) -> np.ndarray:
         uint8 [28, 28]; all zeros if there is no ink.
     """
     small = _scaled(image, image > 0, BOX)
-    if not small.any():  # No ink, or so faint and thin that scaling down has lost it.
+    if not small.any():  # No ink, or ink so faint and thin that scaling has removed it.
         return np.zeros((FRAME, FRAME), np.uint8)
     return _placed(small, _corner(small, axis=1), _corner(small, axis=0))
 
 
 def is_framed(image: np.ndarray) -> bool:
-    """Whether a picture, uint8 [height, width, 3], is what `frame_digit` might have made.
+    """Whether an image, uint8 [height, width, 3], is framed as by `frame_digit`.
 
-    That is so for all of MNIST: grey on exactly 0, in a box of 20 pixels (16 images' have 19), the
-    centre of mass within half a pixel of row 14 and column 14.
+    All of MNIST is: grey on exactly 0, in a box of 20 pixels (19 for 16 images), with the centre of
+    mass within half a pixel of row 14 and column 14.
     """
     if image.shape != (FRAME, FRAME, 3) or (image != image[..., :1]).any() or not image.any():
         return False
@@ -45,22 +45,22 @@ def is_framed(image: np.ndarray) -> bool:
 def frame_garment(image: np.ndarray) -> np.ndarray:
     """Frames a garment as Fashion-MNIST does (Xiao et al., "Fashion-MNIST", section 2).
 
-    What is within 5% of the ground is trimmed; the rest is scaled, keeping its aspect ratio,
-    until its longer side is 28 pixels, and put in the middle. The published images were thinned
-    out and then sharpened, which scaling by averages replaces.
+    Margins within 5% of the background are trimmed; the rest is scaled, keeping its aspect ratio,
+    until its longer side is 28 pixels, and centred. The published images were subsampled and then
+    sharpened, instead of which they are resampled with antialiasing here.
 
     Args:
-        image: uint8 [height, width], bright on a ground of 0: the negative of a picture on white.
+        image: uint8 [height, width], bright on a background of 0: the negative of one on white.
 
     Returns:
-        uint8 [28, 28]; all zeros if nothing stands out from the ground.
+        uint8 [28, 28]; all zeros if nothing stands out from the background.
     """
     small = _scaled(image, image >= FAINTEST_CLOTH, FRAME)
     return _placed(small, *((FRAME - side) // 2 for side in small.shape))
 
 
 def _scaled(image: np.ndarray, inside: np.ndarray, longer_side: int) -> np.ndarray:
-    """Scales the bounding box of what is `inside`; [0, 0] if nothing is."""
+    """Crops to the bounding box of the mask `inside` and scales it; [0, 0] if it is empty."""
     # Imported here: importing the package must stay fast, and only digits and photographs need it.
     from PIL import Image
 

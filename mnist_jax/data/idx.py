@@ -19,10 +19,10 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class DamagedFile(Failure):
-    """A file that is not what it should be.
+    """A file whose content is not what is expected.
 
     Attributes:
-        problem: What is wrong with it: the message without the place and the advice.
+        problem: What is wrong with it: the message without the path and the advice.
     """
 
     def __init__(self, place: str, problem: str):
@@ -31,7 +31,7 @@ class DamagedFile(Failure):
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a regular file; not where we may not look, either."""
+    """Whether a path is a regular file; False if permissions forbid the check."""
     try:
         return path.is_file()
     except OSError:
@@ -130,7 +130,7 @@ def _body(content: bytes, where: str, magic: int, rank: int) -> tuple[list[int],
     if found != magic:
         kind = "images" if magic == _IMAGES_MAGIC else "labels"
         raise DamagedFile(
-            where, f"is no IDX file of {kind} (magic number {found:#x} instead of {magic:#x})"
+            where, f"is not an IDX file of {kind} (magic number {found:#x} instead of {magic:#x})"
         )
     return dimensions, np.frombuffer(content, np.uint8, offset=header)
 

@@ -1,4 +1,4 @@
-"""From an image file to the 28×28 pixels that a dataset would hold of it."""
+"""Conversion of image files to 28×28 pixels like those of a dataset."""
 
 import struct
 import warnings
@@ -12,7 +12,7 @@ from mnist_jax.data.ink import ink_of
 from mnist_jax.data.strokes import SMALLEST_PIECE, digits_of, strengthened, turned
 from mnist_jax.errors import Failure
 
-# Larger pictures are reduced at once: plenty for 28×28, and what follows takes no time.
+# Larger images are reduced first: this is plenty for 28×28, and keeps later steps fast.
 _LONGEST_SIDE = 1024
 
 FORMATS = "PNG, JPEG, GIF, WebP or BMP"
@@ -24,7 +24,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder by their endings, sorted; not those in folders within it.
+    """The image files directly in a folder, recognised by their suffixes, sorted.
 
     Raises:
         Failure: there are none, or the folder can't be read.
@@ -39,25 +39,25 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image(source: str | Path | BinaryIO) -> np.ndarray:
-    """Reads an image file, turned as its EXIF says, of at most 1,024 pixels a side.
+    """Reads an image file, applies its EXIF orientation, and limits it to 1,024 pixels a side.
 
-    PNG, JPEG, GIF, WebP or BMP, a path or an open file; of an animation the first picture. Where a
-    picture is transparent it gets a ground: the colour of its page if most of it is opaque;
-    otherwise the opaque part is what was drawn, on whichever of black and white is farther from it.
+    PNG, JPEG, GIF, WebP or BMP, a path or an open file; the first frame of an animation.
+    Transparent pixels get a background: if most of the image is opaque, the colour of the page;
+    otherwise the opaque part is the drawing, and whichever of black and white is farther from it.
 
     Returns:
         uint8 [height, width, 3], RGB.
 
     Raises:
-        Failure: the file can't be read, is damaged, is another kind of file, or claims so many
-            pixels that it could fill the memory (the limit is Pillow's).
+        Failure: the file can't be read, is damaged, is of another type, or claims so many pixels
+            that it could exhaust the memory (Pillow's limit).
     """
     # Imported here: importing the package must stay fast.
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = source if isinstance(source, str | Path) else "Standard input"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what does not concern the pixels.
+        warnings.simplefilter("ignore")  # Pillow warns about metadata, not pixels.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             # Only the header is read here, and its size checked.
@@ -70,11 +70,11 @@ def read_image(source: str | Path | BinaryIO) -> np.ndarray:
                 f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first."
             ) from error
         except UnidentifiedImageError as error:
-            raise Failure(f"{path} is no {FORMATS} image; save it as one of them.") from error
+            raise Failure(f"{path} is not a {FORMATS} image; save it as one of these.") from error
         except (OSError, SyntaxError, ValueError, struct.error) as error:
             if isinstance(error, OSError) and error.strerror:
                 raise _unreadable(path, error) from error
-            raise Failure(f"{path} is damaged or cut short; save it once more.") from error
+            raise Failure(f"{path} is damaged or truncated; save it again.") from error
     if image.mode.startswith("I;16"):  # Pillow's conversion would clip instead of scaling.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGBA")
@@ -84,17 +84,17 @@ def read_image(source: str | Path | BinaryIO) -> np.ndarray:
 
 
 def frames_of(image: np.ndarray, dataset: str) -> list[np.ndarray]:
-    """Makes of a picture what the dataset would hold of it, per digit or garment.
+    """Converts an image to the dataset's format, for each digit or garment in it.
 
-    The picture is uint8 [height, width, 3], of digits or of one garment, darker or lighter than its
-    page. Digits go from left to right; there are none if the page is empty.
+    The image is uint8 [height, width, 3], of digits or of one garment, darker or lighter than the
+    page. Digits are ordered from left to right; there are none if the page is empty.
 
     Returns:
-        uint8 [1 or 2, 28, 28] each: as it stands and, if a digit could be upright when turned,
-        turned. Whichever the network is surer of is best believed.
+        uint8 [1 or 2, 28, 28] each: as it stands and, if rotating a digit could make it upright,
+        rotated. Use the one that the network is more confident of.
 
     Raises:
-        Failure: there are digits on several lines; the sentence lacks the picture's name.
+        Failure: there are digits on several lines; the message lacks the image's name.
     """
     if dataset == "fashion_mnist":
         garment = frame_garment(_garment(image))
@@ -124,7 +124,7 @@ def _on_ground(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def _garment(image: np.ndarray) -> np.ndarray:
-    """Turns a picture of a garment to grey levels above its ground: uint8 [height, width]."""
+    """Converts a garment's image to grey levels above the background: uint8 [height, width]."""
     grey = image @ _LUMINANCE
     ground = np.median(_border(grey))
     above = np.rint((ground - grey if ground > 127.5 else grey - ground).clip(0, 255))
@@ -133,14 +133,14 @@ def _garment(image: np.ndarray) -> np.ndarray:
 
 
 def _specks(amount: np.ndarray) -> np.ndarray:
-    """Which pixels belong to pieces much smaller than the largest; a piece is what is not 0."""
+    """A mask of connected non-zero components much smaller than the largest one."""
     # Imported here: importing the package must stay fast.
     from scipy import ndimage
 
     pieces, count = ndimage.label(amount, np.ones((3, 3)))
     amounts = np.bincount(pieces.ravel(), amount.ravel(), count + 1)
     specks = amounts < SMALLEST_PIECE * amounts.max()
-    specks[0] = False  # What is between the pieces.
+    specks[0] = False  # The background.
     return np.asarray(specks[pieces])
 
 

@@ -1,18 +1,19 @@
-"""Separating ink from paper, whatever the light, the colours and what is printed on the page."""
+"""Separating ink from paper, under any lighting, in any colours, and on ruled paper."""
 
 import numpy as np
 
-# As parts of the page's shorter side, what strokes and printed lines are narrower than; of the
-# longer side, what strokes are on even paper.
+# Upper bounds on the width of strokes and printed lines, as fractions of the page's shorter side;
+# on evenly lit paper, of strokes as a fraction of the longer side.
 _WIDEST_STROKE = 0.25
 _WIDEST_BOLD_STROKE = 0.5
 _WIDEST_LINE = 0.025
-_STEEPEST_LINE = 0.06  # Lines of a page that lies askew in its picture, by about 3°.
+_STEEPEST_LINE = 0.06  # Slope of lines on a page that is rotated in its image, by about 3°.
 
-# Distances from the colour of the page, in the levels of RGB.
+# Distances from the colour of the page, in RGB levels.
 _FAINTEST_INK = 20.0
 _NOISE_SPREADS = 6.0
-# Parts of the ink's own distance: less is smudge or JPEG; ink in a shadow is paler by as much.
+# Fractions of the full ink's distance: less is smudges or JPEG artefacts; ink in a shadow may be
+# this much paler.
 _FAINTEST_EDGE = 0.15
 _DEEPEST_SHADOW = 0.3
 
@@ -20,10 +21,11 @@ _DEEPEST_SHADOW = 0.3
 def ink_of(image: np.ndarray) -> np.ndarray:
     """Separates ink from paper: uint8 [height, width], full ink 255, paper exactly 0.
 
-    Ink is what is far from the colour of the paper around it, all in the same direction, so it may
-    be darker, lighter or only of another hue. Paper is what a square wider than any stroke covers:
-    the light may fall off, and shadows with edges be on it. Thin lines from side to side are
-    printed, and what runs off the page is the edge of a scan, if there is a digit that doesn't.
+    Ink differs clearly in colour from the paper around it, always in the same direction, so it may
+    be darker, lighter or only of another hue. Paper is what a morphological opening with a square
+    wider than any stroke leaves: the light may fall off, and shadows may have sharp edges. Thin
+    lines across the whole width or height count as printed, and pieces that touch the border as the
+    edge of a scan, if there is a digit that does not touch it.
 
     Args:
         image: uint8 [height, width, 3], RGB.
@@ -35,15 +37,15 @@ def ink_of(image: np.ndarray) -> np.ndarray:
     colour = _colour_of_the_sides(image)
     if colour is None:
         side = 2 + round(_WIDEST_STROKE * min(height, width))
-    else:  # No shadow asks for a narrow square: there may be bold strokes.
+    else:  # Without shadows, a wider square is possible, for bold strokes.
         side = 2 + round(_WIDEST_BOLD_STROKE * max(height, width))
-    # Strokes may touch the border of a crop: they end within a margin, if its colour is known.
+    # Strokes may touch the border of a crop: a margin of the page's colour, if known, ends them.
     margin = 0 if colour is None else side
     page = np.empty((height + 2 * margin, width + 2 * margin, 3), np.uint8)
     page[:] = 0 if colour is None else colour
     page[margin : margin + height, margin : margin + width] = image
     brightness = page @ _direction(page)
-    # The median takes away noise, which an opening would follow.
+    # The median removes noise, which the opening would follow.
     smooth = ndimage.median_filter(brightness, 5) if side > 10 else brightness
     difference = brightness - ndimage.grey_opening(smooth, (side, side))
     difference = difference[margin : margin + height, margin : margin + width]
@@ -66,7 +68,7 @@ def ink_of(image: np.ndarray) -> np.ndarray:
 
 
 def _colour_of_the_sides(image: np.ndarray) -> np.ndarray | None:
-    """The colour of most of each of the page's four sides, [3]; None if they differ."""
+    """The median colour of the page's four sides, [3]; None if they differ."""
     sides = [np.median(side, 0) for side in (image[0], image[-1], image[:, 0], image[:, -1])]
     if np.ptp(sides, axis=0).max() > _FAINTEST_INK:
         return None
@@ -74,10 +76,10 @@ def _colour_of_the_sides(image: np.ndarray) -> np.ndarray | None:
 
 
 def _direction(image: np.ndarray) -> np.ndarray:
-    """From the colour of the paper to that of the ink: float32 [3], of length 1.
+    """The direction from the paper's colour to the ink's: float32 [3], of length 1.
 
-    Here the paper is the median of the half of the page around each place, because most of a page
-    is paper, even within a shadow.
+    Here the paper is a median filter over half the page in each direction, because most of a page
+    is paper, even in a shadow.
     """
     from PIL import Image
     from scipy import ndimage
@@ -87,13 +89,13 @@ def _direction(image: np.ndarray) -> np.ndarray:
     size = ((small.height + 1) // 2 | 1, (small.width + 1) // 2 | 1, 1)
     paper = Image.fromarray(ndimage.median_filter(np.asarray(small), size))
     difference = image.astype(np.float32) - np.asarray(paper.resize((width, height)))
-    # The cube of a distance: the uneven paper is large but near, the ink is small but far.
+    # The cube of the distance: uneven paper has large area but small distances, ink the reverse.
     direction = (difference * (difference**2).sum(-1, keepdims=True)).sum((0, 1))
     return np.asarray(direction / max(float(np.linalg.norm(direction)), 1e-9), np.float32)
 
 
 def _without_lines(ink: np.ndarray) -> np.ndarray:
-    """Takes away thin lines that go from the left to the right, and mends strokes across them."""
+    """Removes thin lines from the left to the right side, and repairs strokes that cross them."""
     from scipy import ndimage
 
     height, width = ink.shape
@@ -101,7 +103,7 @@ def _without_lines(ink: np.ndarray) -> np.ndarray:
     if widest < 2:
         return ink
     columns = np.linspace(0, width - 1, 64).round().astype(int)
-    # A line that is between two rows is in both.
+    # A line between two rows counts in both.
     samples = ndimage.maximum_filter1d(ink[:, columns], 3, axis=0)
     steps = int(_STEEPEST_LINE * width)
     drops = [_drop(step, columns, width) for step in range(-steps, steps + 1)]
@@ -118,7 +120,7 @@ def _without_lines(ink: np.ndarray) -> np.ndarray:
 
 
 def _drop(step: int, columns: np.ndarray, width: int) -> np.ndarray:
-    """By how many rows a line has fallen in each column, if it falls by `step` over the width."""
+    """The vertical offset of a line in each column, if it falls by `step` rows over the width."""
     return np.asarray(np.rint(step * columns / width), int)
 
 
@@ -127,13 +129,13 @@ def _rows(height: int, drop: np.ndarray) -> np.ndarray:
 
 
 def _line(samples: np.ndarray) -> np.ndarray:
-    """How dark a line is that is in most places of every quarter of a row: [rows]."""
+    """The darkness of a line in each row, which must cover most of every quarter: [rows]."""
     quarters = samples.reshape(len(samples), 4, -1)
     return np.asarray(np.median(quarters, axis=-1).min(axis=-1))
 
 
 def _faint(ink: np.ndarray, least: float) -> np.ndarray:
-    """Which pixels belong to pieces that nowhere reach what ink has at least."""
+    """A mask of connected components that nowhere reach `least`."""
     from scipy import ndimage
 
     pieces, _ = ndimage.label(ink, np.ones((3, 3)))
@@ -141,7 +143,7 @@ def _faint(ink: np.ndarray, least: float) -> np.ndarray:
 
 
 def _off_the_page(ink: np.ndarray) -> np.ndarray:
-    """Which pixels belong to pieces that touch the border, if a whole digit does not."""
+    """A mask of connected components that touch the border, if a whole digit does not."""
     from scipy import ndimage
 
     pieces, _ = ndimage.label(ink, np.ones((3, 3)))

@@ -1,4 +1,4 @@
-"""Finding a dataset: in the folders where it may be, on a mirror, or inside scikit-learn."""
+"""Locating and loading datasets: from known folders, from a mirror, or from scikit-learn."""
 
 import difflib
 import hashlib
@@ -28,10 +28,10 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
     Looks in `data_dir`, `$MNIST_JAX_DATA_DIR`, `$TFDS_DATA_DIR`, `~/tensorflow_datasets` and our
     cache, in this order; in each for IDX files, gzipped or not, then for a dataset prepared by
     TensorFlow Datasets as array_record. The content is the same wherever it comes from. If it is
-    nowhere, the files are downloaded into the cache. `digits` needs no files.
+    not found, the files are downloaded into the cache. `digits` needs no files.
 
-    A file that is found but damaged is an error, never passed over for a copy elsewhere; a folder
-    that lacks some of the four files is passed over.
+    A damaged file is an error, even if there is a copy elsewhere; a folder that lacks some of the
+    four files is skipped.
 
     Args:
         name: One of `DATASETS`.
@@ -42,7 +42,7 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
 
     Raises:
         UsageError: If the name is unknown or `data_dir` is not a folder.
-        DatasetNotFound: If the dataset is nowhere and cannot be downloaded.
+        DatasetNotFound: If the dataset is not found and cannot be downloaded.
         Failure: If a file that was found is damaged.
 
     Example:
@@ -80,9 +80,9 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
 
 
 def resolve_dataset(preferred: str, data_dir: Path | str | None = None) -> Dataset:
-    """Loads what `load_dataset` would, or with a warning `digits` where that is not found.
+    """Loads a dataset as `load_dataset` does, or `digits`, with a warning, if it is not found.
 
-    Only a dataset that is not there is replaced: other errors are those of `load_dataset`.
+    Only a missing dataset is replaced: other errors are those of `load_dataset`.
     """
     try:
         return load_dataset(preferred, data_dir)
@@ -129,8 +129,8 @@ def _contents(paths: dict[str, Path]) -> dict[str, Content]:
 
 
 def _load_prepared(files: FileSet, folder: Path) -> Dataset:
-    # Decoding takes seconds. The decoded copy belongs to these very bytes, so that damage to
-    # the prepared files shows however often they have been read before.
+    # Decoding takes seconds. The decoded copy is found by the files' digest, so that damage to the
+    # prepared files is detected even after they have been decoded.
     copy = cache_folder() / "decoded" / prepared.fingerprint(folder)
     paths = _idx_paths(copy)
     if len(paths) == len(FILES):
@@ -159,10 +159,10 @@ def _load_downloaded(files: FileSet, looked: list[str]) -> Dataset:
             store(folder / file, content.data)
     except download.DownloadError as error:
         raise DatasetNotFound(
-            f"{files.name} is not here and can't be downloaded; name its folder with --data_dir, or"
-            f" train on --dataset={EMBEDDED}, which needs no files.\n"
+            f"{files.name} was not found and can't be downloaded; name its folder with --data_dir,"
+            f" or train on --dataset={EMBEDDED}, which needs no files.\n"
             f"  looked in: {', '.join(looked)}\n"
-            f"  asked: {error}\n"
+            f"  mirrors: {error}\n"
             f"  needed: {', '.join(FILES)} (gzipped or not), for example in {folder}"
         ) from error
     return files.assemble(contents, str(folder))

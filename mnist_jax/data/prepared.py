@@ -1,4 +1,4 @@
-"""Datasets that TensorFlow Datasets has prepared as array_record, read without TensorFlow."""
+"""Reading datasets that TensorFlow Datasets has prepared as array_record, without TensorFlow."""
 
 import hashlib
 import io
@@ -22,10 +22,10 @@ def find(name: str, root: Path) -> Path | None:
     """Finds the newest array_record version of the dataset `name` in or below `root`.
 
     `root` may be a data folder of TensorFlow Datasets, the folder above it, or the folder of the
-    dataset or of one version. Other formats are passed over: reading them needs TensorFlow.
+    dataset or of one version. Other formats are skipped: reading them needs TensorFlow.
 
     Raises:
-        Failure: If a description of the dataset is there but unreadable.
+        Failure: If a description of the dataset exists but is unreadable.
     """
     for place in (f"{name}/*", f"tensorflow_datasets/{name}/*", "*", "."):
         infos = root.glob(f"{place}/dataset_info.json")
@@ -34,7 +34,7 @@ def find(name: str, root: Path) -> Path | None:
                 continue
             try:
                 described = parse_json(info.read_bytes())
-                # What names no format is of the first one.
+                # Without a named format, it is the original one, tfrecord.
                 found, file_format = described["name"], described.get("fileFormat", "tfrecord")
             except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
                 raise Failure(f"{info} is damaged or can't be read; {_AGAIN}.") from error
@@ -42,13 +42,13 @@ def find(name: str, root: Path) -> Path | None:
                 return info.parent
             if found == name:
                 logging.warning(
-                    "Passing over %s: reading %s needs TensorFlow", info.parent, file_format
+                    "Skipping %s: reading %s needs TensorFlow", info.parent, file_format
                 )
     return None
 
 
 def _version(info: Path) -> tuple[list[int], str]:
-    """What orders versions, 3.0.10 after 3.0.2, and all else by name."""
+    """A sort key that puts version 3.0.10 after 3.0.2, and sorts other names alphabetically."""
     return [int(number) for number in re.findall(r"\d+", info.parent.name)], info.parent.name
 
 
@@ -81,7 +81,7 @@ def read(folder: Path) -> dict[str, bytes]:
         Failure: If a file is damaged or does not hold 28×28 grey images with labels.
     """
     contents = {}
-    # The formats underneath raise anything from RuntimeError to protobuf's DecodeError.
+    # The underlying libraries raise anything from RuntimeError to protobuf's DecodeError.
     try:
         for split, part in _SPLITS.items():
             images, labels = _read_split(folder, split)

@@ -1,4 +1,4 @@
-"""From the ink of a page to its digits, with strokes as wide as MNIST's."""
+"""Segmentation of a page's ink into digits, with strokes as wide as MNIST's."""
 
 import itertools
 from typing import NamedTuple
@@ -7,27 +7,27 @@ import numpy as np
 
 from mnist_jax.errors import Failure
 
-SMALLEST_PIECE = 0.02  # As a part of the largest connected piece: less is a speck.
-_SMALLEST_DIGIT = 0.4  # As a part of the tallest digit's height: less is a mark.
-_WIDEST_GAP = 0.25  # Between strokes of a digit, as a part of its height.
-_STROKE = 0.1  # Of a digit's longer side; three quarters of MNIST's strokes are wider.
+SMALLEST_PIECE = 0.02  # As a fraction of the largest connected component: less is a speck.
+_SMALLEST_DIGIT = 0.4  # As a fraction of the tallest digit's height: less is a mark.
+_WIDEST_GAP = 0.25  # Between strokes of a digit, as a fraction of its height.
+_STROKE = 0.1  # Width, as a fraction of a digit's longer side; 3/4 of MNIST's strokes are wider.
 _WORKING_SIDE = 160
 
-# A digit may be turned by these degrees, each at a price in width by height: no training image is
-# upright, and what is only a little narrower is best left as it is.
+# The angles in degrees that a digit may be rotated by, and the penalty per degree on the ratio of
+# width to height: training images are not upright either, so a small gain is not worth a rotation.
 _TURNS = range(-30, 31, 5)
 _PRICE = 0.01
 
 
 def digits_of(ink: np.ndarray) -> list[np.ndarray]:
-    """Parts ink into digits, left to right: uint8 [height, width] each, bright on exactly 0.
+    """Splits ink into digits, left to right: uint8 [height, width] each, bright on exactly 0.
 
-    Strokes a quarter of the height apart belong to one digit if they lie above each other or one is
-    too low for a digit; others, if they are so near that the pen, not the writer, left the gap.
-    What is too low and far from a digit is no part of any.
+    Strokes up to a quarter of the height apart belong to one digit if they lie above each other or
+    one is too low for a digit; others, only if the gap is so narrow that it is a break in the line.
+    Components that are too low for a digit and far from any are dropped.
 
     Raises:
-        Failure: one digit is below another, so that left to right is no order.
+        Failure: one digit is below another, so that they have no order from left to right.
     """
     from scipy import ndimage
     from scipy.sparse.csgraph import connected_components
@@ -56,14 +56,14 @@ def digits_of(ink: np.ndarray) -> list[np.ndarray]:
 
 
 class _Piece(NamedTuple):
-    """Connected ink: its rows and columns, and which pixels of that box it is."""
+    """A connected component of ink: its bounding box, and its mask within the box."""
 
     box: tuple[slice, slice]
     inside: np.ndarray
 
 
 def _are_one(one: _Piece, other: _Piece) -> bool:
-    """Whether two pieces lie above each other, one is a mark at the other, or they almost touch."""
+    """Whether two pieces belong to one digit; see `digits_of`."""
     from scipy.spatial import KDTree
 
     low, high = sorted((len(one.inside), len(other.inside)))
@@ -83,7 +83,7 @@ def _are_one(one: _Piece, other: _Piece) -> bool:
 
 
 def stroke_width(ink: np.ndarray) -> float:
-    """The typical width of strokes, in pixels, from the ridges of the distance to the paper."""
+    """The median width of strokes, in pixels, from the ridges of the distance to the paper."""
     from scipy import ndimage
 
     distance = ndimage.distance_transform_edt(np.pad(ink, 1))
@@ -92,7 +92,7 @@ def stroke_width(ink: np.ndarray) -> float:
 
 
 def strengthened(digit: np.ndarray) -> np.ndarray:
-    """Widens the strokes of a digit that are thinner than MNIST's: uint8 [height, width]."""
+    """Thickens a digit's strokes if they are thinner than MNIST's: uint8 [height, width]."""
     from PIL import Image
     from scipy import ndimage
 
@@ -109,9 +109,9 @@ def strengthened(digit: np.ndarray) -> np.ndarray:
 
 
 def turned(digit: np.ndarray) -> np.ndarray | None:
-    """Turns a digit by up to 30° to where it is narrowest; None if that is where it stands.
+    """Rotates a digit by up to 30° to make it narrowest; None if it already is.
 
-    A digit is higher than wide, and one that has been turned is wider than it was.
+    A digit is taller than wide, and a rotated one is wider than an upright one.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""What is usual among a dataset's training images, and what of an image is not."""
+"""Detection of images that are unlike a dataset's training images."""
 
 import numpy as np
 
@@ -20,10 +20,10 @@ TYPICAL = {
 
 
 def measures(image: np.ndarray) -> np.ndarray:
-    """Measures an image, uint8 [28, 28] and not all 0: float [5], in the order of the bounds.
+    """Measures an image, uint8 [28, 28] and not all 0: float [5], in the order of `TYPICAL`.
 
-    Strokes and pieces are what is brighter than half the brightest pixel, enlarged eight times. The
-    slant is the covariance of column and height by the variance of the height: 1 leans by 45°.
+    Strokes and pieces are pixels brighter than half the maximum, after enlarging eight times. The
+    slant is the covariance of column and height divided by the variance of the height: 1 is 45°.
     """
     from PIL import Image
     from scipy import ndimage
@@ -43,10 +43,10 @@ def measures(image: np.ndarray) -> np.ndarray:
 
 
 def unusual(image: np.ndarray, dataset: str) -> list[str]:
-    """Says which measures of an image, uint8 [28, 28], are unlike the dataset's training images.
+    """Describes which measures of an image, uint8 [28, 28], are unusual for the dataset.
 
-    They are beyond the 0.1% or 99.9% quantile over the 60,000 training images, 1,500 of `digits`;
-    for one measure or another, that is so of 0.7% of MNIST's test images.
+    These are below the 0.1% or above the 99.9% quantile over the 60,000 training images, or 1,500
+    of `digits`. At least one measure is unusual for 0.7% of MNIST's test images.
     """
     return [
         f"{name} {value:.2g} instead of {low:g} to {high:g}"

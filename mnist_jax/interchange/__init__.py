@@ -1,1 +1,1 @@
-"""Weights in other frameworks' files."""
+"""Weights and networks in other frameworks' formats."""

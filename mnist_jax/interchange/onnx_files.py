@@ -31,33 +31,33 @@ from mnist_jax.version import __version__
 if TYPE_CHECKING:
     import onnx
 
-# Of late 2021: old enough for any runtime in use, new enough for all that is written here.
+# From late 2021: old enough for any runtime in use, new enough for the operations used here.
 _OPSET, _IR_VERSION = 15, 8
 _FUNCTIONS = {relu: "Relu", sigmoid: "Sigmoid", tanh: "Tanh"}
 _WINDOWS = {"kernel_shape": [2, 2], "strides": [2, 2]}
 _NHWC = [0, 2, 3, 1]
-# Types in ONNX's numbers.
+# ONNX's codes of data types.
 _FLOAT, _INT32 = 1, 6
 
 
 def to_onnx(
     network: Network, recipe: Recipe, *, pixels: bool, metadata: Mapping[str, str]
 ) -> "onnx.ModelProto":
-    """Writes a network as a model from `images` to `logits`, for any number N of images.
+    """Converts a network to a model from `images` to `logits`, for any number N of images.
 
     Args:
-      network: in evaluation mode.
-      recipe: that it was trained by.
-      pixels: whether images are uint8 [N, 28, 28], as datasets have them; else float32
-        [N, 28, 28], normalised already.
-      metadata: what the model is to say of itself.
+      network: a network in evaluation mode.
+      recipe: the recipe that it was trained with.
+      pixels: whether images are uint8 [N, 28, 28], as in datasets; otherwise they are float32
+        [N, 28, 28], already normalised.
+      metadata: the model's metadata.
 
     Returns:
-      A model, to logits float32 [N, 10], that ONNX's own checker finds nothing wrong with.
+      A model with logits float32 [N, 10], which ONNX's checker accepts.
 
     Raises:
-      Failure: the package `onnx` is not installed, or a layer, or what the recipe does to images
-        before the first one, has no known form in ONNX.
+      Failure: the package `onnx` is not installed, or a layer or a transform of the recipe can't be
+        expressed in ONNX.
     """
     try:
         from onnx import TensorProto, checker, helper
@@ -90,20 +90,20 @@ def to_onnx(
 
 
 class _Graph:
-    """Nodes in order, and the arrays that they read. Images are [N, C, H, W] in it."""
+    """Nodes in order, and their constant arrays. Images are [N, C, H, W]."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def add(self, name: str, operation: str, *inputs: Any, **attributes: Any) -> str:
-        """Appends a node; returns the name of its output, which is its own.
+        """Appends a node; returns the name of its output, which is the node's name.
 
         Args:
-          name: of the node.
-          operation: of ONNX.
+          name: the node's name.
+          operation: an ONNX operation.
           *inputs: names of other outputs, and arrays, which become constants.
-          **attributes: of the operation.
+          **attributes: attributes of the operation.
         """
         from onnx import helper, numpy_helper
 
@@ -119,7 +119,7 @@ class _Graph:
 
 
 def _normalized(graph: _Graph, recipe: Recipe) -> str:
-    """What the network sees of pixels, as `evaluation_inputs` has it."""
+    """Adds the conversion of pixels to network inputs, as in `evaluation_inputs`."""
     number = graph.add("number", "Cast", "images", to=_FLOAT)
     x = graph.add("unit", "Div", number, np.float32(255))
     for position, transform in enumerate(recipe.augmentation):
@@ -129,13 +129,13 @@ def _normalized(graph: _Graph, recipe: Recipe) -> str:
 
 
 def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
-    """What a transform makes of images [N, H, W] in evaluation."""
+    """Adds a transform of images [N, H, W], as in evaluation."""
 
     def add(part: str, operation: str, *inputs: Any, **attributes: Any) -> str:
         return graph.add(f"{name}.{part}", operation, *inputs, **attributes)
 
     def to_bytes(part: str, x: str) -> str:
-        # Division of integers cuts off towards zero, and what is below it is clipped.
+        # Integer division truncates towards zero; negative results are clipped anyway.
         rounded = add(f"{part}.rounded", "Add", x, np.int32(1 << WEIGHT_BITS - 1))
         scaled = add(f"{part}.scaled", "Div", rounded, np.int32(1 << WEIGHT_BITS))
         return add(f"{part}.bytes", "Clip", scaled, np.int32(0), np.int32(255))
@@ -144,7 +144,7 @@ def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
         return x
     match transform:
         case Standardize():
-            # An image of one value has no deviation.
+            # A constant image has a deviation of 0.
             highest, lowest, mean = (
                 add(part, f"Reduce{part}", x, axes=[1, 2]) for part in ("Max", "Min", "Mean")
             )
@@ -161,8 +161,8 @@ def _transform(graph: _Graph, transform: Transform, x: str, name: str) -> str:
             resized = to_bytes("resized", add("rows", "MatMul", weights, narrow))
             return add("out", "Div", add("float", "Cast", resized, to=_FLOAT), np.float32(255))
     raise Failure(
-        f"The recipe's {transform.name} changes images before the network sees them, which"
-        " has no known form in ONNX; give --input=normalized, and change them before."
+        f"The recipe's transform {transform.name} can't be expressed in ONNX; give"
+        " --input=normalized, and apply it to the images beforehand."
     )
 
 
@@ -174,13 +174,13 @@ def _layers(graph: _Graph, network: Network, x: str, prefix: str = "") -> str:
 
 
 def _pads(padding: int | str) -> dict[str, Any]:
-    # Where SAME adds an odd row, ours stands after the image, as with SAME_UPPER.
+    # If SAME adds an odd number of rows, the extra one is after the image, as with SAME_UPPER.
     return {"auto_pad": "SAME_UPPER"} if padding == "SAME" else {"pads": [padding] * 4}
 
 
 def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
     kind = type(layer)
-    # By the very class: one derived from it may compute something else.
+    # By the exact class: a subclass may compute something else.
     if kind is Conv:
         kernel = np.transpose(layer.kernel[...], (3, 2, 0, 1))
         strides, pads = [layer.strides] * 2, _pads(layer.padding)
@@ -210,4 +210,4 @@ def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
     if isinstance(layer, Network) and kind.__call__ is Residual.__call__:
         return graph.add(name, "Add", x, _layers(graph, layer, x, f"{name}."))
     what = getattr(layer, "__name__", kind.__name__)
-    raise Failure(f"The layer {name} is a {what}, which has no known form in ONNX.")
+    raise Failure(f"The layer {name} is a {what}, which can't be expressed in ONNX.")

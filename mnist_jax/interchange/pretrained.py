@@ -1,4 +1,4 @@
-"""Weights of recorded runs: beside their cards, or as release files that are fetched once."""
+"""Pretrained weights of recorded runs: beside their cards, or as release files to download."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from mnist_jax.models.layers import in_evaluation
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.network import LoadedRun
 
-# A folder for each network: a repository as Hugging Face has them.
+# A folder for each network, with the layout of a Hugging Face repository.
 FOLDER = Path(__file__).parents[1] / "pretrained"
-# From so many bytes on a file is no part of the package.
+# Files of this many bytes or more are not part of the package.
 LARGEST_IN_PACKAGE = 2 * 2**20
-# Where release files are looked for: an address of the folder that has them.
+# The environment variable with the address of the folder of release files.
 RELEASES = "MNIST_JAX_RELEASES"
 
 _RESTORE = "restore it from the repository or install again."
@@ -28,17 +28,17 @@ _RESTORE = "restore it from the repository or install again."
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where pretrained weights come from, as `config.json` beside them says.
+    """The origin of pretrained weights, as in `config.json` beside them.
 
     Attributes:
-      row: of the comparison, as `article/row`.
-      recipe: the run's, with its seed.
-      step: after which the weights were taken.
-      correct: how many test images they have right.
-      images: how many test images there are.
-      revision: of the code that trained.
-      sha256: of the file of weights.
-      size: of that file, in bytes.
+      row: row of the comparison, as `article/row`.
+      recipe: the run's recipe, with its seed.
+      step: the step after which the weights were saved.
+      correct: number of test images classified correctly.
+      images: number of test images.
+      revision: git revision of the training code.
+      sha256: digest of the weights file.
+      size: size of that file, in bytes.
     """
 
     row: str
@@ -52,7 +52,7 @@ class Origin:
 
     @property
     def release(self) -> str:
-        """The file's name where it is too large for the package."""
+        """The name of the release file, if the weights are too large for the package."""
         return f"{self.recipe.model}-{self.sha256[:12]}.safetensors"
 
     def to_json(self) -> str:
@@ -64,7 +64,7 @@ class Origin:
         """Reads a folder's `config.json`.
 
         Raises:
-          Failure: it can't be read, or has something else.
+          Failure: it can't be read, or is not such a file.
         """
         path = folder / "config.json"
         try:
@@ -75,23 +75,23 @@ class Origin:
 
 
 def pretrained_names() -> list[str]:
-    """The networks that there are weights of, in alphabetical order."""
+    """The networks with pretrained weights, in alphabetical order."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 
 
 def load_pretrained(name: str) -> LoadedRun:
     """Loads the network of an article with the weights of one recorded run.
 
-    Weights under 2 MiB come with the package, larger ones only with a checkout. Elsewhere these
-    are looked for in the cache, and downloaded into it from the folder whose address is in
-    `$MNIST_JAX_RELEASES`. Whatever their source, their SHA-256 is verified.
+    Weights under 2 MiB come with the package, larger ones only with a checkout. An installed
+    package looks for the latter in its cache, and downloads them into it from the folder whose
+    address is in `$MNIST_JAX_RELEASES`. The SHA-256 is verified in any case.
 
     Args:
       name: one of `mnist_jax.models.model_names()`, such as `lenet`.
 
     Raises:
       UsageError: there is no such network.
-      Failure: there are no weights of it, they are damaged, or they can't be had.
+      Failure: it has no weights, they are damaged, or they can't be downloaded.
 
     Example:
       >>> import numpy as np
@@ -105,7 +105,7 @@ def load_pretrained(name: str) -> LoadedRun:
     if name not in pretrained_names():
         there = ", ".join(pretrained_names()) or "none"
         raise Failure(
-            f"There are no pretrained weights of {name}; there are those of {there}, and"
+            f"There are no pretrained weights of {name} (available: {there});"
             f" `python -m mnist_jax.train --model={name}` trains it."
         )
     origin = Origin.load(FOLDER / name)
@@ -115,7 +115,7 @@ def load_pretrained(name: str) -> LoadedRun:
 
 
 def _verified(origin: Origin, folder: Path) -> Path:
-    """The file of weights, wherever it is, after its SHA-256 was found right."""
+    """The path of the weights, after verifying their SHA-256."""
     cached = cache_folder() / "pretrained" / origin.release
     places = (folder / "model.safetensors", folder / origin.release)
     path = next((place for place in places if place.exists()), cached)
@@ -130,21 +130,21 @@ def _verified(origin: Origin, folder: Path) -> Path:
 
 
 def _fetch(origin: Origin, path: Path) -> None:
-    """Downloads a release file into the cache, if what comes is the file."""
+    """Downloads a release file into the cache, after verifying its SHA-256."""
     what = f"The weights of {origin.recipe.model} ({origin.size / 1e6:.1f} MB)"
     address = os.environ.get(RELEASES, "").rstrip("/")
     if not address:
         raise Failure(
-            f"{what} are a release file; put {origin.release} into {path.parent}, or give the"
-            f" address of a folder that has it as ${RELEASES}."
+            f"{what} are a release file; put {origin.release} into {path.parent}, or set"
+            f" ${RELEASES} to the address of a folder that has it."
         )
     url = f"{address}/{origin.release}"
     try:
         data = download.get(url)
     except download.MirrorError as error:
-        raise Failure(f"{what} can't be had: {url} {error.problem}.") from error
+        raise Failure(f"{what} can't be downloaded: {url} {error.problem}.") from error
     if hashlib.sha256(data).hexdigest() != origin.sha256:
-        raise Failure(f"{what} can't be had: {url} is another file or damaged on its way.")
+        raise Failure(f"{what} can't be downloaded: {url} has another SHA-256.")
     try:
         make_folder(path.parent)
         write_bytes(path, data)

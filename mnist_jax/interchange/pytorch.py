@@ -1,4 +1,4 @@
-"""A network's arrays under PyTorch's names, shapes and orders: pure functions.
+"""Conversion of a network's arrays to PyTorch's names, shapes and layouts: pure functions.
 
 PyTorch stores convolutions as [out, in, kh, kw], dense weights as [out, in], and flattens images
 as channel, row, column; this project stores [kh, kw, in, out] and [in, out] and flattens as row,
@@ -20,9 +20,9 @@ Variables = nnx.State[Any, Any]
 Layers = Mapping[str, Mapping[str, np.ndarray]]
 
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-# Those whose arrays PyTorch's modules have as well, in an order that is known.
+# Modules whose arrays correspond to those of a PyTorch module, in a known layout.
 _CONVERTIBLE = (nnx.Conv, nnx.Linear, nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
-# What leaves the order of flat activations as it is; activations do, too.
+# Modules that preserve the order of flat activations; activation functions do, too.
 _KEEPING = (nnx.Dropout, nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm)
 _COUNTER = "num_batches_tracked"
 
@@ -32,7 +32,7 @@ class Layer(NamedTuple):
 
     Attributes:
       name: dotted below the top level, as `block.conv`.
-      channels: of the images that were flattened into its inputs; else 1.
+      channels: channels of the images that were flattened into its inputs; otherwise 1.
     """
 
     name: str
@@ -47,7 +47,7 @@ class _Tensor:
       torch_name: key in the `state_dict`.
       layer: our layer.
       name: the array's name in the layer.
-      channels: `Layer.channels` for an array with an element for each input, else 1.
+      channels: `Layer.channels` for an array with an element for each input, otherwise 1.
     """
 
     torch_name: str
@@ -82,18 +82,18 @@ def by_layer(*states: Variables) -> dict[str, dict[str, np.ndarray]]:
 
 
 def fill(state: Variables, layers: Layers) -> Variables:
-    """A state with the arrays that `by_layer` would give of it."""
+    """A state like `state` with the arrays of `layers`; the inverse of `by_layer`."""
     paths = [path for path, _ in nnx.to_flat_state(nnx.as_pure(state))]
     return nnx.from_flat_state([(path, layers[dotted(path[:-1])][str(path[-1])]) for path in paths])
 
 
 def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, Layer]:
-    """Says which layer each prefix of the author's `state_dict` stands for.
+    """Maps each prefix of the author's `state_dict` to a layer.
 
     Args:
-      network: whose arrays are all in convolutions, dense layers and BatchNorm, LayerNorm or
-        GroupNorm. A dense layer in a module of its own must get what is flat already.
-      torch_names: as the registry has them: empty where the author's names are ours.
+      network: a network whose arrays are all in convolutions, dense layers and BatchNorm, LayerNorm
+        or GroupNorm. A dense layer in a nested module must get inputs that are already flat.
+      torch_names: as in the registry; empty if the author's names are the same as ours.
 
     Returns:
       Layers by prefix, in network order.
@@ -111,7 +111,7 @@ def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, 
         module = modules.get(owner)
         if not isinstance(module, _CONVERTIBLE) or array.ndim == 3 or owner[:1] not in order:
             kind = type(module).__name__
-            raise Failure(f"has {dotted(path)} of {kind}, which PyTorch has in no known form")
+            raise Failure(f"has {dotted(path)} of {kind}, which can't be converted to PyTorch")
         channels = flattened[str(owner[0])]
         nested = len(owner) > 1
         if channels is None:
@@ -134,9 +134,10 @@ def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, 
 
 
 def _flattened_channels(network: Network) -> dict[str, int | None]:
-    """Channels of the images that were flattened into each layer's inputs: 1 where order is free.
+    """Channels of the images that were flattened into each layer's inputs.
 
-    It is None where the inputs are images, and 0 where images became flat in an unknown way.
+    It is 1 if the order of inputs does not matter, None if the inputs are images, and 0 if images
+    were flattened in an unknown order.
     """
     flattened: dict[str, int | None] = {}
     shape: tuple[int, ...] = (1, 28, 28, 1)
@@ -147,14 +148,14 @@ def _flattened_channels(network: Network) -> dict[str, int | None]:
         if module is flatten:
             channels = shape[-1]
         elif len(output) != len(shape):
-            # One number a channel, of global pooling, has no order to know.
+            # Global pooling gives one value per channel, whose order is clear.
             channels = 1 if (len(shape), len(output)) == (4, 2) and output[-1] == shape[-1] else 0
             if len(output) == 4:
-                raise Failure(f"makes images of what is flat in {layer.name}, in an unknown order")
+                raise Failure(f"reshapes flat activations to images in {layer.name}")
         elif isinstance(module, nnx.Linear):
             channels = 1
         elif channels > 1 and not isinstance(module, _KEEPING):
-            # A function may put flat activations into any order; these are known not to.
+            # An unknown function may reorder flat activations; these are known not to.
             channels = channels if module in ACTIVATIONS.values() else 0
         shape = output
     return flattened
@@ -169,7 +170,7 @@ def to_torch(
       layers: by layer, `kernel` and `bias`, or BatchNorm's `scale`, `bias`, `mean` and `var`.
         Gradients and moments, which have the parameters' names and shapes, convert as well.
       names: made by `torch_layers`.
-      batches: the training steps that BatchNorm has seen.
+      batches: the value of BatchNorm's `num_batches_tracked`.
 
     Returns:
       The tensors by name. A layer with two prefixes appears under both.
@@ -186,7 +187,7 @@ def to_torch(
 def from_torch(
     tensors: Mapping[str, np.ndarray], names: Mapping[str, Layer], like: Layers
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Undoes `to_torch`, after making sure that the tensors are this network's.
+    """Inverts `to_torch`, after checking that the tensors are this network's.
 
     Args:
       tensors: the `state_dict` by name.
@@ -209,14 +210,14 @@ def from_torch(
         if not np.array_equal(value, tensors[first]):
             raise Failure(
                 f"has different values in {first} and {tensor.torch_name},"
-                " which are one and the same in this network"
+                " which are the same array in this network"
             )
         layers.setdefault(tensor.layer, {})[tensor.name] = tensor.from_torch(value)
     return layers
 
 
 def batches_seen(tensors: Mapping[str, np.ndarray]) -> int:
-    """The training steps that the BatchNorm layers of a `state_dict` have seen; 0 without any."""
+    """The largest `num_batches_tracked` of a `state_dict`; 0 without BatchNorm."""
     return max((int(v) for name, v in tensors.items() if name.endswith(_COUNTER)), default=0)
 
 
@@ -243,7 +244,7 @@ def _check(tensors: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
         if not np.isfinite(value).all():
             raise Failure(f"has a value in {name} that is not a finite number")
         if name.endswith(_COUNTER) and not 0 <= value < 2**31:
-            raise Failure(f"has {value} in {name}, which is no count of training steps")
+            raise Failure(f"has {value} in {name}, which is not a number of training steps")
 
 
 def _and_more(names: list[str]) -> str:

@@ -13,17 +13,16 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def to_stablehlo(network: Network, recipe: Recipe, *, pixels: bool) -> bytes:
-    """Writes a network as what `jax.export.deserialize` reads, for any number N of images.
+    """Exports a network for `jax.export.deserialize`, for any number N of images.
 
-    It runs on CPU, GPU and TPU, needs nothing of this package, and can't be differentiated. JAX
-    promises that its releases of the six months after the one that wrote it read it, and those of
-    the three weeks before.
+    It runs on CPU, GPU and TPU without this package, and can't be differentiated. JAX guarantees
+    that its releases from three weeks before to six months after the one that wrote it can read it.
 
     Args:
-      network: in evaluation mode.
-      recipe: that it was trained by.
-      pixels: whether images are uint8 [N, 28, 28], as datasets have them; else float32
-        [N, 28, 28], normalised already. Logits are float32 [N, 10].
+      network: a network in evaluation mode.
+      recipe: the recipe that it was trained with.
+      pixels: whether images are uint8 [N, 28, 28], as in datasets; otherwise they are float32
+        [N, 28, 28], already normalised. Logits are float32 [N, 10].
     """
 
     def logits(images: jax.Array) -> jax.Array:
@@ -31,7 +30,7 @@ def to_stablehlo(network: Network, recipe: Recipe, *, pixels: bool) -> bytes:
 
     (count,) = export.symbolic_shape("N")
     images = jax.ShapeDtypeStruct((count, 28, 28), jnp.uint8 if pixels else jnp.float32)
-    # XLA's own operations, which every platform knows how to compute fast.
+    # XLA's own operations, which are fast on every platform.
     with differentiable():
         exported = export.export(jax.jit(logits), platforms=_PLATFORMS)(images)
     return bytes(exported.serialize())

@@ -21,19 +21,19 @@ _PARALLEL = "module."
 def read_tensors(path: Path | str) -> dict[str, np.ndarray]:
     """Reads a `state_dict` from `.safetensors`, or from `.pt` or `.pth` if PyTorch is installed.
 
-    Code in a `.pt` file is never run. A `state_dict` is also found where it is the only one in a
-    checkpoint, such as `{"model": state_dict, "epoch": 3}`, and the prefix `module.` that
-    `torch.nn.DataParallel` gives every name is taken off.
+    Code in a `.pt` file is never run. A `state_dict` may be inside a checkpoint, such as
+    `{"model": state_dict, "epoch": 3}`, if it is the only one. The prefix `module.`, which
+    `torch.nn.DataParallel` adds to every name, is removed.
 
     Raises:
-      UsageError: the name ends otherwise.
-      Failure: the file can't be read, is damaged, too large, or holds something else; or PyTorch
-        is needed and not installed.
+      UsageError: the file has another suffix.
+      Failure: the file can't be read, is damaged, too large, or not a state_dict; or PyTorch is
+        needed but not installed.
     """
     path = Path(path)
     readers = {".safetensors": _read_safetensors, ".pt": _read_torch, ".pth": _read_torch}
     if path.suffix not in readers:
-        raise UsageError(f"{path} has an unknown ending; give a .safetensors or .pt file.")
+        raise UsageError(f"{path} has an unknown suffix; give a .safetensors or .pt file.")
     try:
         if path.is_dir():
             raise Failure(f"{path} is a folder; name the file in it.")
@@ -50,12 +50,12 @@ def write_tensors(tensors: Mapping[str, np.ndarray], path: Path | str) -> None:
     """Writes `.safetensors`, whole or not at all.
 
     Raises:
-      UsageError: the name ends otherwise.
+      UsageError: the file has another suffix.
       Failure: the file can't be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise UsageError(f"{path} would not be a .safetensors file; give it that ending.")
+        raise UsageError(f"{path} does not end in .safetensors; give it that suffix.")
     write_output(path, save(dict(tensors), metadata={"format": "pt"}), "file")
 
 
@@ -80,16 +80,16 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 _refuse_too_large(path, sum(member.file_size for member in archive.infolist()))
-                # PyTorch itself takes changed bytes for weights.
+                # PyTorch itself does not detect changed bytes.
                 if member := archive.testzip():
                     raise zipfile.BadZipFile(member)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # About what the file is; the errors say more.
+            warnings.simplefilter("ignore")  # They concern the file's type; errors say more.
             values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Failure(
             f"{path} is damaged or holds more than tensors, which is not loaded because it could"
-            " run code; save the state_dict alone."
+            " run code; save only the state_dict."
         ) from error
     except (Failure, OSError):
         raise
@@ -103,7 +103,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         if isinstance(value, Mapping) and value and all(map(torch.is_tensor, value.values()))
     }
     if len(inner) > 1:
-        raise Failure(f"{path} holds several state_dicts ({', '.join(inner)}); save one alone.")
+        raise Failure(f"{path} holds several state_dicts ({', '.join(inner)}); save only one.")
     tensors = {}
     for name, value in next(iter(inner.values()), values).items():
         try:
@@ -116,4 +116,4 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 def _refuse_too_large(path: Path, size: int) -> None:
     if size > _MOST_BYTES:
-        raise Failure(f"{path} holds {size:,} bytes, far more than any network here has.")
+        raise Failure(f"{path} holds {size:,} bytes, far more than any network here needs.")

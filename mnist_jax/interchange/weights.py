@@ -1,4 +1,4 @@
-"""Carries weights between PyTorch's files and run directories."""
+"""Conversion of weights between PyTorch's files and run directories."""
 
 import dataclasses
 import hashlib
@@ -28,10 +28,10 @@ from mnist_jax.training.step import SAVED, TrainState
 
 
 def read_weights(recipe: Recipe) -> Weights:
-    """Reads what a recipe's `init_from` names: a run's selected or latest checkpoint, or a file.
+    """Reads a recipe's `init_from` weights: a run's selected or latest checkpoint, or a file.
 
     Raises:
-      UsageError: the run is of another network, or the file's ending is unknown.
+      UsageError: the run is of another network, or the file's suffix is unknown.
       Failure: it can't be read, or its arrays are not those of the recipe's network.
     """
     source = Path(recipe.init_from)
@@ -58,21 +58,21 @@ def import_weights(
     run: RunDirectory,
     model_args: Mapping[str, Any] | None = None,
 ) -> None:
-    """Makes a run of an author's weights, with the article's recipe and one checkpoint.
+    """Makes a run from an author's weights, with the article's recipe and one checkpoint.
 
-    The checkpoint's step is what BatchNorm counted in the file, and 0 without BatchNorm.
+    The checkpoint's step is BatchNorm's `num_batches_tracked` in the file, or 0 without BatchNorm.
 
     Args:
       model: one of `model_names()`.
       source: a `state_dict` as `.safetensors` or `.pt`.
       run: a directory without a run.
-      model_args: arguments of the network's constructor that the article's recipe has not.
+      model_args: constructor arguments of the network to add to the article's recipe.
 
     Raises:
-      UsageError: the model, an argument or the file's ending is unknown, or the directory has a
+      UsageError: the model, an argument or the file's suffix is unknown, or the directory has a
         run.
-      Failure: the file is not a `state_dict` of this network, or the run can't be written. Then
-        nothing is written.
+      Failure: the file is not a `state_dict` of this network, or the run can't be written; nothing
+        is left behind.
     """
     source = Path(source)
     recipe = model_entry(model).recipe
@@ -82,7 +82,7 @@ def import_weights(
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     origin = f"none, the weights are those of {source} (SHA-256 {digest})"
     unseen = Dataset(recipe.dataset, none, none, sha256="", source=origin)
-    # What a checkpoint has of a network whose training is about to begin.
+    # The checkpoint's content: a network whose training is about to begin.
     state = TrainState.create(
         network,
         make_optimizer(recipe, 1),
@@ -91,7 +91,7 @@ def import_weights(
     )
     with run.locked():
         if run.begun():
-            raise UsageError(f"{run.path} has a run already; give another --workdir.")
+            raise UsageError(f"{run.path} already has a run; give another --workdir.")
         try:
             run.create(recipe, describe_environment(unseen, {}))
             with Checkpoints(run.checkpoints) as checkpoints:
@@ -104,10 +104,10 @@ def import_weights(
 def export_weights(run: RunDirectory, target: Path | str, step: int | None = None) -> None:
     """Writes a run's weights as `.safetensors` for the author's module.
 
-    They are those of the checkpoint that `load_run` reads.
+    The checkpoint is the one that `load_run` reads.
 
     Raises:
-      UsageError: the file's ending is another.
+      UsageError: the file has another suffix.
       Failure: there is no such run or checkpoint, the network's layers are not its author's, or
         the file can't be written.
     """
@@ -118,10 +118,10 @@ def export_weights(run: RunDirectory, target: Path | str, step: int | None = Non
 
 
 def network_of_file(source: Path, recipe: Recipe) -> tuple[Network, int]:
-    """Makes the recipe's network with a file's weights, and says what its BatchNorm has counted.
+    """Makes the recipe's network with a file's weights; also returns `num_batches_tracked`.
 
     Raises:
-      UsageError: the file's ending is unknown.
+      UsageError: the file's suffix is unknown.
       Failure: it is not a `state_dict` of this network.
     """
     tensors = tensor_files.read_tensors(source)
