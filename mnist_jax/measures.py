@@ -11,15 +11,15 @@ _Z = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
-    """A curve of one metric of a run: values `y` [T] at increasing steps or epochs `x` [T]."""
+class Series:
+    """One metric of a run: values `y` [T] at increasing steps or epochs `x` [T]."""
 
     x: np.ndarray
     y: np.ndarray
 
-    def scaled(self, factor: float) -> "Course":
+    def scaled(self, factor: float) -> "Series":
         """The same with every `y` multiplied."""
-        return Course(self.x, factor * self.y)
+        return Series(self.x, factor * self.y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def since_best(values: Sequence[float]) -> int:
 
 def by_epoch(
     steps: Sequence[float], values: Sequence[float], steps_per_epoch: int, *, mean: bool
-) -> Course:
+) -> Series:
     """Reduces a column of metrics to one value per epoch.
 
     Args:
@@ -85,18 +85,18 @@ def by_epoch(
     ends = np.flatnonzero(step % steps_per_epoch == 0)
     epochs = step[ends] // steps_per_epoch
     if not mean or not ends.size:
-        return Course(epochs, value[ends])
+        return Series(epochs, value[ends])
     weighted = (value * np.diff(step, prepend=0))[: ends[-1] + 1]
     sums = np.add.reduceat(weighted, [0, *(ends[:-1] + 1)])
-    return Course(epochs, sums / steps_per_epoch)
+    return Series(epochs, sums / steps_per_epoch)
 
 
-def band(courses: Sequence[Course]) -> Band:
+def band(runs: Sequence[Series]) -> Band:
     """Mean and range of one or more curves, where all have a value."""
-    x = courses[0].x
-    for course in courses[1:]:
-        x = np.intersect1d(x, course.x)
-    values = np.stack([course.y[np.isin(course.x, x)] for course in courses])
+    x = runs[0].x
+    for run in runs[1:]:
+        x = np.intersect1d(x, run.x)
+    values = np.stack([run.y[np.isin(run.x, x)] for run in runs])
     return Band(x, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 

@@ -267,7 +267,7 @@ def test_list_shows_every_network(home: Path) -> None:
                 *("--model=strided_cnn", "--dataset=digits", "--batch_size=1"),
                 *("--num_devices=1", "--validation=0", "--workdir={run}/alone"),
             ],
-            "A batch of one image leaves batch normalisation one value",
+            "A batch of one image gives batch normalisation only one value",
         ),
         (["--model=lenet", "--sped=1"], "sped"),
         (["lenet"], "'lenet' is not a flag"),

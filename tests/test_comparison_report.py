@@ -19,7 +19,7 @@ from experiments.evidence.charts import ForestRow
 from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
 from mnist_jax.data import Dataset, DatasetNotFound, Split
-from mnist_jax.measures import Course
+from mnist_jax.measures import Series
 from mnist_jax.reporting.page import Page, Picture, Table, Text
 from mnist_jax.reporting.style import COLORS
 
@@ -116,7 +116,7 @@ def test_every_row_can_be_read_on_a_phone_and_on_a_screen():
     ends = {row.id: 99.6 - i / 50 for i, row in enumerate(articles[1].rows)}
     epochs = np.arange(1, 31)
     rows = {
-        name: [Course(epochs, np.linspace(10 + 80 * i / len(ends), end, 30))]
+        name: [Series(epochs, np.linspace(10 + 80 * i / len(ends), end, 30))]
         for i, (name, end) in enumerate(ends.items())
     }
     for wide, shown in ((False, PHONE), (True, SCREEN)):

@@ -85,7 +85,7 @@ def test_reports_and_records_say_when_it_ended(ended: Path) -> None:
     epochs = len(by_epoch(ended))
     run = RunDirectory(ended)
     assert (
-        _result_row(History.read(run))[2] == f"ended after {epochs} epochs of 30, by its patience"
+        _result_row(History.read(run))[2] == f"ended after {epochs} epochs of 30 (early stopping)"
     )
     result = run.result()
     assert result is not None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mnist_jax import measures
-from mnist_jax.measures import Course
+from mnist_jax.measures import Series
 
 
 def test_by_epoch_averages_training_and_takes_the_last_of_tests() -> None:
@@ -24,8 +24,8 @@ def test_no_epoch_has_ended(mean: bool) -> None:
 
 
 def test_a_band_is_where_all_seeds_have_a_value() -> None:
-    long = Course(np.asarray([1, 2, 3]), np.asarray([0.0, 4.0, 7.0]))
-    short = Course(np.asarray([1, 2]), np.asarray([2.0, 1.0]))
+    long = Series(np.asarray([1, 2, 3]), np.asarray([0.0, 4.0, 7.0]))
+    short = Series(np.asarray([1, 2]), np.asarray([2.0, 1.0]))
     band = measures.band([long, short])
     assert band.x.tolist() == [1, 2]
     assert (band.low.tolist(), band.mean.tolist(), band.high.tolist()) == (

@@ -43,7 +43,7 @@ def test_a_run_that_is_given_twice_is_one(runs_folder: Path, tmp_path: Path) -> 
     found = read_histories([runs_folder, runs_folder / "seed-1", tmp_path / "link"])
     assert [run.directory.path for run in found] == [runs_folder / f"seed-{i}" for i in (0, 1)]
     shutil.copytree(runs_folder / "seed-1", tmp_path / "again")
-    with pytest.raises(UsageError, match=r"are both of seed 1; give runs that differ"):
+    with pytest.raises(UsageError, match=r"both have seed 1; give runs that differ"):
         read_histories([runs_folder, tmp_path / "again"])
 
 
@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_is_said(runs_folder: Path, digits: Dataset, tmp_pa
 
 
 def test_an_image_that_is_not_there_is_said(histories: list[History], digits: Dataset) -> None:
-    with pytest.raises(UsageError, match="There is no test image 297; give numbers from 0 to 296"):
+    with pytest.raises(UsageError, match="There is no test image 297; give indices from 0 to 296"):
         contents.report(histories, digits, [3, 297])
 
 

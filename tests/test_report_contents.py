@@ -15,10 +15,10 @@ from report_runs import STEPS, pictures
 
 from mnist_jax.data import CLASS_NAMES, Dataset
 from mnist_jax.inputs import normalize
-from mnist_jax.measures import Course, rates
+from mnist_jax.measures import Series, rates
 from mnist_jax.models import create_model
 from mnist_jax.reporting import contents, images, inspection, network_contents, scores
-from mnist_jax.reporting.curves import Panel, courses
+from mnist_jax.reporting.curves import Panel, plot
 from mnist_jax.reporting.history import History, read_histories
 from mnist_jax.reporting.page import Code, Page, Table, Text
 from mnist_jax.reporting.style import COLORS
@@ -78,10 +78,10 @@ def test_every_iteration_is_drawn(whole_report: Page, histories: list[History]) 
 def test_steps_of_an_older_version_are_left_out(histories: list[History]) -> None:
     known = np.array(histories[0].steps)
     known[:4] = np.nan
-    course = dataclasses.replace(histories[0], steps=known).every_step()
-    assert course is not None
-    np.testing.assert_array_equal(course[0].x, np.arange(5, 21))
-    np.testing.assert_array_equal(course[1].y, known[4:, 1])
+    series = dataclasses.replace(histories[0], steps=known).every_step()
+    assert series is not None
+    np.testing.assert_array_equal(series[0].x, np.arange(5, 21))
+    np.testing.assert_array_equal(series[1].y, known[4:, 1])
     for none in (None, known[:4]):
         assert dataclasses.replace(histories[0], steps=none).every_step() is None
 
@@ -98,9 +98,9 @@ def test_curves_per_epoch_hold_whole_epochs(whole_report: Page, histories: list[
 
 
 def test_one_run_has_one_line_and_published_values_stand_beside_it() -> None:
-    course = Course(np.asarray([1, 2]), np.asarray([0.5, 0.25]))
-    panel = Panel("loss", {"training": [course]}, logarithmic=True, published=course)
-    figure = courses([panel], "epoch")
+    series = Series(np.asarray([1, 2]), np.asarray([0.5, 0.25]))
+    panel = Panel("loss", {"training": [series]}, logarithmic=True, published=series)
+    figure = plot([panel], "epoch")
     assert lines(figure, 0, "training") == [([1, 2], [0.5, 0.25])]
     assert lines(figure, 0, "published") == [([1, 2], [0.5, 0.25])]
     assert figure.axes[0].get_xlabel() == "epoch"
@@ -108,8 +108,8 @@ def test_one_run_has_one_line_and_published_values_stand_beside_it() -> None:
 
 def test_a_wide_range_of_losses_is_logarithmic_and_a_narrow_one_is_not() -> None:
     for values, scale in (([1.0, 0.1], "log"), ([1.0, 0.9], "linear"), ([1.0, 0.0], "linear")):
-        course = Course(np.asarray([1, 2]), np.asarray(values))
-        figure = courses([Panel("loss", {"test": [course]}, logarithmic=True)], "epoch")
+        series = Series(np.asarray([1, 2]), np.asarray(values))
+        figure = plot([Panel("loss", {"test": [series]}, logarithmic=True)], "epoch")
         assert figure.axes[0].get_yscale() == scale
 
 

@@ -103,7 +103,7 @@ def test_every_value_has_its_name_where_a_row_is_a_card(written: Path) -> None:
     assert ("meta", viewport) in elements
     start = [attributes.get("class") for _, attributes in elements].index("table cards")
     names = [attributes.get("data-name") for tag, attributes in elements[start:] if tag == "td"]
-    head = ["seed", "state", "epoch that counts", "test accuracy", "test loss", "minutes"]
+    head = ["seed", "state", "selected epoch", "test accuracy", "test loss", "minutes"]
     assert names[:12] == [*head, *head]
 
 

@@ -14,7 +14,7 @@ from matplotlib.transforms import blended_transform_factory
 
 from experiments.evidence.analysis import ENOUGH_SEEDS
 from experiments.evidence.statistics import Summary
-from mnist_jax.measures import Course
+from mnist_jax.measures import Series
 from mnist_jax.reporting import curves
 from mnist_jax.reporting.style import COLORS, DASHES, SMALL, TINY, WIDE, WIDTH, new_figure, tidy
 
@@ -80,7 +80,7 @@ def published_and_ours(comparisons: Sequence[ForestRow], *, wide: bool = False) 
 
 
 def accuracy_by_epoch(
-    rows: Mapping[str, Sequence[Course]],
+    rows: Mapping[str, Sequence[Series]],
     published: Mapping[str, Sequence[float]],
     *,
     wide: bool = False,
@@ -97,7 +97,7 @@ def accuracy_by_epoch(
     figure = new_figure(0.4 + 1.7 * lines, WIDE if wide else WIDTH)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (name, courses) in zip(grid, rows.items(), strict=False):
-        curves.draw(axes, "test", [Course(course.x, 100 - course.y) for course in courses])
+        curves.draw(axes, "test", [Series(course.x, 100 - course.y) for course in courses])
         for figure_of_row in published[name]:
             axes.axhline(100 - figure_of_row, color=COLORS["published"], linestyle="--", lw=1)
         axes.set_yscale("log")

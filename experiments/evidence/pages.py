@@ -16,7 +16,7 @@ from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Ensemble, Row
 from mnist_jax.data import DatasetNotFound, load_dataset
-from mnist_jax.measures import Course
+from mnist_jax.measures import Series
 from mnist_jax.reporting import curves, network_contents
 from mnist_jax.reporting.curves import Panel
 from mnist_jax.reporting.page import Code, Page, Picture, Section, Table, Text
@@ -119,11 +119,11 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
         yield from _ensemble_errors(results, article, members)
 
 
-def _course(run: Record) -> Course:
+def _course(run: Record) -> Series:
     """A run's test accuracy in percent against the epoch, at every evaluation."""
     steps = np.asarray(run.curve["step"])
     epochs = steps * (run.epochs / steps[-1])
-    return Course(epochs, 100 * np.asarray(run.curve["test_accuracy"]))
+    return Series(epochs, 100 * np.asarray(run.curve["test_accuracy"]))
 
 
 def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
@@ -132,18 +132,18 @@ def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Pic
     for curve in row.curves:
         epochs = np.arange(1, row.recipe.epochs + 1)
         ours = [
-            Course(epochs[: run.epochs], curve.scale * np.asarray(run.by_epoch(curve.column)))
+            Series(epochs[: run.epochs], curve.scale * np.asarray(run.by_epoch(curve.column)))
             for run in runs
         ]
-        printed = Course(epochs[: len(curve.values)], np.asarray(curve.values))
+        printed = Series(epochs[: len(curve.values)], np.asarray(curve.values))
         published = printed if curve.printed else None
         part, what = curve.column.split("_")
         name = _NAMES[part]
         panels.append(Panel(f"{name} {what}", {name: ours}, what == "loss", published))
-    wide = curves.courses(panels, "epoch", wide=True) if len(panels) > 1 else None
+    wide = curves.plot(panels, "epoch", wide=True) if len(panels) > 1 else None
     return Picture(
         f"{article.name}-{row.id}-published",
-        curves.courses(panels, "epoch"),
+        curves.plot(panels, "epoch"),
         f"Curves of {row.id} beside the values that the article prints.",
         f"{row.id} beside the values that the article prints, in its units. {curves.READING}",
         wide=wide,
@@ -159,21 +159,21 @@ def _every_step(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
     most = math.ceil(count / row.iterations) if row.iterations > 1 else curves.ROOM
     panels = [
         Panel(
-            "training loss", {"training": [Course(iterations, s.loss) for s in steps]}, most=most
+            "training loss", {"training": [Series(iterations, s.loss) for s in steps]}, most=most
         ),
         Panel(
             "batch accuracy (%)",
-            {"training": [Course(iterations, s.accuracy) for s in steps]},
+            {"training": [Series(iterations, s.accuracy) for s in steps]},
             most=most,
         ),
     ]
     return Picture(
         f"{article.name}-{row.id}-iterations",
-        curves.courses(panels, "iteration (batches)"),
+        curves.plot(panels, "iteration (batches)"),
         f"Loss and batch accuracy of {row.id} against the iteration.",
         f"{row.id}: loss and accuracy of every iteration on its batch, of which the article has a"
         f" picture. {curves.reading_thinned(count, len(steps), most)}",
-        wide=curves.courses(panels, "iteration (batches)", wide=True),
+        wide=curves.plot(panels, "iteration (batches)", wide=True),
     )
 
 

@@ -1,1 +1,1 @@
-"""A page to draw on: a network in plain JavaScript, with its weights, in one HTML file."""
+"""A page to draw on: one HTML file with a network in plain JavaScript and its weights."""

@@ -1,11 +1,11 @@
 "use strict";
-// From a drawing to the frames that a network reads, step by step as `mnist_jax.predict` does it
-// for a picture: data/ink.py, strokes.py and framing.py, whose numbers these are. A picture is
-// { width, height, pixels }, bytes of bright ink on exactly 0. Ours has no paper to take away.
+// Conversion of a drawing to the frames that a network reads, with the same steps and constants as
+// `mnist_jax.predict` uses for an image: data/ink.py, strokes.py and framing.py. A picture is
+// { width, height, pixels }, bytes of bright ink on exactly 0. There is no paper to remove here.
 
 const FRAME = 28;
 const BOX = 20;
-const FAINTEST_INK = 39; // Of a drawing's own levels, after 15% of full ink.
+const FAINTEST_INK = 39; // In a drawing's own levels: above 15% of full ink.
 const FAINTEST_CLOTH = 13;
 const SMALLEST_PIECE = 0.02;
 const SMALLEST_DIGIT = 0.4;
@@ -14,8 +14,8 @@ const STROKE = 0.1;
 const WORKING_SIDE = 160;
 const PRICE = 0.01;
 
-// What a network may read of a drawing: for every digit, from left to right, its box in the
-// drawing, and one frame as it stands and perhaps one turned upright.
+// The digits of a drawing from left to right: for each, its box in the drawing, one frame as it
+// stands and possibly one rotated upright.
 function digitFrames(drawing) {
   const whole = boxOf(drawing);
   if (!whole) return [];
@@ -31,7 +31,7 @@ function digitFrames(drawing) {
   });
 }
 
-// The same of a garment.
+// The same for a garment.
 function garmentFrames(drawing) {
   const whole = boxOf(drawing);
   if (!whole) return [];
@@ -74,7 +74,7 @@ function digitsOf(ink) {
     .sort((one, other) => one.box.left + one.box.right - other.box.left - other.box.right);
 }
 
-// Whether two pieces lie above each other, one is a mark at the other, or they almost touch.
+// Whether two pieces belong to one digit; see `digits_of` in data/strokes.py.
 function areOne(one, other, ink, labels) {
   const [first, second] = [one.box, other.box];
   const heights = [first.bottom - first.top, second.bottom - second.top];
@@ -96,7 +96,7 @@ function areOne(one, other, ink, labels) {
   return gap <= Math.max(2, 0.5 * Math.min(...widths));
 }
 
-// The typical width of strokes, from the ridges of the distance to the paper.
+// The median width of strokes, from the ridges of the distance to the paper.
 function strokeWidth(inside) {
   const { width, height, pixels } = padded(inside, 1);
   const near = squaredDistances({ width, height }, pixels);
@@ -113,7 +113,7 @@ function strokeWidth(inside) {
   return 2 * median - 0.5;
 }
 
-// Widens strokes that are thinner than MNIST's.
+// Thickens strokes if they are thinner than MNIST's.
 function strengthened(digit) {
   const times = Math.ceil(WORKING_SIDE / Math.max(digit.width, digit.height));
   const large = resized(digit, digit.width * times, digit.height * times);
@@ -127,9 +127,9 @@ function strengthened(digit) {
   return { width, height, pixels: Uint8Array.from(near, (d) => (Math.sqrt(d) <= missing ? 255 : 0)) };
 }
 
-// Turns a digit by up to 30° to where it is narrowest; null if that is where it stands.
+// Rotates a digit by up to 30° to make it narrowest; null if it already is.
 function turned(digit) {
-  const ends = []; // Of the ink in every row: nothing between them reaches farther.
+  const ends = []; // The ends of the ink in every row: they determine the extent.
   for (let y = 0; y < digit.height; y++) {
     const row = digit.pixels.subarray(y * digit.width, (y + 1) * digit.width);
     const first = row.findIndex((v) => v > 127);
@@ -149,7 +149,7 @@ function turned(digit) {
 
 // --- data/framing.py ---
 
-// The box of the ink to 20 pixels, its centre of mass to the middle.
+// Scales the box of the ink to 20 pixels, and puts its centre of mass in the middle.
 function frameDigit(digit) {
   const box = boxOf(digit);
   const small = box && scaled(crop(digit, box), BOX);
@@ -186,8 +186,8 @@ function centreOfMass({ width, pixels }) {
 
 // --- Pillow ---
 
-// `resize` with its bicubic filter, one direction after the other, rounded in between. The order is
-// that of version 13: rows first if many more of them go than columns.
+// `resize` with the bicubic filter, one direction after the other, rounded in between. The order is
+// that of version 13: vertically first if that removes many more rows than columns.
 function resized(picture, width, height) {
   const fewer = picture.height - height;
   const rowsFirst = fewer > 0 && fewer > 2 * (picture.width - width);
@@ -220,7 +220,7 @@ function weighted(pixels, start, step, weights) {
   return Math.min(Math.max(Math.floor(sum / 2 ** 22), 0), 255);
 }
 
-// Of every pixel that is made, the first one it is made of, and the weights from there on.
+// For every output pixel, its first source pixel, and the weights from there on.
 function resizeWeights(source, size) {
   const scale = source / size;
   const reach = Math.max(scale, 1);
@@ -238,7 +238,7 @@ function resizeWeights(source, size) {
   });
 }
 
-// `rotate` with its bicubic transform, counterclockwise, the canvas as large as it takes.
+// `rotate` with its bicubic transform, counterclockwise, with the canvas expanded to fit.
 function rotated({ width, height, pixels }, degrees) {
   const radians = -((((degrees % 360) + 360) % 360) * Math.PI) / 180;
   const cosine = Number(Math.cos(radians).toFixed(15));
@@ -278,7 +278,7 @@ function cubic(first, second, third, fourth, at) {
 
 // --- SciPy and NumPy ---
 
-// Labels the pieces of ink that touch, also at corners, from 1 on in the order of their first pixel.
+// Labels connected components of ink, including diagonal neighbours, from 1 by first pixel.
 function connected({ width, height, pixels }) {
   const labels = new Int32Array(pixels.length);
   const pieces = [];
@@ -311,9 +311,9 @@ function connected({ width, height, pixels }) {
   return { labels, pieces };
 }
 
-// The squared distance of every pixel that is `inside` to the nearest that is not, `most` at most.
+// The squared distance of every pixel that is `inside` to the nearest that is not, capped at `most`.
 function squaredDistances({ width, height }, inside, most = Infinity) {
-  const down = new Float64Array(width * height); // Along columns alone, squared.
+  const down = new Float64Array(width * height); // Along columns only, squared.
   for (let x = 0; x < width; x++) {
     let distance = Infinity;
     for (let i = x; i < down.length; i += width) {
@@ -353,7 +353,7 @@ function boxOf({ width, height, pixels }) {
   return box.right ? box : null;
 }
 
-// A box within another one, in the coordinates that the other one has.
+// Translates a box within another box to the other's coordinate system.
 function moved({ left, right, top, bottom }, { left: dx, top: dy }) {
   return { left: left + dx, right: right + dx, top: top + dy, bottom: bottom + dy };
 }

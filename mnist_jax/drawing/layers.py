@@ -1,4 +1,4 @@
-"""A network as the page computes it: its layers in order, with their weights as text."""
+"""Conversion of a network to JSON for the page: its layers in order, with their weights."""
 
 import base64
 from typing import Any
@@ -23,20 +23,20 @@ from mnist_jax.models.layers import (
 from mnist_jax.recipe import Recipe
 from mnist_jax.transforms import CropResize, Standardize, Transform
 
-# The functions among the layers, by their name in `network.js`.
+# Layers that are functions, by their name in `network.js`.
 _POOLINGS = {"avg_pool": avg_pool, "global_avg_pool": global_avg_pool}
 _FUNCTIONS = {**ACTIVATIONS, **_POOLINGS, "flatten": flatten}
 
 
 def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
-    """What `network.js` computes a network from, as JSON.
+    """Converts a network to the JSON that `network.js` reads.
 
     Args:
-      network: in evaluation mode.
-      recipe: whose normalisation and transforms the network's images go through.
+      network: a network in evaluation mode.
+      recipe: the recipe with the normalisation and transforms of the network's inputs.
 
     Raises:
-      Failure: the network or the recipe has something that the page can't compute.
+      Failure: the network has a layer, or the recipe a transform, that the page can't compute.
     """
     layers: list[dict[str, Any]] = []
     _add_layers(network, "", layers)
@@ -49,12 +49,12 @@ def network_json(network: Network, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-# Networks that do with their layers what these do; another may do as it likes.
+# Calls known to apply the layers in order; other networks may do something else.
 _IN_ORDER = (Network.__call__, Residual.__call__)
 
 
 def _add_layers(network: Network, prefix: str, found: list[dict[str, Any]]) -> None:
-    """Appends every layer; those of a network within the network stand in its place."""
+    """Appends every layer; a nested network is replaced by its layers."""
     for name, layer in network.named_layers().items():
         path = prefix + name
         if isinstance(layer, Network) and type(layer).__call__ in _IN_ORDER:
@@ -68,7 +68,7 @@ def _add_layers(network: Network, prefix: str, found: list[dict[str, Any]]) -> N
 
 def _layer(layer: Any, name: str) -> dict[str, Any]:
     kind = type(layer)
-    # By the very class: one derived from it may compute something else.
+    # By the exact class: a subclass may compute something else.
     if kind is Conv:
         settings = {"padding": layer.padding, "strides": layer.strides}
         return {"op": "conv"} | settings | _weights(layer)
@@ -108,7 +108,7 @@ def _transform(transform: Transform) -> dict[str, Any]:
             return {"op": "standardize"}
         case CropResize():
             return {"op": "resize", "weights": _array(transform.evaluation_weights())}
-    raise Failure(f"The page can't compute {transform.name} of images; give another run.")
+    raise Failure(f"The page can't compute the transform {transform.name}; give another run.")
 
 
 def _array(values: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 "use strict";
-// The network, layer by layer. Activations are { shape, values }: [rows, columns, channels] as
-// they lie in Flax's arrays, or [units].
+// The network, layer by layer. Activations are { shape, values }: [rows, columns, channels] in
+// Flax's memory order, or [units].
 
 const LAYERS = {
   conv(layer, { shape: [height, width], values }) {
@@ -39,7 +39,7 @@ const LAYERS = {
     return { shape: [sum.length], values: Float32Array.from(sum) };
   },
 
-  // Beyond the edge is nothing, or the least there is.
+  // Padding is ignored, which is the same as padding with -infinity.
   max_pool: ({ padding }, input) =>
     pool(input, padding, (found) => found.reduce((most, one) => Math.max(most, one))),
 
@@ -51,10 +51,10 @@ const LAYERS = {
     return { shape: [channels], values: Float32Array.from(mean) };
   },
 
-  // What a residual block adds: its input, the output of the layer before it, number `from`.
+  // A residual block's sum: adds the block's input, which is activation number `from`.
   add: ({ from }, input, found) => each(input, (v, i) => v + found[from].values[i]),
 
-  // Batch normalisation after training, and dropout that scales.
+  // Batch normalisation in evaluation mode, and classic dropout's scaling.
   affine({ scale, offset }, { shape, values }) {
     const channels = scale.values.length;
     const changed = values.map((v, i) => v * scale.values[i % channels] + offset.values[i % channels]);
@@ -67,7 +67,7 @@ const LAYERS = {
   sigmoid: (_, input) => each(input, (v) => 1 / (1 + Math.exp(-v))),
   tanh: (_, input) => each(input, Math.tanh),
 
-  // What some recipes do to an image before their network sees it.
+  // Transforms of some recipes, applied to an image before the network.
   standardize(_, input) {
     const { values } = input;
     const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
@@ -76,7 +76,7 @@ const LAYERS = {
     return each(input, (v) => (varied ? (v - mean) / Math.sqrt(square) : 0));
   },
 
-  // To 8-bit numbers, and these resized by weights in units of 2^-22, as Pillow rounds.
+  // Converts to 8-bit values and resizes with weights in units of 2^-22, with Pillow's rounding.
   resize({ weights }, { shape, values }) {
     const side = shape[0];
     const along = (from, step, at) => {
@@ -91,13 +91,13 @@ const LAYERS = {
   },
 };
 
-// Room for the inputs that one output sees; `rows` are where the weights of each begin.
+// A buffer for the non-zero inputs of an output; `rows` has the offset of each one's weights.
 function inputsOf({ shape }) {
   const most = shape.slice(0, -1).reduce((product, size) => product * size);
   return { count: 0, features: shape.at(-1), values: new Float64Array(most), rows: new Int32Array(most) };
 }
 
-// Takes `count` inputs, whose weights stand one after the other. After ReLU many are 0.
+// Appends `count` inputs with consecutive weights, without zeros, which are many after ReLU.
 function see(seen, values, from, count, row) {
   for (let i = 0; i < count; i++) {
     const value = values[from + i];
@@ -107,8 +107,8 @@ function see(seen, values, from, count, row) {
   }
 }
 
-// Adds to every output the products of its inputs and their weights. Four outputs at a time need
-// no array for their sums, whose reading and writing would take longer than the products.
+// Adds to every output the products of its inputs and weights. Four outputs at a time are summed
+// in variables, because array accesses would take longer than the products.
 function addProducts(sum, { count, features, values, rows }, weights) {
   let f = 0;
   for (; f + 4 <= features; f += 4) {
@@ -128,7 +128,7 @@ function addProducts(sum, { count, features, values, rows }, weights) {
   }
 }
 
-// How many windows there are along a side, and how far before it the first one begins.
+// The number of windows along a side, and the padding before it.
 function windows(size, side, strides, padding) {
   if (padding !== "SAME") return [Math.floor((size + 2 * padding - side) / strides) + 1, padding];
   const count = Math.ceil(size / strides);
@@ -158,7 +158,7 @@ function each({ shape, values }, change) {
   return { shape, values: values.map(change) };
 }
 
-// Replaces every array of the network's JSON by its numbers.
+// Decodes the arrays in the network's JSON from Base64.
 function decode(network) {
   for (const layer of [...network.transforms, ...network.layers]) {
     for (const array of Object.values(layer)) {
@@ -170,7 +170,7 @@ function decode(network) {
   return network;
 }
 
-// What every layer makes of 28×28 bytes, in order; the last is the network's output.
+// The outputs of all layers for 28×28 bytes, in order; the last is the network's output.
 function outputs(network, bytes) {
   let x = { shape: [28, 28, 1], values: Float32Array.from(bytes, (v) => v / 255) };
   for (const transform of network.transforms) x = LAYERS[transform.op](transform, x);
@@ -181,7 +181,7 @@ function outputs(network, bytes) {
 }
 
 function probabilities(network, logits) {
-  // Trained on squared errors, outputs are probabilities already, but for their sum.
+  // A network trained on squared errors outputs probabilities already, but they need not sum to 1.
   const most = Math.max(...logits);
   const positive = network.softmax
     ? Array.from(logits, (v) => Math.exp(v - most))

@@ -1,10 +1,10 @@
 "use strict";
-// The page: a pad to draw on, and beside it everything that follows from the drawing.
+// The page: a pad to draw on, and beside it the results for the drawing.
 
-const SIDE = 280; // The pad's own coordinates, whatever its size on the screen.
-const MARGIN = 50; // Paper around it in the picture: no stroke is near the border of that.
+const SIDE = 280; // Side of the pad in its own coordinates, independent of its size on the screen.
+const MARGIN = 50; // Margin around the pad in the picture, so that no stroke is near the border.
 const PEN = 12; // Half the width of a stroke.
-const STEP = 10; // Of the keys.
+const STEP = 10; // Distance that an arrow key moves the pen.
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((one) => [one.id, one]));
 const { classes, garments, examples, ...json } = JSON.parse(page.data.textContent);
@@ -13,18 +13,18 @@ const exampleBytes = Uint8Array.from(atob(examples.images), (c) => c.charCodeAt(
 
 let strokes = []; // Lists of points [x, y] on the pad.
 let picture = blankPicture();
-let example = null; // The number of the test image that is shown, in the order of the page.
-let cursor = null; // Where the keys have the pen: { x, y, down }.
-let shown = null; // What has been read of the drawing; null of an empty one.
+let example = null; // The index of the test image that is shown, in the order of the page.
+let cursor = null; // The pen's position when moved by keys: { x, y, down }.
+let shown = null; // The result for the drawing; null if it is empty.
 
-// --- The picture of the drawing: what would be saved, and what is read ---
+// --- The picture of the drawing, which is saved and classified ---
 
 function blankPicture() {
   const side = SIDE + 2 * MARGIN;
   return { width: side, height: side, pixels: new Uint8Array(side * side) };
 }
 
-// A round pen from point to point; a pixel is as dark as the pen covers it.
+// Draws a line with a round pen; a pixel is as dark as the share of it that the pen covers.
 function ink({ width, pixels }, [x0, y0], [x1, y1]) {
   const [dx, dy] = [x1 - x0, y1 - y0];
   const length = dx * dx + dy * dy;
@@ -47,7 +47,7 @@ function redrawPicture() {
 
 // --- Reading ---
 
-// Of the frames of a digit, the one that the network is surest of.
+// The frame of a digit that the network is most confident of.
 function believed(frames) {
   const ways = frames.map((frame) => {
     const layers = outputs(network, frame.pixels);
@@ -72,14 +72,14 @@ function read() {
   show();
 }
 
-let asked = false;
+let scheduled = false;
 
-// Reads once before the next picture of the screen, however often the pen has moved.
+// Classifies once before the next screen refresh, however often the pen has moved.
 function readSoon() {
-  if (asked) return;
-  asked = true;
+  if (scheduled) return;
+  scheduled = true;
   requestAnimationFrame(() => {
-    asked = false;
+    scheduled = false;
     read();
   });
 }
@@ -114,15 +114,15 @@ function show() {
 
 function caption() {
   if (!shown) return "Here is what the network will see.";
-  if (shown.count > 1) return `These are ${shown.count} digits, and the network reads one.`;
+  if (shown.count > 1) return `These are ${shown.count} digits, but the network reads only one.`;
   if (example !== null) {
     const { number, label } = examples.shown[example];
-    return `Test image ${number}, as it is: ${classes[label]}.`;
+    return `Test image ${number}, unchanged: ${classes[label]}.`;
   }
   const scaling = garments
     ? "What you drew, scaled to 28 pixels, in the middle of 28 × 28."
     : "The box around what you drew, scaled to 20 pixels, its centre of mass (+) in the middle of 28 × 28.";
-  const turn = `Turned ${Math.abs(shown.degrees)}° ${shown.degrees > 0 ? "to the left" : "to the right"}.`;
+  const turn = `Rotated ${Math.abs(shown.degrees)}° ${shown.degrees > 0 ? "to the left" : "to the right"}.`;
   return [scaling, shown.widened && "Thin strokes were widened.", shown.degrees && turn].filter(Boolean).join(" ");
 }
 
@@ -130,13 +130,13 @@ function percent(value) {
   return value > 0.9999 && value < 1 ? ">99.99%" : `${(100 * value).toFixed(value < 0.9995 ? 1 : 2)}%`;
 }
 
-// For who can't see it, and only when a stroke has ended.
+// Announces the result to screen readers, only when a stroke has ended.
 function tell() {
   const told = shown?.count === 1 ? `${page.reading.textContent}, ${page.sure.textContent}` : caption();
   page.status.textContent = told;
 }
 
-// The pad's strokes as lines of the screen's own sharpness.
+// Draws the pad's strokes at the screen's resolution.
 function showPad() {
   const context = page.pad.getContext("2d");
   const side = Math.round(page.pad.clientWidth * devicePixelRatio);
@@ -197,7 +197,7 @@ function showFrame(pixels) {
   context.stroke();
 }
 
-// --- Colours, and pictures of numbers ---
+// --- Colours, and images of arrays ---
 
 function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -205,7 +205,7 @@ function color(name) {
 
 let shades = {};
 
-// The colours of the theme: from paper to ink, and from below zero to above.
+// The colour scales of the theme: from paper to ink, and from negative to positive values.
 function mixShades() {
   const channels = (name) => [1, 3, 5].map((at) => parseInt(color(name).slice(at, at + 2), 16));
   const mix = (from, to, part) => {
@@ -222,7 +222,7 @@ function mixShades() {
   };
 }
 
-// A picture of 28×28 bytes.
+// An image of 28×28 bytes.
 function inkImage(pixels) {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = FRAME;
@@ -230,12 +230,12 @@ function inkImage(pixels) {
   return canvas;
 }
 
-// Of a number in [-1, 1].
+// The colour of a number in [-1, 1].
 function signedColor(value) {
   return value < 0 ? shades.below[Math.round(-255 * value)] : shades.above[Math.round(255 * value)];
 }
 
-// Lets a canvas's pixels be set as 32-bit colours.
+// Sets a canvas's pixels as 32-bit colours.
 function fill(canvas, set) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(canvas.width, canvas.height);
@@ -247,16 +247,16 @@ function paint(canvas, colorAt) {
   fill(canvas, (pixels) => pixels.forEach((_, i) => (pixels[i] = colorAt(i))));
 }
 
-// Small pictures in rows, a pixel of the page between them: `values` are the numbers of `count`
-// pictures, those of one row and column together, as channels are.
+// Draws `count` small images in rows, separated by one pixel of the page's colour; `values` are
+// [height, width, count], with the images as channels.
 function mosaic(canvas, { count, height, width, columns, values }) {
-  const times = Math.ceil(9 / height); // Single numbers are squares.
+  const times = Math.ceil(9 / height); // Single numbers become squares.
   const [down, across] = [height * times + 1, width * times + 1];
   canvas.width = columns * across - 1;
   canvas.height = Math.ceil(count / columns) * down - 1;
   let limit = 0;
   for (const v of values) limit = Math.max(limit, Math.abs(v));
-  const wide = canvas.width; // Asking the canvas for every pixel would take long.
+  const wide = canvas.width; // Reading the canvas's property for every pixel would be slow.
   fill(canvas, (pixels) => {
     pixels.fill(shades.paper);
     values.forEach((v, i) => {
@@ -269,7 +269,7 @@ function mosaic(canvas, { count, height, width, columns, values }) {
       }
     });
   });
-  // A whole number of the screen's pixels for each, as many as there is room for.
+  // An integer number of screen pixels per pixel, as many as fit.
   const room = canvas.parentElement.clientWidth * devicePixelRatio;
   const most = 4 * devicePixelRatio;
   const scale = Math.max(1, Math.min(most, Math.floor(room / canvas.width)));
@@ -282,18 +282,18 @@ function columnsFor(count, aspect) {
   return Math.ceil(count / rows);
 }
 
-// --- The network's insides ---
+// --- Layer outputs and filters ---
 
 const WORDS = {
   conv: ({ kernel: { shape } }) => `convolution ${shape[0]} × ${shape[1]}`,
   dense: () => "fully connected",
-  max_pool: () => "maximum of 2 × 2",
-  avg_pool: () => "mean of 2 × 2",
-  global_avg_pool: () => "mean over all places",
-  add: () => "with the block's input added",
+  max_pool: () => "2 × 2 max pooling",
+  avg_pool: () => "2 × 2 average pooling",
+  global_avg_pool: () => "global average pooling",
+  add: () => "plus the block's input",
   affine: () => "scaled",
-  flatten: () => "put into one row",
-  dropout: () => "dropout, in training alone",
+  flatten: () => "to one vector",
+  dropout: () => "dropout, in training only",
   relu: () => "ReLU",
 };
 
@@ -327,7 +327,7 @@ function showLayer({ rest, words, canvas, name }, { shape, values }) {
   canvas.setAttribute("aria-label", `Output of ${name}, ${size}`);
 }
 
-// Filters of convolutions, and of dense layers that see the image itself.
+// Filters of convolutions, and of dense layers whose input is the image itself.
 function showFilters() {
   page.filters.replaceChildren();
   let first = true;
@@ -352,7 +352,7 @@ function showFilters() {
   page.filters.parentElement.hidden = !page.filters.children.length;
 }
 
-// --- What the page is made of ---
+// --- Elements of the page ---
 
 for (const name of classes) {
   const row = page.bars.insertRow();
@@ -444,7 +444,7 @@ page.pad.addEventListener("pointerdown", (event) => {
 });
 page.pad.addEventListener("pointermove", (event) => {
   if (event.pointerId !== pointer) return;
-  // All places between two pictures of the screen, where the browser tells them.
+  // All positions since the last event, if the browser reports them.
   const events = event.getCoalescedEvents?.() ?? [];
   for (const one of events.length ? events : [event]) go(pointOf(one));
 });
@@ -484,7 +484,7 @@ page.pad.addEventListener("keydown", (event) => {
   event.preventDefault();
   showPad();
 });
-// Who comes by the keyboard sees where the pen is.
+// Shows the pen's position to keyboard users.
 page.pad.addEventListener("focus", () => {
   if (page.pad.matches(":focus-visible")) cursor = atRest();
   showPad();
@@ -504,7 +504,7 @@ page.save.addEventListener("click", () => {
   page.save.href = canvas.toDataURL();
 });
 
-// Everything anew, in the colours that the page now has.
+// Redraws everything in the current theme's colours.
 function recolor() {
   mixShades();
   page.scale.width = 255;

@@ -1,4 +1,4 @@
-"""The page itself: what it holds of a network and of test images, and its file."""
+"""The HTML file of the page, with a network and test images."""
 
 import base64
 import hashlib
@@ -20,16 +20,16 @@ from mnist_jax.reporting.page import BASE_STYLE
 from mnist_jax.runs.network import LoadedRun
 
 _HERE = Path(__file__).parent
-# Test images that the network has wrong, the most confident first, besides one right of each class.
+# The most misclassified test images shown, most confident first, besides a correct one per class.
 _MOST_WRONG = 10
 
 
 def write(run: LoadedRun, dataset: Dataset | None, target: Path) -> None:
-    """Writes a page that draws, frames as `mnist_jax.predict` does, and reads.
+    """Writes a page to draw on, which frames drawings as `mnist_jax.predict` and classifies them.
 
     Args:
       run: the network.
-      dataset: whose test images the page shows; None for none.
+      dataset: the dataset of the test images to show; None: show none.
       target: the HTML file.
 
     Raises:
@@ -39,7 +39,7 @@ def write(run: LoadedRun, dataset: Dataset | None, target: Path) -> None:
 
 
 def html(run: LoadedRun, dataset: Dataset | None) -> str:
-    """The page: one file, to which a browser lets nothing be added.
+    """Renders the page: one file, whose content security policy forbids loading anything.
 
     Raises:
       Failure: the page can't compute the network.
@@ -69,7 +69,7 @@ def html(run: LoadedRun, dataset: Dataset | None) -> str:
         title="Draw a garment" if garments else "Draw a digit",
         hint="Draw a garment here" if garments else "Draw a digit here",
         about=f"{about}.",
-        # No text may end the element that holds it.
+        # So that no text can close the script element that contains it.
         data=json.dumps(data | {"examples": examples}).replace("<", "\\u003c"),
         script=script,
         script_hash=_hash(script),
@@ -79,7 +79,7 @@ def html(run: LoadedRun, dataset: Dataset | None) -> str:
 
 
 def _examples(images: np.ndarray, labels: np.ndarray, probability: np.ndarray) -> dict[str, Any]:
-    """The first image of each class that is read rightly, and what is read wrongly and surely."""
+    """The first correct image of each class, and the most confidently misclassified ones."""
     predicted = probability.argmax(-1)
     right = np.flatnonzero(predicted == labels)
     first = right[np.unique(labels[right], return_index=True)[1]]
@@ -99,5 +99,5 @@ def _text(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """How a content security policy names what a `<script>` or `<style>` holds."""
+    """The hash of a `<script>` or `<style>` for the content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

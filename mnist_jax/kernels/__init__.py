@@ -1,1 +1,1 @@
-"""How a device computes a layer: the only place that knows layouts."""
+"""Device-specific implementations of layers; memory layouts are known only here."""

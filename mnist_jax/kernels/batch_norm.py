@@ -1,8 +1,8 @@
 """Batch normalisation as a pure function, with gradients that pass over the images once.
 
 Autodiff of mean and variance passes over the activations more often than needed. On a CPU they are
-[C, H, W·N] here, since XLA's backend for it adds up long rows one element at a time; accelerators
-get [N, H, W, C] as it is.
+[C, H, W·N] here, because XLA's CPU backend sums long rows one element at a time; accelerators get
+[N, H, W, C] unchanged.
 """
 
 import jax
@@ -50,17 +50,17 @@ def _mean_over_axes(values: jax.Array, axis_name: tuple[str, ...] | None) -> jax
 
 
 def _sums(x: jax.Array) -> jax.Array:
-    """Adds up all but the channels."""
+    """Sums over all axes but the channels."""
     return channel_sums(x) if lower_for_cpu() else x.sum((0, 1, 2))
 
 
 def _of_channels(values: jax.Array) -> jax.Array:
-    """[C], to be broadcast against the activations."""
+    """Reshapes [C] to broadcast against the activations."""
     return values[:, None, None] if lower_for_cpu() else values[None, None, None]
 
 
 def _variance_of(x: jax.Array, mean: jax.Array) -> jax.Array:
-    """The mean square distance of every channel from `mean` [C], that of the whole batch."""
+    """The variance of every channel about `mean` [C], which is that of the whole batch."""
     return _variance_forward(x, mean)[0]
 
 
@@ -70,7 +70,7 @@ def _variance_forward(x: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def _variance_backward(centred: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Distances from the mean add up to zero over the whole batch, so no gradient goes to it.
+    # Deviations from the mean sum to zero over the whole batch, so its gradient is zero.
     return centred * _of_channels(2 * grad.size / centred.size * grad), jnp.zeros_like(grad)
 
 
@@ -79,7 +79,7 @@ _variance.defvjp(_variance_forward, _variance_backward)
 
 
 def _affine_of(x: jax.Array, mean: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x - mean) · scale + bias, channel by channel."""
+    """(x - mean) · scale + bias, per channel."""
     return _affine_forward(x, mean, scale, bias)[0]
 
 

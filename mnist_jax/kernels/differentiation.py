@@ -1,21 +1,21 @@
-"""Which derivatives there are: the first alone, or all of them."""
+"""The choice between fast first derivatives and derivatives of every order."""
 
 import contextlib
 
 import jax
 
-# Part of the key of `jax.jit`'s caches, so that a function compiled outside is traced anew inside.
+# Part of `jax.jit`'s cache key, so that a function compiled outside is traced again inside.
 _all_orders = jax.make_user_context(False)
 
 
 def differentiable() -> contextlib.AbstractContextManager[None]:
     """Within this context, networks have derivatives of every order and mode.
 
-    Without it they have first derivatives in reverse mode alone (`jax.grad`), by rules of our own
-    that are fast: batch normalisation on every device, and on a CPU convolution and pooling. With
-    it XLA's operations are differentiated as they are, for `jax.jvp`, `jax.hessian` and
-    Hessian-vector products. Values and gradients are the same up to rounding. What is compiled
-    inside must be called inside.
+    Outside it they only have first derivatives in reverse mode (`jax.grad`), by fast custom rules:
+    for batch normalisation on every device, and on a CPU for convolution and pooling. Inside it,
+    XLA's own operations are differentiated, for `jax.jvp`, `jax.hessian` and Hessian-vector
+    products. Values and gradients are the same up to rounding. Functions compiled inside must be
+    called inside.
 
     Example:
       >>> import jax.numpy as jnp
@@ -33,5 +33,5 @@ def differentiable() -> contextlib.AbstractContextManager[None]:
 
 
 def fast_gradients() -> bool:
-    """Whether what is traced now may have rules of our own for its gradients."""
+    """Whether the current trace may use custom gradient rules."""
     return not _all_orders.value

@@ -1,7 +1,7 @@
 """Convolution on a CPU as matrix products over an im2col matrix.
 
-Activations are [C, H, W, N]: with the image axis innermost, copies run over long contiguous
-stretches and fill the vector lanes whatever the number of channels.
+Activations are [C, H, W, N]: with the image axis innermost, copies run over long contiguous blocks
+and fill the vector lanes for any number of channels.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def correlate_gradients(
     x: jax.Array, kernel: jax.Array, grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of `correlate`'s arguments for that of its result."""
+    """The gradients of `correlate`'s arguments, given that of its result."""
     kh, kw, _, features = kernel.shape
-    # The forward pass's matrix over again: XLA computes it once where both are in one computation,
-    # and computes it anew, in the cache, where they are in loops of their own.
+    # The same matrix as in the forward pass: XLA computes it once if both are in one computation,
+    # and recomputes it, in the cache, if they are in separate loops.
     cols = _im2col(x, kh, kw)
     grad = materialize(grad).reshape(features, -1)
     kernel_grad = materialize(lax.dot_general(grad, cols, (((1,), (1,)), ((), ())))).T
@@ -37,7 +37,7 @@ def correlate_gradients(
 
 
 def shifted_columns(x: jax.Array, kw: int, n: int) -> jax.Array:
-    """[..., C, H, W·N] to [..., kw, C, H, (W - kw + 1)·N]: what each of kw taps in a row meets."""
+    """[..., C, H, W·N] to [..., kw, C, H, (W - kw + 1)·N]: the inputs of kw taps in a row."""
     columns = x.shape[-1] - (kw - 1) * n
     return materialize(jnp.stack([x[..., j * n : j * n + columns] for j in range(kw)], -4))
 

@@ -1,12 +1,12 @@
 """Convolution, pooling and dense layers as pure functions, lowered per backend.
 
-Images are [N, H, W, C]. Every function is the same on every backend; only the route differs. GPUs
-and TPUs get XLA's own convolution and pooling, in its default precision. On a CPU, inside a
-compiled loop, XLA runs the gradients of a convolution by a naive path, so there each contraction
-(forward, kernel gradient, input gradient) is made of matrix products, by `winograd_2d`, `winograd`
-or `im2col`. Activations then travel as [C, H, W, N]; the transpositions that this takes cancel
-between neighbouring operations. First derivatives in reverse mode are all that there is of these
-routes; within `differentiable`, XLA's own operations are taken on a CPU, too.
+Images are [N, H, W, C]. Every function computes the same on every backend; only the implementation
+differs. GPUs and TPUs use XLA's own convolution and pooling, in its default precision. On a CPU,
+inside a compiled loop, XLA computes a convolution's gradients naively, so there each contraction
+(forward, kernel gradient, input gradient) is a sequence of matrix products, by `winograd_2d`,
+`winograd` or `im2col`. Activations are then [C, H, W, N]; the necessary transpositions cancel
+between neighbouring operations. These implementations only have first derivatives in reverse mode;
+within `differentiable`, XLA's own operations are used on a CPU, too.
 """
 
 import itertools
@@ -22,14 +22,14 @@ from jax.custom_batching import sequential_vmap
 from mnist_jax.kernels import im2col, winograd, winograd_2d
 from mnist_jax.kernels.xla_cpu import channel_sums, lower_for_cpu, materialize, unfused
 
-# Rows and columns added on every side; or as many as give 1/stride of the size, rounded up, the odd
-# one after the image.
+# Rows and columns added on every side; or `SAME`: as many as give 1/stride of the size, rounded up,
+# with the odd one after the image.
 Padding: TypeAlias = int | Literal["SAME"]
 
 _Pair: TypeAlias = tuple[jax.Array, jax.Array]
 _Triple: TypeAlias = tuple[jax.Array, jax.Array, jax.Array]
 
-# Numbers in a dense layer's kernel from which on `linear` takes its other route, as measured.
+# Elements in a dense layer's kernel from which on `linear` transposes its input, as measured.
 _LARGE_KERNEL = 500_000
 
 
@@ -99,10 +99,10 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 def flatten(x: jax.Array) -> jax.Array:
     """[N, H, W, C] to [N, H·W·C]."""
-    # Straight from the dataset the images are outermost on a CPU, too.
+    # Images straight from the dataset have the image axis outermost on a CPU, too.
     if x.shape[-1] == 1 or not lower_for_cpu():
         return x.reshape(x.shape[0], -1)
-    # By way of [H·W·C, N]: the same values, with the images innermost.
+    # Via [H·W·C, N]: the same values, with the image axis innermost.
     return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
 
 
@@ -116,7 +116,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies [N, I] with [I, O] to [N, O]."""
     if lower_for_cpu() and kernel.size >= _LARGE_KERNEL:
-        # The gradient of `x` then is (kernel @ gradient.T).T, which XLA computes faster than
+        # The gradient of `x` is then (kernel @ gradient.T).T, which XLA computes faster than
         # gradient @ kernel.T.
         x = materialize(x.T).T
     return x @ kernel
@@ -126,14 +126,14 @@ def transpose(x: jax.Array) -> jax.Array:
     """[N, M] to [M, N], floating point."""
     if not lower_for_cpu():
         return x.T
-    # XLA would fuse a transposition into every reader, which then gathers single numbers.
+    # XLA would fuse a transposition into every consumer, which then gathers single elements.
     return lax.dot_general(x, jnp.eye(len(x), dtype=x.dtype), (((0,), (0,)), ((), ())))
 
 
 def _pads(
     x: jax.Array, window: tuple[int, ...], padding: Padding, strides: int
 ) -> list[tuple[int, int]]:
-    """The rows before and after images [N, H, W, C], and the columns."""
+    """The padding (before, after) of rows and of columns for images [N, H, W, C]."""
     if padding != "SAME":
         return [(padding, padding)] * 2
     pads: list[tuple[int, int]] = lax.padtype_to_pads(x.shape[1:3], window, (strides,) * 2, padding)
@@ -156,7 +156,7 @@ def _to_chwn(x: jax.Array) -> jax.Array:
     return x.transpose(3, 1, 2, 0)
 
 
-_from_chwn = _to_chwn  # Exchanging the outer axes twice changes nothing.
+_from_chwn = _to_chwn  # Exchanging the outer axes is its own inverse.
 
 
 def _pad_images(x: jax.Array, pads: Sequence[tuple[int, int]], value: float = 0.0) -> jax.Array:
@@ -164,9 +164,9 @@ def _pad_images(x: jax.Array, pads: Sequence[tuple[int, int]], value: float = 0.
 
 
 def _phases(x: jax.Array, kernel: jax.Array, strides: int) -> Iterator[_Pair]:
-    """What to convolve with stride 1, and add up, for a convolution of [C, H, W, N] with strides.
+    """Decomposes a strided convolution of [C, H, W, N] into stride-1 convolutions to be summed.
 
-    Pixels whose places leave the same remainders meet the taps that do, and no others.
+    Pixels meet only those taps whose indices have the same remainders modulo the stride.
     """
     if strides == 1:
         yield x, kernel  # Without a copy.
@@ -185,8 +185,8 @@ def _phases(x: jax.Array, kernel: jax.Array, strides: int) -> Iterator[_Pair]:
 def _conv_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """[C, H, W, N] with [kh, kw, C, O] to [O, H - kh + 1, W - kw + 1, N].
 
-    Under `jax.vmap` one element is computed after the other, so that only one im2col matrix is
-    in the cache at a time.
+    Under `jax.vmap` elements are computed one after another, so that only one im2col matrix is in
+    the cache at a time.
     """
     return _conv_cpu_forward(x, kernel)[0]
 
@@ -212,7 +212,7 @@ def _correlate_gradients(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> _P
 
 
 def _algorithm(x: jax.Array, kernel: jax.Array) -> ModuleType:
-    """The fastest one for images [C, H, W, N] and a kernel, as measured."""
+    """The fastest algorithm for images [C, H, W, N] and a kernel, as measured."""
     if winograd_2d.supports(kernel):
         return winograd_2d if winograd_2d.worthwhile(x) else im2col
     saves = winograd.supports(kernel) and winograd.worthwhile(x, kernel)
@@ -251,7 +251,7 @@ def _windows(x: jax.Array) -> jax.Array:
 
 
 def _max_of_windows(x: jax.Array) -> _Pair:
-    """The maximum of every 2×2 window of [C, H, W, N], and which of the four it is."""
+    """The maximum of every 2×2 window of [C, H, W, N], and its index among the four."""
     windows = _windows(x)
     return materialize(_first_max([windows[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]))
 
@@ -294,7 +294,7 @@ _max_pool_cpu.defvjp(_max_pool_cpu_forward, _max_pool_cpu_backward)
 
 @jax.custom_vjp
 def _conv_max_pool_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_conv_cpu` and `_max_pool_cpu` in one, so that neither's gradients leave the cache."""
+    """Fuses `_conv_cpu` and `_max_pool_cpu`, so that their gradients stay in the cache."""
     return _conv_max_pool_cpu_forward(x, kernel)[0]
 
 
@@ -319,12 +319,12 @@ _conv_max_pool_cpu.defvjp(_conv_max_pool_cpu_forward, _conv_max_pool_cpu_backwar
 
 
 def _phase_conv_max_pool(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`_conv_cpu` and `_max_pool_cpu` in one, for few channels: [C, H, W, N] to [O, h, w, N].
+    """Fuses `_conv_cpu` and `_max_pool_cpu` for few channels: [C, H, W, N] to [O, h, w, N].
 
-    The four outputs that meet in a pooling window read one (kh+1)×(kw+1) patch, so a product
-    with four shifted kernels over stride-2 patches gives each of the four as a contiguous array.
-    The kernel's extra zeros cost (kh+1)(kw+1)/(kh·kw) in arithmetic, which is cheap where the
-    patches are small. Under `jax.vmap` all elements are computed at once.
+    The four outputs in a pooling window read one (kh+1)×(kw+1) patch, so a product with four
+    shifted kernels over stride-2 patches gives each of the four as a contiguous array. The kernel's
+    extra zeros cost (kh+1)(kw+1)/(kh·kw) in arithmetic, which is cheap for small patches. Under
+    `jax.vmap` all elements are computed at once.
     """
     kh, kw, channels, features = kernel.shape
     _, height, width, n = x.shape

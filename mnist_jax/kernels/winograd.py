@@ -1,16 +1,16 @@
 """Convolution on a CPU with fewer multiplications: Winograd's minimal filtering F(4, kh).
 
-Four neighbouring outputs of a filter with r taps take 4·r multiplications. F(4, r) takes r + 3: it
-evaluates inputs and filter, as polynomials, at r + 3 points, multiplies, and interpolates the
-outputs, all by small constant matrices. Here it runs along the rows, where a step of the
-algorithm is a sum of long contiguous rows; columns are gathered as in `im2col`, and each point
-is a matrix product over input channels and columns. A 5×5 convolution takes 0.4 of the
+Computed directly, four neighbouring outputs of a filter with r taps need 4·r multiplications.
+F(4, r) needs r + 3: it evaluates inputs and filter, as polynomials, at r + 3 points, multiplies,
+and interpolates the outputs, all by small constant matrices. Here it runs along the rows, where a
+step of the algorithm is a sum of long contiguous rows; columns are gathered as in `im2col`, and
+each point is a matrix product over input channels and columns. A 5×5 convolution needs 0.4 of the
 multiplications, a 3×3 one half. Rounding errors are below 1e-6 of the result, two to four times
 those of `im2col`; an infinite input gives NaN in the rows around it.
 
 Sources: A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), section
-4. That small points with their reciprocals round well is from B. Barabasz et al., "Error Analysis
-and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2018).
+4. The choice of small points with their reciprocals, for accuracy, is from B. Barabasz et al.,
+"Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks" (2018).
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,19 +25,19 @@ from numpy.polynomial import polynomial
 from mnist_jax.kernels.im2col import shifted_columns
 from mnist_jax.kernels.xla_cpu import materialize
 
-# Rows of output that a tile gives, F's first argument.
+# Output rows of a tile, F's first argument.
 ROWS = 4
 # The last point is always infinity.
 _POINTS = (0, 1, -1, 1 / 2, -2, 2, -1 / 2)
 
 
 class Transforms(NamedTuple):
-    """The constant matrices of F(4, r), by their names in the literature; t is r + 3.
+    """The constant matrices of F(4, r), with their names in the literature; t is r + 3.
 
     Attributes:
-      a: [t, 4], to the outputs.
-      b: [t, t], from the inputs.
-      g: [t, r], from the filter.
+      a: [t, 4], the output transform.
+      b: [t, t], the input transform.
+      g: [t, r], the filter transform.
     """
 
     a: np.ndarray
@@ -46,12 +46,12 @@ class Transforms(NamedTuple):
 
 
 def supports(kernel: jax.Array) -> bool:
-    """Whether the points suffice for [kh, kw, C, O] and the products are large enough to gain."""
+    """Whether the points suffice for [kh, kw, C, O] and the products are large enough to pay."""
     return 2 <= kernel.shape[0] <= len(_POINTS) + 2 - ROWS and kernel.shape[2] > 1
 
 
 def worthwhile(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether images [C, H, W, N] have rows enough to save multiplications by whole tiles."""
+    """Whether whole tiles save multiplications for the number of rows of images [C, H, W, N]."""
     taps = kernel.shape[0]
     rows: int = x.shape[1] - taps + 1
     return -(-rows // ROWS) * (taps + ROWS - 1) < rows * taps
@@ -71,9 +71,9 @@ def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def correlate_gradients(
     x: jax.Array, kernel: jax.Array, grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of `correlate`'s arguments for that of its result."""
+    """The gradients of `correlate`'s arguments, given that of its result."""
     kh, kw, channels, features = kernel.shape
-    # As in `im2col`, the forward pass's arrays over again.
+    # The same arrays as in the forward pass; see `im2col`.
     cols = _transform_images(x, kh, kw)
     weights = _transform_kernel(kernel)
 
@@ -93,7 +93,7 @@ def correlate_gradients(
 
 @cache
 def transforms(taps: int) -> Transforms:
-    """Toom and Cook's construction, with every row of `b` scaled to a largest element of 1."""
+    """The Toom-Cook construction, with every row of `b` scaled to a largest element of 1."""
     points = np.array(_POINTS[: taps + ROWS - 2])
     others = [np.delete(points, i) for i in range(len(points))]
     b = np.array(
@@ -113,12 +113,12 @@ def transforms(taps: int) -> Transforms:
 
 
 def _with_infinity(rows: np.ndarray) -> np.ndarray:
-    """Appends the row that takes the highest coefficient."""
+    """Appends the row for the point at infinity, which selects the highest coefficient."""
     return np.vstack([rows, np.eye(rows.shape[1])[-1]])
 
 
 def combine(coefficients: Iterable[float], arrays: Sequence[jax.Array] | jax.Array) -> jax.Array:
-    """The sum of coefficient times array, where the coefficient is not 0."""
+    """The linear combination of arrays, without terms whose coefficient is 0."""
     pairs = zip(coefficients, arrays, strict=True)
     total: jax.Array = sum(array if c == 1 else float(c) * array for c, array in pairs if c)
     return total
@@ -131,7 +131,7 @@ def _transform_kernel(kernel: jax.Array) -> jax.Array:
 
 
 def _transform_images(x: jax.Array, kh: int, kw: int) -> jax.Array:
-    """[C, H, W, N] to [t, kw·C, tiles·w·N], after rows of zeros that fill the last tile."""
+    """[C, H, W, N] to [t, kw·C, tiles·w·N], after padding the last tile with rows of zeros."""
     channels, height, _, n = x.shape
     rows = height - kh + 1
     x = _pad_rows(x.reshape(channels, height, -1), 0, -rows % ROWS)
@@ -152,7 +152,7 @@ def _transform_images_transposed(
     shifted = [jnp.pad(cols[:, j], [*unmoved, (j * n, (kw - 1 - j) * n)]) for j in range(kw)]
     x = materialize(cast(jax.Array, sum(shifted)))
     x = materialize(jnp.stack([combine(row, x) for row in transforms(kh).b.T], 2))
-    # A tile reads rows of its own and then kh - 1 of the next one.
+    # A tile reads its own rows and the first kh - 1 of the next tile.
     own, next_ones = x[:, :, :ROWS], _pad_rows(x[:, :, ROWS:], 0, ROWS + 1 - kh)
     own, next_ones = (a.reshape(channels, -1, width * n) for a in (own, next_ones))
     x = _pad_rows(own, 0, ROWS) + _pad_rows(next_ones, ROWS, 0)

@@ -1,9 +1,9 @@
 """Winograd's minimal filtering along rows and columns, F(4×4, 3×3), for many channels.
 
-It is `winograd` with columns transformed as rows are: a quarter of the multiplications of a direct
-sum, where rows alone leave a half. The arrays between the transforms are larger than the images,
-and the kernel's are four times the kernel, so it gains where products over channels take most of
-the time. Rounding errors are one to three millionths of the result, three to ten times those of
+Like `winograd`, but columns are transformed as rows are: it needs a quarter of the multiplications
+of the direct computation, instead of half. The transformed images are larger than the images, and
+the transformed kernel is four times the kernel, so it pays where products over channels take most
+of the time. Rounding errors are one to three millionths of the result, three to ten times those of
 `im2col`.
 """
 
@@ -20,24 +20,24 @@ from mnist_jax.kernels.winograd import combine, transforms
 from mnist_jax.kernels.xla_cpu import materialize
 
 _TAPS = 3
-# Rows and columns that inputs have more than outputs.
+# By how many rows and columns inputs exceed outputs.
 _MORE = _TAPS - 1
 # Input channels from which on it is faster than `winograd`, as measured.
 _CHANNELS = 128
-# Tiles for which it pays to transform the kernel, which becomes four times as large.
+# Tiles from which on it pays to transform the kernel, which becomes four times as large.
 _ENOUGH = 40
-# Tiles that are computed at a time: enough for large products, few enough for the cache. A row of
-# tiles may have more, since what stands above each other takes longer to bring together.
+# Tiles that are computed at a time: enough for large products, few enough for the cache. A single
+# row of tiles may have more, since gathering tiles of several rows takes longer.
 _TILES, _MOST = 400, 1000
 
 
 def supports(kernel: jax.Array) -> bool:
-    """Whether a kernel [kh, kw, C, O] has this form, and enough channels to gain."""
+    """Whether a kernel [kh, kw, C, O] is 3×3 and has enough channels to pay."""
     return kernel.shape[:2] == (_TAPS, _TAPS) and kernel.shape[2] >= _CHANNELS
 
 
 def worthwhile(x: jax.Array) -> bool:
-    """Whether images [C, H, W, N] are enough to gain, where a kernel is supported."""
+    """Whether images [C, H, W, N] have enough tiles to pay, for a supported kernel."""
     down, across = (-(-(side - _MORE) // TILE) for side in x.shape[1:3])
     tiles: int = down * across * x.shape[3]
     return tiles >= _ENOUGH
@@ -65,7 +65,7 @@ def correlate(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def correlate_gradients(
     x: jax.Array, kernel: jax.Array, grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The gradients of `correlate`'s arguments for that of its result."""
+    """The gradients of `correlate`'s arguments, given that of its result."""
     weights = _transform_kernel(kernel)
     blocks = _Blocks.of(*grad.shape[1:])
     padded = _fill_rows(x, blocks.height + _MORE)
@@ -80,7 +80,7 @@ def correlate_gradients(
         weights_grad += jnp.einsum("stcp,stop->stco", _pixels_together(cols), products)
         cols_grad = materialize(jnp.einsum("stco,stop->stcp", weights, products))
         some = _transform_images_transposed(cols_grad.reshape(cols.shape), some.shape)
-        # Blocks that are one above the other read two rows in common.
+        # Vertically adjacent blocks share two rows.
         some += blocks.read(x_grad, number, _MORE)
         return lax.dynamic_update_slice(x_grad, some, blocks.start(number)), weights_grad
 
@@ -91,13 +91,13 @@ def correlate_gradients(
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Parts of [C, H, W, N] that are computed one after the other: some rows of some images.
+    """Blocks of [C, H, W, N] that are computed one after another: some rows of some images.
 
     Attributes:
-      rows: of outputs, in each of them.
-      images: in each of them.
-      height: rows of outputs in all of them, the last of which may be more than there are.
-      number: how many blocks there are.
+      rows: output rows per block.
+      images: images per block.
+      height: output rows of all blocks, including the last block's padding.
+      number: the number of blocks.
     """
 
     rows: int
@@ -107,7 +107,7 @@ class _Blocks:
 
     @classmethod
     def of(cls, height: int, width: int, n: int) -> "_Blocks":
-        """Those for outputs [O, height, width, n]."""
+        """The blocks for outputs [O, height, width, n]."""
         down, across = -(-height // TILE), -(-width // TILE)
         divisors = (n // parts for parts in range(1, n + 1) if n % parts == 0)
         images = next((some for some in divisors if across * some <= _MOST), 1)
@@ -116,12 +116,12 @@ class _Blocks:
         return cls(rows, images, above * rows, above * (n // images))
 
     def start(self, number: jax.Array) -> tuple[jax.typing.ArrayLike, ...]:
-        """Where in [C, H, W, N] a block begins."""
+        """The indices in [C, H, W, N] at which a block begins."""
         above = self.height // self.rows
         return 0, number % above * self.rows, 0, number // above * self.images
 
     def read(self, x: jax.Array, number: jax.Array, more: int = 0) -> jax.Array:
-        """A block of [C, H, W, N], with so many more rows."""
+        """A block of [C, H, W, N], with `more` rows after it."""
         sizes = (x.shape[0], self.rows + more, x.shape[2], self.images)
         return lax.dynamic_slice(x, self.start(number), sizes)
 
@@ -137,7 +137,7 @@ def _pixels_together(x: jax.Array) -> jax.Array:
 
 
 def _transform_kernel(kernel: jax.Array) -> jax.Array:
-    """[3, 3, C, O] to [s, t, C, O], at s points along the columns and t along the rows."""
+    """[3, 3, C, O] to [s, t, C, O], at s points along columns and t points along rows."""
     return _in_both_directions(transforms(_TAPS).g, kernel.swapaxes(0, 1))
 
 
@@ -146,9 +146,9 @@ def _transform_kernel_transposed(weights: jax.Array) -> jax.Array:
 
 
 def _in_both_directions(matrix: np.ndarray, x: jax.Array) -> jax.Array:
-    """The products of a constant matrix [I, J] and both first axes of [J, J, ...]: [I, I, ...].
+    """Multiplies a constant matrix [I, J] with both first axes of [J, J, ...]: [I, I, ...].
 
-    As one product, which takes less time than two one after the other.
+    As one product, which is faster than two in sequence.
     """
     both = jnp.asarray(np.kron(matrix, matrix), x.dtype) @ x.reshape(matrix.shape[1] ** 2, -1)
     return both.reshape(len(matrix), len(matrix), *x.shape[2:])
@@ -173,7 +173,7 @@ def _transform_images_transposed(cols: jax.Array, shape: Sequence[int]) -> jax.A
 
 
 def _combine_outputs(products: jax.Array) -> jax.Array:
-    """[s, t, O, tile rows, tile columns, N] to [O, h, w, N], with every tile whole."""
+    """[s, t, O, tile rows, tile columns, N] to [O, h, w, N], of whole tiles."""
     features, rows, columns, n = products.shape[2:]
     out = _in_both_directions(transforms(_TAPS).a.T, products).transpose(2, 3, 1, 4, 0, 5)
     return out.reshape(features, rows * TILE, columns * TILE, n)
@@ -187,12 +187,12 @@ def _combine_outputs_transposed(grad: jax.Array) -> jax.Array:
 
 
 def _fill_columns(x: jax.Array, outputs: int) -> jax.Array:
-    """Adds the columns of zeros to [C, H, W, N] that so many outputs need for whole tiles."""
+    """Pads [C, H, W, N] with columns of zeros, so that `outputs` columns become whole tiles."""
     return jnp.pad(x, ((0, 0), (0, 0), (0, -outputs % TILE), (0, 0)))
 
 
 def _at_points(x: jax.Array, axis: int) -> jax.Array:
-    """[..., pixels, ...] to [t, ..., tiles, ...], along an axis whose tiles are whole."""
+    """[..., pixels, ...] to [t, ..., tiles, ...], along an axis of whole tiles."""
     outputs = x.shape[axis] - _MORE
     b = transforms(_TAPS).b
     # Every tile's first pixel, every tile's second pixel, and so on.
@@ -203,7 +203,7 @@ def _at_points(x: jax.Array, axis: int) -> jax.Array:
 def _at_points_transposed(points: jax.Array, axis: int) -> jax.Array:
     """The transpose of `_at_points`."""
     x = _stack(transforms(_TAPS).b.T, points, axis + 1)
-    # A tile reads pixels of its own and then two of the next one.
+    # A tile reads its own pixels and the first two of the next tile.
     own, next_ones = jnp.split(x, [TILE], axis + 1)
     next_ones = _pad(next_ones, axis + 1, 0, TILE - next_ones.shape[axis + 1])
     merged = (a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :]) for a in (own, next_ones))
@@ -213,12 +213,12 @@ def _at_points_transposed(points: jax.Array, axis: int) -> jax.Array:
 
 
 def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
-    """Adds zeros along one axis, or cuts what a negative number says."""
+    """Pads one axis with zeros; negative numbers crop it."""
     zero = jnp.zeros((), x.dtype)
     pads = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
     return lax.pad(x, zero, pads)
 
 
 def _stack(matrix: np.ndarray, arrays: Sequence[jax.Array] | jax.Array, axis: int) -> jax.Array:
-    """The product of a constant matrix and the first axis of arrays, along another axis."""
+    """Multiplies a constant matrix with the first axis of arrays, and puts the result on `axis`."""
     return materialize(jnp.stack([combine(row, arrays) for row in matrix], axis))

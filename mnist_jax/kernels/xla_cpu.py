@@ -1,4 +1,4 @@
-"""What XLA's CPU backend has to be told about loops, so that it computes them fast."""
+"""Operations that keep XLA's CPU backend from generating slow loops."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,36 +13,35 @@ Arrays = TypeVar("Arrays", jax.Array, tuple[jax.Array, jax.Array])
 
 
 def materialize(x: Arrays) -> Arrays:
-    """The same values, computed before anything that reads them.
+    """Forces values to be computed before anything that reads them.
 
-    XLA fuses a copy into the reshape after it and then emits an integer division per element;
-    a barrier keeps the copy a plain loop.
+    XLA fuses a copy into the reshape after it and then emits an integer division per element; the
+    barrier keeps the copy a plain loop.
     """
     return lax.optimization_barrier(x)  # type: ignore[no-any-return]
 
 
 def lower_for_cpu() -> bool:
-    """Whether what is traced now is for a CPU, and needs first derivatives at most."""
+    """Whether the current trace is for a CPU, and needs first derivatives at most."""
     return jax.default_backend() == "cpu" and fast_gradients()
 
 
 def channel_sums(x: jax.Array) -> jax.Array:
-    """Adds up all but the first axis: [C, H, ...] to [C]."""
-    # In two steps, because XLA adds up the last axis one number at a time, and others a vector
-    # at a time.
+    """Sums over all axes but the first: [C, H, ...] to [C]."""
+    # In two steps, because XLA sums the last axis one element at a time, but others vectorised.
     return materialize(x.reshape(*x.shape[:2], -1).sum(1)).sum(1)
 
 
 def unfused(function: Callable[..., jax.Array], *args: jax.Array) -> jax.Array:
-    """Computes function(*args) in a loop over its own indices, whatever reads the result.
+    """Computes function(*args) in its own loop, not fused with what reads the result.
 
-    Fused into a reader of another shape, a loop divides indices for every element.
+    Fused into a consumer of another shape, a loop divides indices for every element.
     """
 
     def never(*args: jax.Array) -> jax.Array:
         result = jax.eval_shape(function, *args)
         return jnp.zeros(result.shape, result.dtype)
 
-    # XLA fuses nothing across a branch, and does not see through the barrier which one is taken.
+    # XLA does not fuse across a branch, and the barrier hides from it which one is taken.
     result: jax.Array = lax.cond(materialize(jnp.array(True)), function, never, *args)
     return result

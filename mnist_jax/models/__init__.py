@@ -1,4 +1,4 @@
-"""The articles' networks. Each file in this folder is a family, found by being here."""
+"""The articles' networks. Each module in this folder is imported, and registers its networks."""
 
 import pkgutil
 from importlib import import_module

@@ -23,7 +23,7 @@ class CmuCnn(Network):
     """5×5 convolutions of 24 and 64 filters, dense layers of 240 and 168 (article C).
 
     Args:
-      conv_relu: ReLU after the convolutions too, as in the author's program. The text names it
+      conv_relu: ReLU after the convolutions too, as in the author's program. The text mentions it
         for the dense layers only.
       rngs: the stream `params` gives the initial values.
     """

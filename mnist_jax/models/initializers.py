@@ -1,4 +1,4 @@
-"""The articles' initial distributions, as one function per scheme.
+"""The articles' initialisation schemes, one function each.
 
 A scheme takes the key and shape of a layer's kernel ([kh, kw, in, out] or [in, out]) and returns
 the layer's kernel and bias: PyTorch's biases depend on the kernel's fan-in, so the two belong
@@ -33,7 +33,7 @@ def xavier_uniform(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, j
 
 
 def keras_default(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Draws the kernel from Xavier's uniform distribution and has zeros as bias, as Keras does."""
+    """Draws the kernel from Xavier's uniform distribution and sets the bias to 0, as in Keras."""
     return nnx.initializers.xavier_uniform()(key, shape), jnp.zeros(shape[-1:])
 
 
@@ -50,7 +50,7 @@ def nielsen(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Arra
 
 
 def zeros(key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """Starts at zero, as article A's softmax layer does."""
+    """Sets kernel and bias to zero, as in article A's softmax layer."""
     del key
     return jnp.zeros(shape), jnp.zeros(shape[-1:])
 

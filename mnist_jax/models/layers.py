@@ -1,7 +1,7 @@
-"""The pieces networks are made of: Flax's own modules, initialised and chained as articles do.
+"""Layers and the network class: Flax's own modules, initialised and composed as in the articles.
 
-A `Network` is an article's list of layers, applied in order. How a layer is computed on the device
-at hand is the business of `ops`.
+A `Network` is an article's list of layers, applied in order. The module `ops` decides how a layer
+is computed on the available device.
 """
 
 import inspect
@@ -39,8 +39,8 @@ class Conv(nnx.Conv):
       features: output channels.
       kernel_size: side of the kernel in pixels.
       strides: rows and columns from one window to the next.
-      padding: zeros added on every side; or `SAME`, as many as leave 1/strides of the size,
-        rounded up, the odd one after the image.
+      padding: zeros added on every side; or `SAME`: as many as give 1/strides of the size,
+        rounded up, with the odd one after the image.
       init: a name that `initializers.get_initializer` knows.
       rngs: the stream `params` gives the initial values.
     """
@@ -79,7 +79,7 @@ class Conv(nnx.Conv):
         return ops.add_bias(y, self.bias[...])
 
     def max_pooled(self, inputs: jax.Array) -> jax.Array:
-        """`max_pool` of what a call with stride 1 gives, in one operation."""
+        """A convolution with stride 1 and `max_pool`, fused."""
         y = ops.conv_max_pool(inputs, self.kernel[...], padding=self.padding)
         return ops.add_bias(y, self.bias[...])
 
@@ -124,18 +124,17 @@ max_pool = MaxPool()
 class BatchNorm(nnx.BatchNorm):
     """Batch normalisation with PyTorch's conventions.
 
-    The running variance is the unbiased one, where Flax keeps the biased one.
-    `nnx.view(model, axis_name=...)` makes the statistics those of the whole batch when it is split
-    over mapped axes.
+    The running variance is unbiased, while Flax keeps the biased one. If a batch is split over
+    mapped axes, `nnx.view(model, axis_name=...)` computes the statistics over the whole batch.
 
     Raises:
-      UsageError: in training, a channel has one value alone, and so no unbiased variance.
+      UsageError: in training, a channel has only one value, and so no unbiased variance.
 
     Args:
       features: channels.
-      momentum: how much the running values keep of the old ones.
+      momentum: decay of the running statistics.
       epsilon: added to the variance.
-      rngs: not used, for nothing is drawn.
+      rngs: unused.
     """
 
     axis_name: tuple[str, ...] | None  # type: ignore[assignment]
@@ -150,7 +149,7 @@ class BatchNorm(nnx.BatchNorm):
         )
 
     def __call__(self, x: jax.Array, use_running_average: bool | None = None) -> jax.Array:  # type: ignore[override]
-        """Normalises [N, H, W, C] over N, H and W, and in training moves the statistics."""
+        """Normalises [N, H, W, C] over N, H and W; in training, updates the running statistics."""
         if use_running_average is None:
             use_running_average = self.use_running_average
         if use_running_average:
@@ -163,8 +162,8 @@ class BatchNorm(nnx.BatchNorm):
             count *= lax.axis_size(self.axis_name)
         if count == 1:
             raise UsageError(
-                "A batch of one image leaves batch normalisation one value of a channel;"
-                " give a larger batch_size, one that leaves no image alone at the end."
+                "A batch of one image gives batch normalisation only one value per channel; give a"
+                " larger batch_size, and one that does not leave a last batch of one image."
             )
         new = 1 - self.momentum
         self.mean[...] = self.momentum * self.mean[...] + new * mean
@@ -183,7 +182,7 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class Dropout(nnx.Dropout):
-    """Dropout with a key per image, so that masks do not depend on how a batch is split.
+    """Dropout with a random key per image, so that masks do not depend on how a batch is split.
 
     Args:
       rate: the probability of dropping a unit.
@@ -194,11 +193,11 @@ class Dropout(nnx.Dropout):
 
     def __init__(self, rate: float):
         if not 0 <= rate < 1:
-            raise UsageError(f"A dropout rate is at least 0 and less than 1, not {rate}.")
+            raise UsageError(f"The dropout rate is {rate}; give a number from 0 to below 1.")
         super().__init__(rate)
 
     def masked(self, x: jax.Array, keys: jax.Array) -> jax.Array:
-        """Sets units of [N, ..., C] to 0 and scales the others; there is a key for each image."""
+        """Sets units of [N, ..., C] to 0 and scales the others; `keys` has one per image."""
         return jnp.where(_keep(1 - self.rate, x.shape, keys), x / (1 - self.rate), 0)
 
 
@@ -226,13 +225,13 @@ class ClassicDropout(Dropout):
 
 
 def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Array:
-    """Which units of [N, ..., C] to keep, to the nearest 2^-16 of the probability above 0."""
+    """A mask of units of [N, ..., C] to keep; rounds the probability to a positive n/2^16."""
     largest_kept = max(round(probability * 2**16), 1) - 1
     units = math.prod(shape[1:])
-    # 16 bits a unit cost half as much as the 32 that `jax.random.bernoulli` draws.
+    # 16 bits per unit cost half as much as the 32 that `jax.random.bernoulli` draws.
     words = jax.vmap(lambda key: jax.random.bits(key, (math.ceil(units / 2),)))(keys)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(shape[0], -1)[:, :units]
-    # Drawn with the image first but used with the image last, see `ops`.
+    # Drawn with the image axis first but used with it last; see `ops`.
     keep = ops.transpose((halves <= largest_kept).astype(jnp.float32)) == 1
     return jnp.moveaxis(keep.reshape(shape[-1], *shape[1:-1], shape[0]), (0, -1), (-1, 0))
 
@@ -240,12 +239,12 @@ def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Ar
 class Network(nnx.Module):
     """Named layers applied in order, as an article lists them.
 
-    A layer may be a network itself, a residual block for example, and gets keys of its own: its
-    `__call__` takes them as the one here does, `(self, images, *, keys=None)`.
+    A layer may itself be a network, such as a residual block, and then gets its own keys: its
+    `__call__` must have the signature of this one, `(self, images, *, keys=None)`.
 
     Args:
-      **layers: modules and functions from activations to activations. The names are those of the
-        parameters' owners in checkpoints.
+      **layers: modules and functions from activations to activations. In checkpoints, parameters
+        are stored under these names.
     """
 
     def __init__(self, **layers: Layer):
@@ -258,8 +257,8 @@ class Network(nnx.Module):
 
         Args:
           images: [N, 28, 28, 1], floating point.
-          keys: one PRNG key per image, for the dropout masks of training. A key per image, and
-            not one per batch, makes the masks independent of how a batch is split.
+          keys: one PRNG key per image, for the dropout masks in training. One per image instead of
+            one per batch makes the masks independent of how a batch is split.
 
         Returns:
           [N, 10].
@@ -286,7 +285,7 @@ class Network(nnx.Module):
 
 
 class Residual(Network):
-    """Adds its input to what its layers make of it, which must have the input's shape."""
+    """Adds its input to the output of its layers, which must have the same shape."""
 
     def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """Images [N, H, W, C] to the same shape; `keys` as in `Network`."""
@@ -304,7 +303,7 @@ def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) ->
 
 
 def _fold_in(keys: jax.Array, position: int) -> jax.Array:
-    """Keys that keep the masks of two dropout layers apart."""
+    """Derives a layer's keys, so that the masks of dropout layers differ."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, position)
 
 
@@ -314,7 +313,7 @@ def in_evaluation(network: Network) -> Network:
 
 
 def check_trainable(network: Network) -> None:
-    """Makes sure that training can give keys to all of a network, and split it over devices.
+    """Checks that training can pass keys to all parts of a network and split batches over devices.
 
     Raises:
       UsageError: a module draws random numbers or keeps state in another way than `Dropout` and
@@ -337,32 +336,31 @@ def check_trainable(network: Network) -> None:
             )
         if isinstance(module, nnx.BatchNorm) and not isinstance(module, BatchNorm):
             raise UsageError(
-                f"BatchNorm at {dotted(path)} would not see the whole of a batch that is split;"
+                f"BatchNorm at {dotted(path)} would not see the whole batch when it is split;"
                 " use `mnist_jax.models.layers.BatchNorm`."
             )
     for path, variable in nnx.to_flat_state(nnx.state(network)):
         if isinstance(variable, nnx.Param) or isinstance(modules.get(path[:-1]), BatchNorm):
             continue
         raise UsageError(
-            f"{dotted(path)} is a {type(variable).__name__}; a network is trained and saved with"
-            " parameters (nnx.Param) and the statistics of `mnist_jax.models.layers.BatchNorm`"
-            " alone."
+            f"{dotted(path)} is a {type(variable).__name__}; a network may only have parameters"
+            " (nnx.Param) and the statistics of `mnist_jax.models.layers.BatchNorm`."
         )
 
 
 def dotted(path: Iterable[object]) -> str:
-    """The name of what a path from a network leads to, such as `block.conv.kernel`."""
+    """A path in a network as a dotted name, such as `block.conv.kernel`."""
     return ".".join(map(str, path))
 
 
 def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
-    """Finds a convolution and the max-pool it meets at the head of `layers`.
+    """Fuses a convolution and the max-pool after it at the start of `layers`.
 
-    Bias and a non-decreasing activation commute with the maximum, so they can wait until there
-    is a quarter of the elements left to apply them to.
+    Bias and a non-decreasing activation commute with the maximum, so they can be applied after it,
+    to a quarter of the elements.
 
     Returns:
-      What computes the first layers at once, and how many they are: none where nothing matches.
+      A function for the first layers, and how many it replaces: 0 if nothing matches.
     """
     match layers:
         case [Conv(strides=1) as convolution, MaxPool(padding=0) as pool, *_] if _are_plain(
@@ -377,5 +375,5 @@ def _fuse(layers: list[Layer]) -> tuple[Layer, int]:
 
 
 def _are_plain(convolution: Conv, pool: MaxPool) -> bool:
-    """Whether they are of the very classes: one derived from them may compute something else."""
+    """Whether they are exactly of these classes: a subclass may compute something else."""
     return type(convolution) is Conv and type(pool) is MaxPool

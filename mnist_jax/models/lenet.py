@@ -1,4 +1,4 @@
-"""LeNet on Fashion-MNIST, after a translation of *Dive into Deep Learning* (article D)."""
+"""LeNet on Fashion-MNIST, from a translation of *Dive into Deep Learning* (article D)."""
 
 from collections.abc import Sequence
 
@@ -34,19 +34,19 @@ _POOLINGS: dict[str, Layer] = {"avg": avg_pool, "max": max_pool}
     torch_names={"1": "conv1", "4": "conv2", "8": "fc1", "10": "fc2", "12": "out"},
 )
 class LeNet(Network):
-    """Two convolutions with pooling and three dense layers; the exercises are arguments.
+    """Two convolutions with pooling and three dense layers; arguments cover the exercises.
 
     Args:
       pooling: `avg`, or `max` (exercise: max- instead of average-pooling).
       activation: `sigmoid`, `relu` or `tanh`.
       channels: filters of each convolution.
-      kernel_size: of every convolution; the first one is padded to keep 28×28 if it is odd.
+      kernel_size: side of all kernels; if it is odd, the first convolution is padded to keep 28×28.
       hidden: units of each dense layer before the output.
       init: a name that `initializers.get_initializer` knows.
       rngs: the stream `params` gives the initial values.
 
     Raises:
-      UsageError: a choice is unknown, or the images shrink to nothing.
+      UsageError: a choice is unknown, or the kernels are too large for the images.
     """
 
     def __init__(

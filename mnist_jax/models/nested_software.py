@@ -1,6 +1,6 @@
-"""The networks of article B, PyTorch's rewriting of Nielsen's (article A).
+"""The networks of article B, which re-implements Nielsen's (article A) in PyTorch.
 
-Where both articles have a network, its registered protocol is article B's.
+If both articles have a network, its registered protocol is article B's.
 """
 
 from flax import nnx

@@ -1,7 +1,8 @@
 """The networks of Nielsen's chapter 6 that only article A has.
 
-Article B's rewriting of the others is in `nested_software`; article A's variants of them are
-arguments: `init="nielsen"` for its initial values, `dropout="classic"` for its dropout.
+The others are in `nested_software`, as re-implemented by article B; article A's variants of them
+are selected by arguments: `init="nielsen"` for its initial values, `dropout="classic"` for its
+dropout.
 """
 
 from flax import nnx
@@ -16,7 +17,7 @@ _ARTICLE = "A: Nielsen, Neural Networks and Deep Learning, chapter 6"
 def convolutions(
     filters: tuple[int, ...], activation: Layer, init: str, rngs: nnx.Rngs
 ) -> dict[str, Layer]:
-    """5×5 convolutions, each with an activation and a max-pool, and the flattening after them."""
+    """5×5 convolutions, each with an activation and a max-pool, followed by flattening."""
     layers: dict[str, Layer] = {}
     for i, (inputs, features) in enumerate(zip((1, *filters), filters, strict=False), start=1):
         layers[f"conv{i}"] = Conv(inputs, features, 5, init=init, rngs=rngs)
@@ -26,7 +27,7 @@ def convolutions(
 
 
 def softmax_layer(inputs: int, init: str, rngs: nnx.Rngs) -> nnx.Linear:
-    """The dense layer at the end; article A's starts at zero."""
+    """The output layer; article A initialises it to zero."""
     return Linear(inputs, 10, init="zeros" if init == "nielsen" else init, rngs=rngs)
 
 

@@ -1,4 +1,4 @@
-"""Names for networks: where each is defined, what it reported, and its article's protocol."""
+"""The registry of networks: class, published result and the article's protocol, by name."""
 
 import difflib
 import inspect
@@ -19,15 +19,15 @@ T = TypeVar("T", bound=type[Network])
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry knows of a network.
+    """A registered network.
 
     Attributes:
       network: the class.
       recipe: its article's whole protocol.
-      article: where network and protocol come from.
+      article: the source of network and protocol.
       published: the accuracy reported there, as printed.
-      torch_names: where the names of the author's PyTorch `state_dict` differ from ours: the
-        layer of each prefix, in the order of the file.
+      torch_names: if the names in the author's PyTorch `state_dict` differ from ours, the layer of
+        each prefix, in the order of the file.
     """
 
     network: type[Network]
@@ -47,7 +47,7 @@ def register(
     published: str,
     torch_names: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[[T], T]:
-    """Enters the decorated network under `recipe.model`; the other arguments are `Entry`'s.
+    """Registers the decorated network as `recipe.model`; the other arguments are `Entry`'s.
 
     Raises:
       ValueError: the name is taken.
@@ -68,10 +68,10 @@ def model_names() -> list[str]:
 
 
 def model_entry(name: str) -> Entry:
-    """What is known of a network: class, protocol, article, published accuracy.
+    """The registry's entry of a network: class, protocol, article, published accuracy.
 
     Raises:
-      UsageError: the name is unknown; the sentence names one like it.
+      UsageError: the name is unknown; the message suggests a similar one.
     """
     if name not in _ENTRIES:
         close = difflib.get_close_matches(name.lower(), _ENTRIES, n=1, cutoff=0.4)
@@ -94,7 +94,7 @@ def create_model(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
       A module from images [N, 28, 28, 1] to logits [N, 10], in training mode.
 
     Raises:
-      UsageError: the name or an argument is unknown, or a value is of no use.
+      UsageError: the name or an argument is unknown, or a value is invalid.
 
     Example:
       >>> network = create_model("lenet", pooling="max", channels=[4, 8], rngs=nnx.Rngs(0))
@@ -107,7 +107,7 @@ def create_model(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
 
 
 def abstract_model(name: str, /, **overrides: Any) -> Network:
-    """Makes what `create_model` would, with a `jax.ShapeDtypeStruct` in place of every array.
+    """Like `create_model`, but with a `jax.ShapeDtypeStruct` in place of every array.
 
     Raises:
       UsageError: as from `create_model`.
@@ -117,7 +117,7 @@ def abstract_model(name: str, /, **overrides: Any) -> Network:
 
 
 def _constructor(name: str, overrides: Mapping[str, Any]) -> Callable[..., Network]:
-    """The network's class, if it takes these arguments."""
+    """The network's class, after checking that it accepts these arguments."""
     network = model_entry(name).network
     accepted = dict(inspect.signature(network.__init__).parameters)
     del accepted["self"], accepted["rngs"]
@@ -134,7 +134,7 @@ def _constructor(name: str, overrides: Mapping[str, Any]) -> Callable[..., Netwo
 
 
 def _is_like(value: object, default: object) -> bool:
-    """Whether a value can take a default's place; whole numbers are sizes, below 2^31."""
+    """Whether a value has a default's type; whole numbers are sizes, positive and below 2^31."""
     match default:
         case tuple():
             if not isinstance(value, Sequence) or isinstance(value, str):

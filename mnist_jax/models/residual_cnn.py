@@ -19,7 +19,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.schedules import Cosine, Exponential
 from mnist_jax.transforms import CropResize, GridDistortion, MagnifyingRotation, Standardize
 
-# Its cosine begins at the rate of the last of 6,000 steps, as a multiple of the first one's.
+# Its cosine begins at the learning rate of the last of 6,000 steps, as a multiple of the first.
 _LAST = 0.1 ** (5999 / 6000)
 
 
@@ -58,15 +58,15 @@ _LAST = 0.1 ** (5999 / 6000)
     },
 )
 class ResidualCnn(Network):
-    """A 5×5 convolution, six of 3×3, four of them residual, and the mean over places (source G).
+    """A 5×5 convolution, six of 3×3, four of them residual, and global average pooling (source G).
 
-    The source's residual blocks begin with a batch normalisation, and what they add to is
-    normalised, too: here it stands before the block.
+    The source's residual blocks begin with a batch normalisation, whose output is also their skip
+    connection: here it stands before the block.
 
     Args:
       width: filters at 28×28 and 14×14; twice as many at 7×7, and four times at 4×4.
-      first_block: whether there is a residual block at 28×28, which is a third of all work;
-        without it, which is ours, the batch normalisation before it goes, too.
+      first_block: whether there is a residual block at 28×28, which is a third of all work; False,
+        our variant, also omits the batch normalisation before it.
       rngs: the stream `params` gives the initial values.
     """
 
@@ -74,7 +74,7 @@ class ResidualCnn(Network):
         def residual(features: int) -> Residual:
             return Residual(conv=Conv(features, features, 3, padding=1, rngs=rngs), act=relu)
 
-        # Made before the block, for the stream gives initial values in order.
+        # Made before the block, because the stream gives initial values in order.
         conv1 = Conv(1, width, 5, padding=2, rngs=rngs)
         first: dict[str, Layer] = {}
         if first_block:

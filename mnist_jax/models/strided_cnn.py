@@ -1,4 +1,4 @@
-"""The network of cdeotte/MNIST-CNN-99.75 (source H), which article E's last lines point at."""
+"""The network of cdeotte/MNIST-CNN-99.75 (source H), which article E's last lines refer to."""
 
 from flax import nnx
 
@@ -8,7 +8,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.schedules import Exponential
 from mnist_jax.transforms import Affine
 
-# Input channels, filters, side of the kernel; those of 5×5 halve the image in place of pooling.
+# Input channels, filters, side of the kernel; 5×5 convolutions have stride 2 instead of pooling.
 _CONVOLUTIONS = [
     (1, 32, 3),
     (32, 32, 3),
@@ -39,7 +39,7 @@ _CONVOLUTIONS = [
     published="99.641%, mean of 1,500",
 )
 class StridedCnn(Network):
-    """Seven convolutions, two of which halve the image in place of pooling (source H).
+    """Seven convolutions, two of which have stride 2 instead of pooling (source H).
 
     Initial values and batch normalisation are Keras'.
 

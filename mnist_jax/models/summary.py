@@ -9,7 +9,7 @@ from flax import nnx
 
 from mnist_jax.models.layers import MaxPool, Network, Residual, avg_pool, in_evaluation
 
-# What else a network of somebody's own does with its layers is not known.
+# Calls known to apply the layers in order; a user's own network may do something else.
 _IN_ORDER = (Network.__call__, Residual.__call__)
 
 
@@ -20,9 +20,9 @@ class LayerSummary:
     Attributes:
       name: as in the network and its checkpoints.
       kind: the layer's class or function.
-      settings: what else it is made with, in words: kernel, stride, padding, rate; may be empty.
+      settings: its other settings as text: kernel, stride, padding, rate; may be empty.
       output_shape: for one image: (1, H, W, C) or (1, features).
-      parameters: trainable numbers.
+      parameters: number of trainable parameters.
       multiply_adds: multiplications of weights for one image.
     """
 
@@ -35,14 +35,14 @@ class LayerSummary:
 
 
 def summarize(model: Network) -> list[LayerSummary]:
-    """Lists a network's layers in order, without computing anything, or needing values."""
+    """Lists a network's layers in order, from shapes only."""
     # In training mode dropout would need keys.
     images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
     return _summaries(in_evaluation(model), images)
 
 
 def _summaries(model: Network, inputs: jax.ShapeDtypeStruct) -> list[LayerSummary]:
-    """As `summarize`, of a network with these inputs."""
+    """As `summarize`, for given inputs."""
     graphdef, state = nnx.split(model)
     outputs = jax.eval_shape(
         lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)),
@@ -67,7 +67,7 @@ def _summaries(model: Network, inputs: jax.ShapeDtypeStruct) -> list[LayerSummar
 
 
 def multiply_adds(model: Network) -> int:
-    """How many multiplications of weights a network's forward pass takes for one image."""
+    """The number of multiplications of weights in a forward pass over one image."""
     return sum(layer.multiply_adds for layer in summarize(model))
 
 

@@ -1,1 +1,1 @@
-"""Pictures of runs and the pages they stand on."""
+"""Reports on runs: figures, and the HTML pages with them."""

@@ -1,4 +1,4 @@
-"""What the report of a recipe's runs shows, in which order and with which words."""
+"""The content of the report on a recipe's runs: sections, figures and texts."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from mnist_jax import measures
 from mnist_jax.data import Dataset
-from mnist_jax.measures import Course
+from mnist_jax.measures import Series
 from mnist_jax.models import model_entry
 from mnist_jax.reporting import curves, network_contents
 from mnist_jax.reporting.curves import Panel
@@ -27,10 +27,10 @@ _LOSSES = {"cross_entropy": "cross-entropy", "mean_squared_error": "mean squared
 
 
 def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> Page:
-    """Everything there is to show of runs of one recipe.
+    """Makes the report on runs of one recipe.
 
-    Pictures of a network are of the first run that has a checkpoint; activations are of the chosen
-    test images, given by number.
+    Figures of a network are of the first run that has a checkpoint; activations are of the chosen
+    test images, given by index.
 
     Raises:
       UsageError: there is no such test image.
@@ -65,12 +65,12 @@ def _result(runs: Sequence[History], test_images: int) -> Iterator[Text | Table]
         correct = np.asarray([accuracies[0] * test_images])
         found = measures.rates(correct, np.asarray([test_images]))
         yield Text(
-            f"Test accuracy {accuracies[0]:.2%} on {test_images:,} images (95% interval of that"
-            f" many images: {found.low[0]:.2%} to {found.high[0]:.2%})."
+            f"Test accuracy {accuracies[0]:.2%} on {test_images:,} images (95% confidence interval"
+            f" for that many images: {found.low[0]:.2%} to {found.high[0]:.2%})."
         )
     entry = model_entry(runs[0].recipe.model)
     yield Text(f"Article {entry.article}. Published there: {entry.published}.")
-    head = ("run", "seed", "state", "epoch that counts", "test accuracy", "test loss", "minutes")
+    head = ("run", "seed", "state", "selected epoch", "test accuracy", "test loss", "minutes")
     yield Table(head, [_result_row(run) for run in runs], numbers=range(3, 7))
 
 
@@ -79,7 +79,7 @@ def _result_row(run: History) -> list[str]:
     if run.result is not None and run.rows:
         state = f"ended after {run.rows[-1].epoch:.4g} epochs"
         if run.rows[-1].epoch < run.recipe.epochs:
-            state += f" of {run.recipe.epochs}, by its patience"
+            state += f" of {run.recipe.epochs} (early stopping)"
     elif run.rows:
         state = f"not ended: at epoch {run.rows[-1].epoch:.4g} of {run.recipe.epochs}"
     else:
@@ -100,20 +100,20 @@ def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
     seeds = f" {curves.READING}" if len(runs) > 1 else ""
     loss = f"loss ({_LOSSES[runs[0].recipe.loss]})"
     yield Text(
-        "Training loss and accuracy are measured on the batches as they pass, with dropout where"
-        " the network has it, and averaged since the evaluation before."
+        "Training loss and accuracy are measured on the training batches, with dropout if the"
+        " network has it, and averaged since the previous evaluation."
     )
     by_step = {
         name: [run.by_step(name) for run in runs] for name in ("train_loss", "test_accuracy")
     }
-    percent = [course.scaled(100) for course in by_step["test_accuracy"]]
+    percent = [one.scaled(100) for one in by_step["test_accuracy"]]
     panels = [
         Panel(f"training {loss}", {"training": by_step["train_loss"]}, logarithmic=True),
         Panel("test accuracy (%)", {"test": percent}),
     ]
     yield Picture(
         "training-by-iteration",
-        curves.courses(panels, "iteration (batches)"),
+        curves.plot(panels, "iteration (batches)"),
         "Two curves against the iteration: training loss, test accuracy.",
         f"Training loss and test accuracy against the iteration.{seeds}",
     )
@@ -126,7 +126,7 @@ def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
     lines = {name: _by_epoch(runs, column, 100) for name, column in columns.items()}
     yield Picture(
         "accuracy-by-epoch",
-        curves.courses([Panel("accuracy (%)", lines)], "epoch"),
+        curves.plot([Panel("accuracy (%)", lines)], "epoch"),
         f"Curves of {', '.join(columns)} accuracy per epoch.",
         f"Accuracy per epoch.{seeds}",
     )
@@ -136,43 +136,43 @@ def _training(runs: Sequence[History]) -> Iterator[Text | Picture]:
     }
     yield Picture(
         "loss-by-epoch",
-        curves.courses([Panel(loss, losses, logarithmic=True)], "epoch"),
+        curves.plot([Panel(loss, losses, logarithmic=True)], "epoch"),
         "Curves of training and test loss per epoch.",
         f"Training and test loss together.{seeds}",
     )
 
 
 def _every_step(runs: Sequence[History], loss: str) -> Iterator[Picture]:
-    """As article F shows it."""
+    """Loss and accuracy of every step, as in article F."""
     if not (known := [found for run in runs if (found := run.every_step())]):
         return
     losses, accuracies = ([found[i] for found in known] for i in (0, 1))
-    percent = [course.scaled(100) for course in accuracies]
+    percent = [one.scaled(100) for one in accuracies]
     panels = [
         Panel(f"batch {loss}", {"training": losses}, most=curves.ROOM),
         Panel("batch accuracy (%)", {"training": percent}, most=curves.ROOM),
     ]
     if not (steps := len(measures.band(losses).x)):
-        return  # Seeds that have none in common.
+        return  # The seeds have no steps in common.
     reading = curves.reading_thinned(steps, len(known), curves.ROOM)
     yield Picture(
         "every-iteration",
-        curves.courses(panels, "iteration (batches)"),
+        curves.plot(panels, "iteration (batches)"),
         "Two curves against the iteration: loss and accuracy on its batch.",
         f"Loss and accuracy of every iteration on its batch. {reading}".rstrip(),
     )
 
 
-def _by_epoch(runs: Sequence[History], column: str, scale: float = 1) -> list[Course]:
-    courses = [run.by_epoch(column) for run in runs]
-    return [course.scaled(scale) for course in courses if len(course.x)]
+def _by_epoch(runs: Sequence[History], column: str, scale: float = 1) -> list[Series]:
+    found = [run.by_epoch(column) for run in runs]
+    return [one.scaled(scale) for one in found if len(one.x)]
 
 
 def _environment(runs: Sequence[History]) -> Iterator[Text | Table]:
     values = dict(runs[0].environment)
     values.pop("command", None)
     if any(run.environment != runs[0].environment for run in runs):
-        yield Text(f"Of the run in {runs[0].directory.path.name}; those of others differ.")
+        yield Text(f"This is for the run in {runs[0].directory.path.name}; those of others differ.")
     yield _key_values(values)
 
 
@@ -182,13 +182,13 @@ def _reproduction(runs: Sequence[History]) -> Iterator[Text | Code]:
     if git := environment.get("git"):
         lines.append(f"git checkout {git['revision']}")
         if git["dirty"]:
-            yield Text("The code had changes that were not committed; the same ones are needed.")
+            yield Text("The code had uncommitted changes, which are also needed.")
     lines.append("pip install -r requirements.txt")
     lines += dict.fromkeys(_command(run.environment["command"]) for run in runs)
     yield Code("\n".join(lines))
     yield Text(
-        "The same seed, machine and versions give the same bits. config.json of a run holds the"
-        " whole recipe."
+        "The same seed, machine and versions give bitwise identical results. A run's config.json"
+        " holds the whole recipe."
     )
 
 
@@ -197,7 +197,7 @@ def _command(arguments: Sequence[str]) -> str:
     module = f"{program.parent.name}.{program.stem}"
     if module.startswith(("mnist_jax.", "experiments.")):
         return f"python -m {module} {shlex.join(arguments[1:])}".rstrip()
-    return "python -m mnist_jax.train --config=config.json"  # It was made by a program's call.
+    return "python -m mnist_jax.train --config=config.json"  # The run was started from a program.
 
 
 def _key_values(values: Mapping[str, Any]) -> Table:

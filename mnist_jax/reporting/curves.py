@@ -1,4 +1,4 @@
-"""Pictures of how runs went: a number against the steps or epochs."""
+"""Figures of runs' metrics against steps or epochs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,43 +10,43 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mnist_jax import measures
-from mnist_jax.measures import Course
+from mnist_jax.measures import Series
 from mnist_jax.reporting.style import COLORS, DASHES, SMALL, WIDE, log_ticks, new_figure, tidy
 
 READING = (
-    "Thin lines are single seeds, the thick one is their mean, and the band is from the lowest seed"
-    " to the highest."
+    "Thin lines are single seeds, the thick one is their mean, and the band spans from the lowest"
+    " seed to the highest."
 )
-# What a panel of every iteration has room for.
+# The number of values that fit in a panel of every iteration.
 ROOM = 300
-# Where fewer values than this are, each gets a dot.
+# With fewer values than this, each gets a dot.
 _FEW = 25
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What shares a vertical axis.
+    """Curves that share a vertical axis.
 
     Attributes:
-      label: of that axis, with the unit.
-      lines: the courses of all seeds, by `training`, `validation` or `test`.
-      logarithmic: whether the axis is, where the values differ enough.
-      published: values to stand beside the lines.
-      most: how many values are drawn of courses that have more; None: all, and single seeds.
+      label: the axis label, with the unit.
+      lines: the series of all seeds, by `training`, `validation` or `test`.
+      logarithmic: whether the axis is logarithmic if the values differ enough.
+      published: published values to mark in the panel.
+      most: the most values to draw of a series, without single seeds; None: all, and single seeds.
     """
 
     label: str
-    lines: Mapping[str, Sequence[Course]]
+    lines: Mapping[str, Sequence[Series]]
     logarithmic: bool = False
-    published: Course | None = None
+    published: Series | None = None
     most: int | None = None
 
 
-def courses(panels: Sequence[Panel], across: str, *, wide: bool = False) -> Figure:
-    """Draws panels above each other: every seed, and over several their mean and range.
+def plot(panels: Sequence[Panel], across: str, *, wide: bool = False) -> Figure:
+    """Draws panels above each other: every seed and, for several, their mean and range.
 
-    Each has a value at least; `across` is what the horizontal axis counts. If `wide`, panels stand
-    side by side.
+    Each panel has at least one value; `across` is the label of the horizontal axis. If `wide`,
+    panels are placed side by side.
     """
     count = len(panels)
     if wide:
@@ -80,8 +80,8 @@ def courses(panels: Sequence[Panel], across: str, *, wide: bool = False) -> Figu
     return figure
 
 
-def draw(axes: Axes, name: str, runs: Sequence[Course]) -> None:
-    """Draws the courses of a recipe's seeds in the colour of `name`."""
+def draw(axes: Axes, name: str, runs: Sequence[Series]) -> None:
+    """Draws the series of a recipe's seeds in the colour of `name`."""
     color, dash = COLORS[name], DASHES[name]
     if len(runs) > 1:
         for run in runs:
@@ -98,24 +98,24 @@ def draw(axes: Axes, name: str, runs: Sequence[Course]) -> None:
 
 
 def reading_thinned(steps: int, seeds: int, most: int) -> str:
-    """How to read a panel of every one of so many steps, drawn in at most `most` values."""
+    """A caption for a panel of every step, in which at most `most` values are drawn."""
     each = math.ceil(steps / most)
     if each * seeds == 1:
         return ""
     of = [f"{each} iterations"] * (each > 1) + [f"{seeds} seeds"] * (seeds > 1)
     return (
-        f"The line is the mean of {' of '.join(of)}, and the band is from the lowest of these"
+        f"The line is the mean of {' of '.join(of)}, and the band spans from the lowest of these"
         " batches to the highest."
     )
 
 
-def _draw_thinned(axes: Axes, name: str, runs: Sequence[Course], most: int) -> None:
+def _draw_thinned(axes: Axes, name: str, runs: Sequence[Series], most: int) -> None:
     shown = measures.thinned(measures.band(runs), most)
     axes.fill_between(shown.x, shown.low, shown.high, color=COLORS[name], alpha=0.25, linewidth=0)
     axes.plot(shown.x, shown.mean, "-", color=COLORS[name], linewidth=1.2, label=name)
 
 
-def _logarithmic(axes: Axes, runs: Sequence[Course]) -> None:
+def _logarithmic(axes: Axes, runs: Sequence[Series]) -> None:
     values = np.concatenate([run.y for run in runs])
     low, high = float(values.min()), float(values.max())
     if low > 0 and high > 3 * low:

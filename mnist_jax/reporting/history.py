@@ -1,4 +1,4 @@
-"""What the files of runs tell: recipe, metrics, result and environment."""
+"""Reading the files of runs: recipe, metrics, result and environment."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from mnist_jax import measures
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.measures import Course
+from mnist_jax.measures import Series
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
@@ -23,11 +23,11 @@ class History:
 
     Attributes:
       directory: its files.
-      recipe: with its seed.
-      environment: what it ran in.
-      rows: of `metrics.jsonl`.
-      steps: of `steps.f32`; None where an older version kept none.
-      result: None while it has not ended.
+      recipe: its recipe, with the seed.
+      environment: the content of `environment.json`.
+      rows: the rows of `metrics.jsonl`.
+      steps: the content of `steps.f32`; None if an older version wrote none.
+      result: the content of `result.json`; None while the run has not ended.
       has_network: whether there is a checkpoint.
     """
 
@@ -41,7 +41,7 @@ class History:
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Self:
-        """Reads a run's files, though not its checkpoints.
+        """Reads a run's files, except its checkpoints.
 
         Raises:
           Failure: there is no run, or a file is damaged.
@@ -58,31 +58,31 @@ class History:
 
     @property
     def counted(self) -> Evaluation | None:
-        """The evaluation that counts: the selected one, else the latest; None before the first."""
+        """The selected evaluation, or else the latest; None before the first."""
         if self.result is None:
             return self.rows[-1] if self.rows else None
         step = self.result["selected_step"]
         return next((row for row in self.rows if row.step == step), None)
 
-    def every_step(self) -> tuple[Course, Course] | None:
-        """Loss and accuracy on the batch of every step that is known; None if none is."""
+    def every_step(self) -> tuple[Series, Series] | None:
+        """Loss and accuracy on the batch of every recorded step; None if there are none."""
         if self.steps is None:
             return None
         known = np.flatnonzero(~np.isnan(self.steps[:, 0]))
         if not known.size:
             return None
         loss, accuracy = self.steps[known].T
-        return Course(known + 1, loss), Course(known + 1, accuracy)
+        return Series(known + 1, loss), Series(known + 1, accuracy)
 
-    def by_step(self, column: str) -> Course:
+    def by_step(self, column: str) -> Series:
         """A column of the metrics against the step."""
-        return Course(
+        return Series(
             np.asarray([row.step for row in self.rows]),
             np.asarray([getattr(row, column) for row in self.rows]),
         )
 
-    def by_epoch(self, column: str) -> Course:
-        """A column of the metrics after every epoch, means of the whole epoch for training."""
+    def by_epoch(self, column: str) -> Series:
+        """A column of the metrics per epoch; training metrics are means over the whole epoch."""
         last = self.rows[-1]
         return measures.by_epoch(
             [row.step for row in self.rows],
@@ -99,10 +99,10 @@ def read_histories(folders: Sequence[Path]) -> list[History]:
       The runs that have an evaluation or a checkpoint, in order of seed.
 
     Raises:
-      UsageError: they differ in more than their seed, or two have the same.
+      UsageError: they differ in more than their seed, or two have the same seed.
       Failure: a folder has no run, a file is damaged, or no run has anything to show yet.
     """
-    once: dict[Path, RunDirectory] = {}  # However often, and by whichever names, one is given.
+    once: dict[Path, RunDirectory] = {}  # A directory may be given repeatedly, by several names.
     for folder in folders:
         for directory in _directories(folder):
             once.setdefault(directory.path.resolve(), directory)
@@ -118,20 +118,20 @@ def read_histories(folders: Sequence[Path]) -> list[History]:
         if different:
             raise UsageError(
                 f"The runs in {first.directory.path} and {run.directory.path} have"
-                f" {', '.join(different)}; give runs that differ in their seed alone."
+                f" {', '.join(different)}; give runs that differ only in their seed."
             )
     by_seed = {run.recipe.seed: run.directory.path for run in runs}
     for run in runs:
         if (other := by_seed[run.recipe.seed]) != run.directory.path:
             raise UsageError(
-                f"The runs in {run.directory.path} and {other} are both of seed"
+                f"The runs in {run.directory.path} and {other} both have seed"
                 f" {run.recipe.seed}; give runs that differ in their seed."
             )
     if shown := [run for run in runs if run.rows or run.has_network]:
         return sorted(shown, key=lambda run: run.recipe.seed)
     raise Failure(
         f"The run in {first.directory.path} has no evaluation and no checkpoint yet;"
-        " wait for the end of its first epoch."
+        " wait until its first epoch has ended."
     )
 
 
@@ -142,5 +142,5 @@ def _directories(folder: Path) -> list[RunDirectory]:
         return [RunDirectory(path) for path in below]
     raise Failure(
         f"{folder} has neither a run nor seed-N folders with runs;"
-        " give the --workdir of a training."
+        " give the --workdir of a training run."
     )

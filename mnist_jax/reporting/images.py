@@ -1,4 +1,4 @@
-"""Pictures of pictures: images in rows, a network's filters, and what its layers make of one."""
+"""Figures of images: image grids, a network's filters, and its layers' activations."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from mnist_jax.reporting.style import COLORS, SMALL, TINY, WIDTH, picture, place
 
 # Blue below zero, white at zero, red above.
 _SIGNED = colormaps["RdBu_r"].with_extremes(bad=COLORS["frame"])
-# How much of a layer's filters is shown: input and output channels.
+# The most input and output channels of a layer's filters that are shown.
 MOST_FILTERS = (20, 40)
-_MARGIN = 0.1  # Inches, as is everything below.
+_MARGIN = 0.1  # Inches, like all lengths below.
 _LINE = 0.16
-_CELL = 15  # Pixels of a mosaic, at least, for each of its pictures.
+_CELL = 15  # Least side of each image in a mosaic, in pixels.
 
 
 @dataclass(frozen=True, eq=False)
 class LayerOutput:
-    """What a layer makes of one image.
+    """A layer's output for one image.
 
     Attributes:
-      name: the layer's.
+      name: the layer's name.
       output: [H, W, channels] or [units].
-      limit: the largest absolute value, over all images that are to be compared.
+      limit: the largest absolute value over all images to be compared.
     """
 
     name: str
@@ -43,7 +43,7 @@ def image_grid(
     colors: Sequence[str] | None = None,
     width: float = WIDTH,
 ) -> Figure:
-    """Shows images [N, H, W] of uint8 in rows, dark on light, each below its title."""
+    """Shows uint8 images [N, H, W] in rows, dark on light, each below its title."""
     lines = max(title.count("\n") + 1 for title in titles)
     cell = (width - _MARGIN) / columns
     side, head = cell - _MARGIN, 0.06 + _LINE * lines
@@ -61,7 +61,7 @@ def image_grid(
 def filters(kernel: np.ndarray) -> Figure:
     """Shows a convolution's weights [h, w, inputs, outputs], blue below zero and red above.
 
-    Of one input channel the filters are wrapped into rows; of several every row is an input
+    With one input channel, the filters are wrapped into rows; with several, every row is an input
     channel and every column an output channel, up to 20 and 40 of them.
     """
     inputs, outputs = (min(pair) for pair in zip(kernel.shape[2:], MOST_FILTERS, strict=True))
@@ -94,14 +94,14 @@ def activations(
     probability: np.ndarray,
     names: Sequence[str],
 ) -> Figure:
-    """Shows an image, below it what every layer makes of it, and the probabilities at the end.
+    """Shows an image, below it every layer's output, and the probabilities at the end.
 
     Args:
       image: uint8 [H, W].
-      heading: what is written beside it.
-      layers: in order; every channel is a picture of its own, units are laid out in rows.
+      heading: the text beside it.
+      layers: in order; channels are shown as separate images, units are arranged in rows.
       probability: [classes].
-      names: of the classes.
+      names: the classes' names.
     """
     width, side = WIDTH - 2 * _MARGIN, 1.0
     mosaics = [_channels(layer.output) for layer in layers]
@@ -131,7 +131,7 @@ def activations(
 
 
 def _channels(output: np.ndarray) -> np.ndarray:
-    """Lays a layer's channels, or its units, out in a picture several times as wide as high."""
+    """Arranges a layer's channels or units in an image several times wider than high."""
     if output.ndim == 3:
         maps, aspect = output.transpose(2, 0, 1), 4.5
     else:
@@ -141,7 +141,7 @@ def _channels(output: np.ndarray) -> np.ndarray:
 
 
 def _mosaic(maps: np.ndarray, columns: int) -> np.ndarray:
-    """Enlarges small pictures, so that the frame around each is thin beside it."""
+    """Enlarges small images, so that the frame around each is thin in comparison."""
     times = math.ceil(_CELL / maps.shape[1])
     return measures.mosaic(maps.repeat(times, axis=1).repeat(times, axis=2), columns)
 

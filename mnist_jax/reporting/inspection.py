@@ -1,4 +1,4 @@
-"""A trained network, looked into: its filters and its activations."""
+"""Filters and activations of a trained network, and augmented images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from mnist_jax.transforms import Standardize
 
 
 def augmented(recipe: Recipe, images: np.ndarray) -> np.ndarray:
-    """Training images once changed as the recipe says, but not normalised.
+    """Applies a recipe's augmentation once to training images, without normalisation.
 
     Args:
-      recipe: whose augmentation it is.
+      recipe: the recipe with the augmentation.
       images: uint8 [N, 28, 28].
 
     Returns:
@@ -37,8 +37,8 @@ def kernels(network: Network, prefix: str = "") -> dict[str, np.ndarray]:
     """The weights [h, w, inputs, outputs] of every convolution, in order, by the layer's name.
 
     Args:
-      network: which may have networks among its layers.
-      prefix: of the names, where the network is a layer itself.
+      network: a network, which may have networks among its layers.
+      prefix: the prefix of the names, if the network itself is a layer.
     """
     found: dict[str, np.ndarray] = {}
     for name, layer in network.named_layers().items():
@@ -53,9 +53,9 @@ def kernels(network: Network, prefix: str = "") -> dict[str, np.ndarray]:
 def activations(
     network: Network, recipe: Recipe, images: np.ndarray
 ) -> Sequence[list[LayerOutput]]:
-    """What every layer makes of each of the images uint8 [N, 28, 28].
+    """The output of every layer for each of the images uint8 [N, 28, 28].
 
-    Layers that leave the numbers as they are, such as a flattening, are left out.
+    Layers that do not change the values, such as flattening, are omitted.
     """
     before = evaluation_inputs(recipe, jnp.asarray(images))
     found: list[list[LayerOutput]] = [[] for _ in images]

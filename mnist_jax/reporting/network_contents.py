@@ -1,4 +1,4 @@
-"""What a report shows of a network and its dataset: examples, errors, scores and insides."""
+"""A report's sections on a network and its dataset: examples, errors, scores and activations."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,22 +17,23 @@ from mnist_jax.reporting.page import Picture, Section, Table, Text
 from mnist_jax.reporting.style import COLORS, WIDE
 from mnist_jax.runs.network import load_run
 
-# Whose activations are shown: a sweater and a coat are article D's exercise; a 4 and a 9 are alike.
+# Classes whose activations are shown: pullover and coat as in article D's exercise; 4 and 9, which
+# look alike.
 _COMPARED = {"mnist": (4, 9), "fashion_mnist": (2, 4), "digits": (4, 9)}
 _FIRST, _SAMPLE, _ERROR_ROWS = 40, 12, 6
-# Which training images are shown.
+# The training images that are shown.
 _SHOWN = slice(1, 1 + _FIRST)
 
 
 @dataclass(frozen=True, eq=False)
 class _Tested:
-    """A network on the test images.
+    """A network and its predictions for the test images.
 
     Attributes:
-      history: of its run.
-      step: its checkpoint's.
-      network: in evaluation mode.
-      dataset: whose test images they are.
+      history: the history of its run.
+      step: the step of its checkpoint.
+      network: the network in evaluation mode.
+      dataset: the dataset of the test images.
       probability: [N, classes].
     """
 
@@ -62,21 +63,21 @@ def default_images(dataset: Dataset) -> list[int]:
 
 
 def check_images(chosen: Sequence[int], dataset: Dataset) -> None:
-    """Makes sure that there are such test images.
+    """Checks that the dataset has these test images.
 
     Raises:
-      UsageError: there is one that is not.
+      UsageError: it lacks one.
     """
     if bad := [number for number in chosen if not 0 <= number < len(dataset.test)]:
         raise UsageError(
-            f"There is no test image {bad[0]}; give numbers from 0 to {len(dataset.test) - 1}."
+            f"There is no test image {bad[0]}; give indices from 0 to {len(dataset.test) - 1}."
         )
 
 
 def training_images(dataset: Dataset, recipe: Recipe) -> Iterator[Picture]:
     """Training images, as article E shows them: its loop begins with the second one.
 
-    Where a recipe augments them, also as they are then.
+    If the recipe augments them, the augmented images are shown, too.
     """
     shown = dataset.train.images[_SHOWN]
     yield _first_images(
@@ -90,8 +91,8 @@ def training_images(dataset: Dataset, recipe: Recipe) -> Iterator[Picture]:
             "augmented-images",
             dataset,
             inspection.augmented(recipe, shown),
-            f"The same {_FIRST} images as the network may see them in training, before they are"
-            " normalised. They are changed anew in every epoch.",
+            f"The same {_FIRST} images with random augmentation, before normalisation. The"
+            " augmentation is different in every epoch.",
         )
 
 
@@ -102,14 +103,14 @@ def _first_images(name: str, dataset: Dataset, shown: np.ndarray, caption: str) 
     return Picture(
         name,
         images.image_grid(shown, titles, columns),
-        f"{_FIRST} small pictures, each with its label.",
+        f"{_FIRST} small images, each with its label.",
         caption,
         wide=images.image_grid(shown, titles, of_wide, width=WIDE),
     )
 
 
 def sections(history: History, dataset: Dataset, chosen: Sequence[int]) -> list[Section]:
-    """What there is to show of the network of a run that has a checkpoint.
+    """The sections on the network of a run that has a checkpoint.
 
     Raises:
       Failure: the checkpoint is damaged.
@@ -133,15 +134,15 @@ def errors(
     dataset: str,
     noted: str,
 ) -> Picture:
-    """The misclassified images that come first, as Nielsen shows his ensemble's.
+    """The first misclassified images, as Nielsen shows those of his ensemble.
 
     Args:
       pictures: uint8 [N, 28, 28].
-      labels: [N], true ones.
-      predicted: [N].
-      notes: N texts, how sure each prediction is.
+      labels: [N], true labels.
+      predicted: [N], predicted labels.
+      notes: N texts, the confidence of each prediction.
       dataset: one of `mnist_jax.data.DATASETS`.
-      noted: what the notes are.
+      noted: a description of the notes.
     """
     names = CLASS_NAMES[dataset]
     columns = 4 if _words(names) else 6
@@ -153,7 +154,7 @@ def errors(
     return Picture(
         "misclassified",
         images.image_grid(pictures[: len(titles)], titles, columns),
-        f"{len(titles)} small pictures, each with its true and its predicted label.",
+        f"{len(titles)} small images, each with its true and its predicted label.",
         f"Misclassified test images, most confident first: {len(titles)} of {len(labels):,}. Above"
         f" each are its true label → the predicted one, and {noted}.",
     )
@@ -164,17 +165,17 @@ def _scores(tested: _Tested) -> Iterator[Text | Picture]:
     correct = predicted == labels
     yield Text(
         f"The network of seed {tested.history.recipe.seed} after step {tested.step:,}, in"
-        f" evaluation mode: {correct.mean():.2%} of {len(labels):,} images right,"
-        f" {np.sum(~correct):,} wrong."
+        f" evaluation mode: {correct.mean():.2%} of {len(labels):,} images correct,"
+        f" {np.sum(~correct):,} misclassified."
     )
     if tested.history.recipe.evaluation == "training_mode":
-        yield Text("Its run measured itself in training mode, as the article's program does.")
+        yield Text("During its run it was evaluated in training mode, as in the article's program.")
     yield _sample(tested)
     counts = measures.confusion(labels, predicted, len(names))
     yield Picture(
         "confusion-matrix",
         scores.confusion_matrix(counts, names),
-        "A table of how many images of each true class got each predicted class.",
+        "A table of the number of images by true class and predicted class.",
         "Confusion matrix: test images by true and predicted class; errors are coloured.",
     )
     if len(wrong := measures.misclassified(tested.probability, labels)):
@@ -191,16 +192,16 @@ def _scores(tested: _Tested) -> Iterator[Text | Picture]:
         "accuracy-by-class",
         scores.class_accuracy(rates, float(correct.mean()), names),
         "A dot for each class's accuracy, with its interval.",
-        "Accuracy on each class. The lines are Wilson's 95% intervals for so many images.",
+        "Accuracy on each class. The lines are Wilson 95% intervals for its number of images.",
     )
     calibration = measures.calibration(tested.probability, labels)
     yield Picture(
         "reliability",
         scores.reliability(calibration),
         "Accuracy against confidence beside the diagonal, above the number of images.",
-        "Reliability: where dots lie below the dashed line, the network is surer than it is right."
+        "Reliability diagram: where dots lie below the dashed line, the network is overconfident."
         f" The expected calibration error is {calibration.error:.2%} over"
-        f" {len(calibration.count)} bins; lines are Wilson's 95% intervals.",
+        f" {len(calibration.count)} bins; lines are Wilson 95% intervals.",
     )
 
 
@@ -216,16 +217,16 @@ def _sample(tested: _Tested) -> Picture:
     return Picture(
         "test-sample",
         images.image_grid(tested.dataset.test.images[:_SAMPLE], titles, columns, colors),
-        f"{_SAMPLE} small pictures, each with its predicted label.",
+        f"{_SAMPLE} small images, each with its predicted label.",
         f"The first {_SAMPLE} test images with their predicted labels.",
     )
 
 
 def _insides(tested: _Tested, chosen: Sequence[int]) -> Iterator[Text | Picture]:
     yield Text(
-        "Blue is below zero, and red above. Activations are what every layer makes of an image, up"
-        " to the number after ±, on the same scale for all images; layers that leave the numbers as"
-        " they are, such as flatten, are left out."
+        "Blue is below zero, and red above. Activations are shown for every layer, up to the number"
+        " after ±, on the same scale for all images; layers that do not change the values, such as"
+        " flatten, are omitted."
     )
     for name, kernel in inspection.kernels(tested.network).items():
         height, width, inputs, outputs = kernel.shape
@@ -234,7 +235,7 @@ def _insides(tested: _Tested, chosen: Sequence[int]) -> Iterator[Text | Picture]
         yield Picture(
             f"filters-{name}",
             images.filters(kernel),
-            f"The weights of the convolution {name} as small pictures.",
+            f"The weights of the convolution {name} as small images.",
             f"Learned filters of {name}: {inputs} → {outputs} channels of {height}×{width}"
             f"{rest if inputs > most_in or outputs > most_out else ''}.",
         )
@@ -278,5 +279,5 @@ def _layers(network: Network) -> Iterator[Text | Table]:
 
 
 def _words(names: Sequence[str]) -> bool:
-    """Whether classes have names, which need more room than digits."""
+    """Whether class names are words, which need more room than digits."""
     return max(map(len, names)) > 2

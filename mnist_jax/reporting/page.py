@@ -1,4 +1,4 @@
-"""A page that needs nothing else: pictures as data, tables and text in one HTML file."""
+"""A self-contained HTML page with embedded figures, tables and text."""
 
 import base64
 import io
@@ -14,29 +14,29 @@ from matplotlib.figure import Figure
 from mnist_jax.files import unwritable, write_output
 from mnist_jax.reporting.style import CSS_PIXELS_PER_INCH
 
-# How many columns of a table a phone has room for; of more, every row becomes a card.
+# The most table columns that fit on a phone; with more, every row becomes a card.
 _PHONE = 5
-# How wide a window has room for columns, and for how many of pictures.
+# The least width of a window with columns, and the most columns of figures.
 _SCREEN, _COLUMNS = "60rem", 3
 _HERE = Path(__file__).parent
-# The colours and letters that every page of ours has.
+# Colours and fonts shared by all pages.
 BASE_STYLE = (_HERE / "base.css").read_text("utf-8").strip()
-# Its policy lets a browser load nothing from anywhere.
+# Its content security policy forbids loading anything.
 _PAGE = Template((_HERE / "page.html").read_text("utf-8"))
-# Twice the pixels of CSS: sharp on a screen of today.
+# Two device pixels per CSS pixel, for high-density screens.
 _PNG = {"dpi": 2 * CSS_PIXELS_PER_INCH, "format": "png", "pil_kwargs": {"optimize": True}}
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure with its words.
+    """A figure with its texts.
 
     Attributes:
-      name: of its file, without `.png`.
+      name: name of its file, without `.png`.
       figure: the drawing.
-      alt: what it shows, for who can't see it.
-      caption: what is below it.
-      wide: the same drawn for a screen that is wider than a phone, to its whole width.
+      alt: the alternative text.
+      caption: the text below it.
+      wide: the same figure for wide screens, using their full width.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Picture:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """Its drawings, by the name of their file without `.png`."""
+        """Its drawings, by their file names without `.png`."""
         wide = {} if self.wide is None else {f"{self.name}-wide": self.wide}
         return {self.name: self.figure} | wide
 
@@ -69,7 +69,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to be typed or read as they are."""
+    """Preformatted lines, such as commands."""
 
     text: str
 
@@ -128,7 +128,7 @@ def write(page: Page, folder: Path) -> Path:
 
 
 def html(page: Page, pngs: dict[str, bytes]) -> str:
-    """The page with its pictures, whose PNG files are given by name, as data."""
+    """Renders the page; `pngs` are the PNG files to embed, by name."""
     numbered = list(enumerate(page.sections, start=1))
     links = [f'<a href="#s{i}">{escape(section.title)}</a>' for i, section in numbered]
     sections = [
@@ -146,7 +146,7 @@ def html(page: Page, pngs: dict[str, bytes]) -> str:
 
 
 def _half(section: Section) -> str:
-    """Marks what needs half a screen: no pictures, and no table of many columns."""
+    """Marks sections that fit half a screen: no figures, and no table of many columns."""
     whole = any(
         isinstance(block, Picture) or (isinstance(block, Table) and len(block.head) > _PHONE)
         for block in section.blocks
@@ -155,7 +155,7 @@ def _half(section: Section) -> str:
 
 
 def _blocks(section: Section, pngs: dict[str, bytes]) -> str:
-    """The section's blocks; pictures that follow each other stand side by side if there is room."""
+    """The section's blocks; consecutive figures are placed side by side if there is room."""
     parts: list[str] = []
     row: list[Picture] = []
     for block in section.blocks:
@@ -180,7 +180,7 @@ def _block(block: Table | Code | Text, title: str) -> str:
         case Table():
             return _table(block, title)
         case Code(text):
-            # Lines and words apart: what goes on below is indented, and no flag is split.
+            # Lines and words as elements: continuation lines are indented, and no flag is split.
             lines = "".join(f"<div>{_words(line)}\n</div>" for line in text.splitlines())
             return f'<div class="code">{lines}</div>'
         case Text(text):
@@ -206,7 +206,7 @@ def _table(table: Table, title: str) -> str:
         rows.append(f'<tr><th scope="row"{classes[0]}>{escape(first)}</th>{cells}</tr>')
     body = "\n".join(rows)
     kind = " cards" if len(table.head) > _PHONE else ""
-    # Focusable, so that keys can scroll it too.
+    # Focusable, so that it can be scrolled with the keyboard.
     return (
         f'<div class="table{kind}" tabindex="0" role="region" aria-label="{escape(title)}">\n'
         f"<table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
@@ -214,7 +214,7 @@ def _table(table: Table, title: str) -> str:
 
 
 def _cell(text: str) -> str:
-    # A shape may go on in the next line.
+    # A shape may wrap to the next line.
     return escape(text).replace("×", "×<wbr>")
 
 
@@ -234,7 +234,7 @@ def _figure(picture: Picture, pngs: dict[str, bytes]) -> str:
 
 
 def _source(figure: Figure, png: bytes) -> tuple[str, str]:
-    """A PNG file as data, and its size in pixels of CSS."""
+    """A PNG file as a data URL, and its size in CSS pixels."""
     width, height = (round(CSS_PIXELS_PER_INCH * side) for side in figure.get_size_inches())
     data = base64.b64encode(png).decode()
     return f"data:image/png;base64,{data}", f'width="{width}" height="{height}"'

@@ -1,4 +1,4 @@
-"""Pictures of how well a network does: by class, by confidence, and image by image."""
+"""Figures of a network's accuracy by class and by confidence, and its confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _ERRORS = LinearSegmentedColormap.from_list(
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> Figure:
-    """Shows [classes, classes] images by true (row) and predicted class, errors in colour."""
+    """Shows counts [classes, classes] by true (row) and predicted class, errors in colour."""
     figure = new_figure(3.6)
     axes = figure.subplots()
     errors = np.where(np.eye(len(names), dtype=bool), np.nan, counts)
@@ -60,13 +60,13 @@ def class_accuracy(accuracy: Rates, overall: float, names: Sequence[str]) -> Fig
 
 
 def reliability(found: Calibration) -> Figure:
-    """Shows accuracy against confidence, bin by bin, above how many images each bin has."""
+    """Shows accuracy against confidence per bin, above the number of images in each bin."""
     figure = new_figure(3.9)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     filled = found.count > 0
     x, rates = found.confidence[filled], found.accuracy
     y, low, high = (values[filled] for values in (rates.rate, rates.low, rates.high))
-    upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="right as often as it says")
+    upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="perfectly calibrated")
     upper.errorbar(
         x,
         y,

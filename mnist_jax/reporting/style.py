@@ -1,4 +1,4 @@
-"""What all pictures share: their size, their colours, and axes without ornaments."""
+"""Shared style of all figures: size, colours and axes."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-# Inches; a hundred CSS pixels each, so that a picture fills a phone in its own size, where its
-# letters can be read, and three stand side by side on a screen.
+# Inches of 100 CSS pixels, so that a figure fills a phone at its natural size, with readable text,
+# and three fit side by side on a screen.
 WIDTH = 3.6
-# A second drawing, where the whole width of a screen serves better than a third of it.
+# For a second version that uses a screen's whole width instead of a third.
 WIDE = 9.6
 CSS_PIXELS_PER_INCH = 100
 SMALL, TINY = 9.0, 8.0  # Points.
@@ -25,18 +25,18 @@ COLORS = {
     "frame": "#C8C8C8",
     "diagonal": "#E8E8E8",
 }
-# A second difference besides the colour.
+# Distinguishes lines without colour.
 DASHES = {"test": "-", "training": "--", "validation": ":"}
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of so many inches that lays out its axes itself."""
+    """An empty figure, with sizes in inches and constrained layout."""
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.08)
     return Figure(figsize=(width, height), layout=layout, facecolor="white")
 
 
 def tidy(axes: Axes, *, grid: str = "y") -> None:
-    """Takes away what shows nothing, and draws a light grid along `grid`: `x`, `y` or `both`."""
+    """Removes unnecessary spines, and draws a light grid along `grid`: `x`, `y` or `both`."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#E5E5E5", linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
@@ -46,7 +46,7 @@ def tidy(axes: Axes, *, grid: str = "y") -> None:
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at so many inches from the left and from the top of a figure."""
+    """Adds axes at a position in inches from the left and the top of a figure."""
     whole_width, whole_height = figure.get_size_inches()
     bottom = whole_height - top - height
     return figure.add_axes(
