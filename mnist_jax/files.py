@@ -47,7 +47,7 @@ def _replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def unwritable(path: object, error: OSError, instead: str) -> Failure:
-    """The error for a path that can't be written; `instead` names what to replace."""
+    """The error for a path that can't be written; the message says to give another `instead`."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what_to_do = f"{'make room or ' if full else ''}give another {instead}"
     return Failure(f"{path} can't be written ({error.strerror}); {what_to_do}.")

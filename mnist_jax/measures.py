@@ -92,7 +92,7 @@ def by_epoch(
 
 
 def band(runs: Sequence[Series]) -> Band:
-    """Mean and range of one or more curves, where all have a value."""
+    """Mean and range of one or more series, where all have a value."""
     x = runs[0].x
     for run in runs[1:]:
         x = np.intersect1d(x, run.x)

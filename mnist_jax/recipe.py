@@ -90,7 +90,9 @@ class Recipe:
     optimizer: Annotated[Literal["sgd", "adam", "adamw"], "Optimiser."] = "sgd"
     learning_rate: Annotated[float, "Step size; constant without learning_rate_schedule."]
     momentum: Annotated[float, "Momentum of SGD."] = 0.0
-    weight_decay: Annotated[float, "Decoupled with adamw, else by --weight_decay_sense."] = 0.0
+    weight_decay: Annotated[
+        float, "Weight decay: decoupled with adamw, otherwise as weight_decay_sense says."
+    ] = 0.0
     weight_decay_sense: Annotated[
         Literal["torch", "nielsen"],
         "torch: weight_decay times the parameter is added to every gradient; nielsen: the λ of"
@@ -98,7 +100,7 @@ class Recipe:
     ] = "torch"
     selection: Annotated[
         Literal["last", "best_validation"],
-        "The checkpoint to report: the last, or the latest with the best validation accuracy.",
+        "The epoch to report: the last, or the latest with the best validation accuracy.",
     ] = "last"
     evaluation: Annotated[
         Literal["exact", "training_mode"],
@@ -121,8 +123,8 @@ class Recipe:
         "Consecutive segments, in multiples of learning_rate, as JSON, such as"
         ' [{"name": "cosine", "epochs": 10, "end": 0.01}]; the last multiple is then kept.',
     ] = _newer(())
-    b1: Annotated[float, "Adam's decay rate of the first moment."] = _newer(0.9)
-    b2: Annotated[float, "Adam's decay rate of the second moment."] = _newer(0.999)
+    b1: Annotated[float, "Decay rate of Adam's first moment."] = _newer(0.9)
+    b2: Annotated[float, "Decay rate of Adam's second moment."] = _newer(0.999)
     eps: Annotated[float, "Added by Adam to the root of the second moment."] = _newer(1e-8)
     eps_sense: Annotated[
         Literal["torch", "keras"],

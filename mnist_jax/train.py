@@ -35,7 +35,7 @@ _CONFIG = cli.define_path(
     "config", None, "A recipe to run instead of an article's, such as a run's config.json."
 )
 _EXPERIMENT = flags.DEFINE_string(
-    "experiment", None, "Row of the comparison to take the recipe from: nielsen/dbl_conv_relu."
+    "experiment", None, "Row of the comparison with its recipe, such as nielsen/dbl_conv_relu."
 )
 _MODEL_ARGS = flags.DEFINE_string(
     "model_args", None, 'Arguments of the network as JSON, such as {"pooling": "max"}.'

@@ -1,3 +1,3 @@
-"""The version of the package, which the build reads here too."""
+"""The version of the package, which the build also reads."""
 
 __version__ = "0.1.0"

@@ -65,7 +65,7 @@ def plot(panels: Sequence[Panel], across: str, *, wide: bool = False) -> Figure:
             x, y = panel.published.x, panel.published.y
             axes.plot(x, y, "D", color=COLORS["published"], markersize=5, label="published")
         tidy(axes)
-        # Above the axis, where long words have room.
+        # Above the axis, where long labels fit.
         axes.set_title(panel.label, fontsize=SMALL, loc="left")
         if panel.logarithmic:
             _logarithmic(axes, [run for runs in panel.lines.values() for run in runs])

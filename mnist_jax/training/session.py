@@ -1,4 +1,4 @@
-"""Trains runs to the end of their recipe, through interruptions, and leaves run directories."""
+"""Trains recipes to the end, across interruptions, and writes their run directories."""
 
 import contextlib
 import functools

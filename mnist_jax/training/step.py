@@ -50,7 +50,7 @@ SAVED = ("params", "batch_stats", "opt_state", "averages")
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything a step changes, and (static) what it needs to know.
+    """The training state: everything that a step changes, and static configuration.
 
     Attributes:
       step: steps taken so far.
