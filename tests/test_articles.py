@@ -298,7 +298,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "frontier/one_cycle_turned",
         {"epochs": 22, "learning_rate_schedule": _one_cycle(22), "validation": 0},
     ),
-    # Source H's changes of images and course of the rate.
+    # Source H's augmentation and learning-rate schedule.
     "batchnorm_cnn/augmented": (
         "batchnorm_cnn/batchnorm_cnn",
         {
