@@ -319,7 +319,7 @@ def test_a_variant_changes_what_it_says_and_nothing_else(name):
 
 
 def test_a_vote_has_no_recipe_and_its_members_are_named():
-    with pytest.raises(UsageError, match=r"a vote of .* they are of, ttdoucet/residual_cnn"):
+    with pytest.raises(UsageError, match=r"a vote of .* they belong to, ttdoucet/residual_cnn"):
         rows.find("ttdoucet/committee")
 
 

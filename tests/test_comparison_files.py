@@ -64,7 +64,7 @@ def test_files_follow_from_the_records_alone(tmp_path):
         for name in ("sweeps.md", "networks_in_use.md")
     )
     assert list(there.values()) == list(here.values())
-    assert "| seeds of every row | runs |" in times.split("<!-- times -->")[1]
+    assert "| seeds per row | runs |" in times.split("<!-- times -->")[1]
     shipped = in_use.split("<!-- pretrained -->")[1].split("<!-- end -->")[0]
     assert all(f"`{name}`" in shipped for name in model_names())
     for name in pretrained_names():
