@@ -79,7 +79,7 @@ def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
 
     from experiments.references.following import follow
 
-    # PyTorch's threads wait busily and would starve JAX's.
+    # PyTorch's threads busy-wait and would starve JAX's.
     torch.set_num_threads(1)
     devices.configure_process(cache_folder() / "compiled")
     out.print(f"{row} seed {recipe.seed}: {epochs} of {recipe.epochs} epochs")
