@@ -3,13 +3,12 @@
 Source: "Learn how to Classify Hand Written Digits using a Convolutional Neural Network (CNN)", its
 text and the program in it.
 Protocol: 60,000 images, reshuffled every epoch, pixels in [-1, 1], batches of 100, Adam at 0.0003
-with weight_decay 0.001, 10 epochs; the test set is measured every 50 iterations. The program never
-leaves training mode, so dropout and the batches' own statistics are on when it measures; the row
-`as_published` does the same, the others measure properly.
+with weight_decay 0.001, 10 epochs; evaluation on the test set every 50 iterations. The program
+never leaves training mode, so it evaluates with dropout and batch statistics; the row
+`as_published` does the same, the others evaluate properly.
 Expected: "99% (approx)" after 10 epochs.
-Duration: a seed sees 600,000 training images and 120 times the test set, of `augmented` three times
-as much;
-`experiments/RESULTS.md` has the measured time.
+Duration: a seed sees 600,000 training images and 120 times the test set (`augmented`: three times
+as much); `experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.batchnorm_cnn --experiment=all --num_seeds=5`
 """
 
@@ -31,7 +30,7 @@ _FIGURE = Figure(
     printed="99% (approx)",
     value=99.0,
     rounding=1.0,
-    selection="of several trainings, which is not said",
+    selection="several trainings, selection not stated",
     source="Calculating iterations and epochs",
 )
 _RECIPE = model_entry("batchnorm_cnn").recipe
@@ -47,8 +46,9 @@ ARTICLE = Article(
             figures=(_FIGURE,),
             iterations=1,
             note="Measured in evaluation mode, which the article's program never enters. The figure"
-            ' is of no single run: its author has "trained this model several times and found that'
-            ' in 10 epochs (approx.) the CNN reaches 99% (approx.)", then "up to 99% (approx)".',
+            ' is not from a single run: its author has "trained this model several times and found'
+            ' that in 10 epochs (approx.) the CNN reaches 99% (approx.)", then "up to 99%'
+            ' (approx)".',
         ),
         Row(
             id="as_published",
@@ -63,9 +63,9 @@ ARTICLE = Article(
             figures=no_figure(
                 '"we can use early stopping criteria"', "the paragraph after the plots"
             ),
-            note="The article recommends it and does not do it. It needs images that are neither"
-            " trained on nor tested, so 10,000 are held out; the table of early stopping says"
-            " when training would have ended.",
+            note="The article recommends early stopping but does not use it. It needs images that"
+            " are neither trained on nor tested, so 10,000 are held out; the section on early"
+            " stopping shows when training would have ended.",
         ),
         Row(
             id="augmented",
@@ -79,12 +79,12 @@ ARTICLE = Article(
                 unmeasured(
                     '"99.7%" with "25 million" images from augmentation',
                     "the last paragraph",
-                    "other networks'",
+                    "of other networks",
                 ),
             ),
-            note="The figure is that of fifteen other networks on Kaggle (source H). This is the"
-            " article's own network and rate with what it points at: source H's changes of images,"
-            " epochs and course of the rate.",
+            note="The figure is that of fifteen other networks on Kaggle (source H). This row"
+            " combines the article's own network and learning rate with what it points to: source"
+            " H's augmentation, number of epochs and learning-rate schedule.",
         ),
     ),
     ablations=(
@@ -92,20 +92,20 @@ ARTICLE = Article(
             "What does evaluation mode change?",
             "batchnorm_cnn/batchnorm_cnn",
             "batchnorm_cnn/as_published",
-            note="Both train the same networks; what differs is the evaluation, and the running"
-            " statistics that the second one moves, which training does not use.",
+            note="Both train the same networks; they differ in the evaluation, and in the running"
+            " statistics, which the second row's evaluation updates and training does not use.",
         ),
         Ablation(
-            "Does augmentation help, with three times the epochs and a rate that falls?",
+            "Does augmentation help, with three times the epochs and a decaying learning rate?",
             "batchnorm_cnn/augmented",
             "batchnorm_cnn/batchnorm_cnn",
         ),
     ),
     notes=(
-        "Accuracy and loss at every 50 iterations are pictures in the article, without numbers."
-        " Its text reads from them that little is gained after 3,000 iterations, which are 5"
-        " epochs. Its loss is that of the last of the 50 batches; ours in the tables is the mean of"
-        " all 50, and the report draws that of every batch.",
+        "The article shows accuracy and loss every 50 iterations only as plots. Its text concludes"
+        " from them that little is gained after 3,000 iterations, which are 5 epochs. Its loss is"
+        " that of the last of the 50 batches; ours in the tables is the mean of all 50, and the"
+        " report plots that of every batch.",
     ),
 )
 

@@ -1,8 +1,8 @@
 """Measures training speed against PyTorch and stock Flax: `python -m experiments.benchmark`.
 
-Every contender of a network and batch size is a process of its own, alive all the time and busy
-only in its turns: one round is a turn of each, so what slows the machine for a while slows all of
-them, and ratios are taken round by round. Nothing is counted of the turn before the first round.
+For a network and batch size, every contender is a process of its own that stays alive and computes
+only in its turn. A round is one turn of each, so a temporary slowdown of the machine affects all of
+them, and ratios are taken round by round. A warm-up turn before the first round is not counted.
 """
 
 import json
@@ -45,30 +45,32 @@ _TASK = flags.DEFINE_enum(
     "task",
     "train",
     ("train", "evaluate", "startup", "save", "hosts"),
-    "train: training steps. evaluate: the whole test set. startup: from command to first step."
-    " save: checkpoints. hosts: training on two hosts of one thread each.",
+    "What to measure. train: training steps. evaluate: the whole test set. startup: from command to"
+    " first step. save: checkpoints. hosts: training on two hosts with one thread each.",
 )
-_MODELS = flags.DEFINE_list("models", None, "Which networks; by default all.")
+_MODELS = flags.DEFINE_list("models", None, "Networks; by default all.")
 _BATCH_SIZES = flags.DEFINE_list(
     "batch_sizes", None, "Images per step; by default the article's and 10, 100 and 256."
 )
 _VARIANTS = flags.DEFINE_list(
     "variants",
     ["ours", "torch-eager", "torch-channels_last", "torch-compile", *FLAX],
-    f"Who takes part, of {', '.join(VARIANTS)}.",
+    f"Contenders, from {', '.join(VARIANTS)}.",
 )
 _SEEDS = flags.DEFINE_list(
-    "seeds", ["1"], "Networks trained together: in one process of ours, in so many of PyTorch."
+    "seeds",
+    ["1"],
+    "Networks trained together: in one process of ours, one process each of PyTorch.",
 )
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns of each contender.", 1)
-_SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of a turn.", 0.01)
-_JSON = cli.define_path("json", None, "Write the results to this file.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of turns of each contender.", 1)
+_SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of a turn in seconds.", 0.01)
+_JSON = cli.define_path("json", None, "File to write the results to.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures, prints what it finds, and writes the JSON file and the page made of such files."""
+    """Measures, prints the results, and writes the JSON file and the pages made from such files."""
     del argv
-    # This process only traces networks; devices are for the workers.
+    # This process only traces networks; the devices are for the workers.
     jax.config.update("jax_platforms", "cpu")
     if not math.isfinite(_SECONDS.value):
         raise UsageError(f"--seconds is {_SECONDS.value}; give a number of seconds.")
@@ -87,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     rows: list[dict[str, Any]] = []
     tasks = {"startup": _startup, "save": _save, "hosts": _hosts}
     for some in tasks.get(_TASK.value, _contests)(out):
-        # Of each row, so that those of another file can be put beside them.
+        # Kept with each row, so that rows of another file can be added.
         rows += [row | {"revision": revision} for row in some]
         if _JSON.value:
             text = json.dumps(measured | {"rows": rows}, indent=1)
@@ -101,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _contests(out: Console) -> Iterator[list[dict[str, Any]]]:
-    """Measures one network at one batch size after the other."""
+    """Measures each network at each batch size in turn."""
     recipes, entrants = list(_recipes()), _entrants()
     for recipe in recipes:
         flops = None
@@ -117,14 +119,14 @@ def _names() -> Sequence[str]:
 
 
 def _recipe(name: str) -> tuple[Recipe, Dataset]:
-    """A network's, on its article's dataset if that is here."""
+    """A network's recipe, on its article's dataset if available."""
     recipe = bare_recipe(name)
     dataset = resolve_dataset(recipe.dataset)
     return replace(recipe, dataset=dataset.name), dataset
 
 
 def _recipes() -> Iterator[Recipe]:
-    """Every network at every batch size, on its article's dataset if that is here."""
+    """Every network at every batch size, on its article's dataset if available."""
     for name in _names():
         recipe, dataset = _recipe(name)
         texts = _BATCH_SIZES.value or ["10", "100", "256", str(recipe.batch_size)]
@@ -142,12 +144,12 @@ def _entrants() -> list[Entrant]:
         Entrant(variant, seeds)
         for seeds in _integers("seeds", _SEEDS.value)
         for variant in _VARIANTS.value
-        # Stock Flax is there to be compared with one seed, and only in training.
+        # Stock Flax is compared with one seed only, and only in training.
         if variant not in FLAX or (seeds == 1 and _TASK.value == "train")
     ]
     if not entrants:
         raise UsageError(
-            "Nothing to measure; give --variants and --seeds, and of stock Flax one, in training."
+            "Nothing to measure; give --variants and --seeds (stock Flax: one seed, training only)."
         )
     return entrants
 
@@ -158,12 +160,12 @@ def _readings(recipe: Recipe, entrants: Sequence[Entrant]) -> dict[Entrant, list
 
 
 def _rounds(starts: Mapping[K, Callable[[], Contender]]) -> dict[K, list[Reading]]:
-    """Starts every contender, and takes the rounds."""
+    """Starts every contender and runs the rounds."""
     with ExitStack() as stack:
         contenders = {}
         for key, start in starts.items():
             contenders[key] = stack.enter_context(closing(start()))
-            contenders[key].measure(_SECONDS.value)  # Alone while it compiles; not counted.
+            contenders[key].measure(_SECONDS.value)  # Compiles undisturbed; not counted.
         rounds = [
             {key: contender.measure(_SECONDS.value) for key, contender in contenders.items()}
             for _ in range(_ROUNDS.value)
@@ -172,7 +174,7 @@ def _rounds(starts: Mapping[K, Callable[[], Contender]]) -> dict[K, list[Reading
 
 
 def _contender(recipe: Recipe, variant: str, seeds: int) -> Contender:
-    """Seeds share a process of ours; PyTorch gets a process and a share of the cores for each."""
+    """Our seeds share a process; PyTorch gets a process and a share of the cores per seed."""
     processes, seeds = (seeds, 1) if variant in TORCH else (1, seeds)
     threads = max(1, devices.cores() // processes)
     job = Job(variant=variant, task=_TASK.value, recipe=recipe, seeds=seeds, threads=threads)
@@ -200,8 +202,8 @@ def _print(out: Console, recipe: Recipe, found: Sequence[Mapping[str, Any]]) -> 
 
 
 def _startup(out: Console) -> Iterator[list[dict[str, Any]]]:
-    """Times the training command with an empty cache, and again with what that left there."""
-    # A dataset that is only in the user's cache is not in the empty one.
+    """Times the training command with an empty cache, then with the cache this filled."""
+    # A dataset found only in the user's cache is missing from the empty one.
     dataset = "auto" if os.environ.get("MNIST_JAX_DATA_DIR") else "digits"
     for name in _names():
         times: dict[str, list[float]] = {"cold": [], "warm": []}
@@ -236,12 +238,12 @@ def _save(out: Console) -> Iterator[list[dict[str, Any]]]:
 
 
 def _hosts(out: Console) -> Iterator[list[dict[str, Any]]]:
-    """Trains every network at every batch size in one process, and in two that meet."""
+    """Trains every network at every batch size in one process, and in two connected ones."""
     if devices.cores() < 2:
-        raise UsageError("Two hosts need a core each, and there is but one.")
+        raise UsageError("Two hosts need a core each, but only one is available.")
     recipes = list(_recipes())
     if odd := [recipe.batch_size for recipe in recipes if recipe.batch_size % 2]:
-        raise UsageError(f"--batch_sizes has {odd[0]}; give even ones, which two hosts can share.")
+        raise UsageError(f"--batch_sizes has {odd[0]}; give even sizes, which two hosts can share.")
     for recipe in recipes:
         half = replace(recipe, batch_size=recipe.batch_size // 2)
         readings = _rounds(
@@ -261,7 +263,7 @@ def _hosts(out: Console) -> Iterator[list[dict[str, Any]]]:
 
 
 def _host(variant: str, recipe: Recipe, processes: int = 1) -> Contender:
-    """Of several processes the first is found at a port that was free a moment ago."""
+    """A contender of one process, or of several that connect through a free local port."""
     job = Job(variant=variant, task="train", recipe=recipe, seeds=1, threads=1)
     if processes > 1:
         with socket.socket() as free:
@@ -271,10 +273,10 @@ def _host(variant: str, recipe: Recipe, processes: int = 1) -> Contender:
 
 
 def _integers(name: str, texts: Sequence[str]) -> list[int]:
-    """A list flag's numbers in ascending order, each once.
+    """A list flag's distinct numbers in ascending order.
 
     Raises:
-      UsageError: one is no positive whole number.
+      UsageError: one is not a positive integer.
     """
     if bad := [text for text in texts if not text.isdecimal() or not int(text)]:
         raise UsageError(f"--{name} has {bad[0]!r}; give whole numbers from 1 on.")

@@ -2,11 +2,11 @@
 
 Source: `CNN.ipynb` and `README.md` of https://github.com/cdeotte/MNIST-CNN-99.75 at 53a2e6e, in
 Keras on TensorFlow 1.7; article E's last lines point at its companion on Kaggle.
-Protocol: every network trains on 54,000 images of its own draw and prints its accuracy on the
-other 6,000, which chooses nothing; batches of 64, 843 steps an epoch, Keras' Adam at 0.001, times
-0.95 after every epoch, 30 epochs. Training images are turned by up to 15°, shifted by up to 2.8
-pixels and zoomed by up to 15%, rows and columns by themselves.
-Expected: 99.641 ± 0.047% over 1,500 networks, 99.745 ± 0.020% by fifteen of them together.
+Protocol: every network trains on its own random draw of 54,000 images and prints its accuracy on
+the other 6,000, which selects nothing; batches of 64, 843 steps per epoch, Keras' Adam at 0.001,
+times 0.95 after every epoch, 30 epochs. Training images are rotated by up to 15°, shifted by up to
+2.8 pixels and zoomed by up to 15%, rows and columns independently.
+Expected: 99.641 ± 0.047% over 1,500 networks, 99.745 ± 0.020% by votes of fifteen of them.
 Duration: a seed sees 1,618,560 training images; `experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.cdeotte --experiment=strided_cnn --num_seeds=15`
 """
@@ -34,10 +34,11 @@ ARTICLE = Article(
                     source="README.md",
                 ),
             ),
-            note="Keras' stream of batches takes 844 for a pass, one of 48 images, and goes on"
-            " across epochs of 843; here an epoch is 843 batches of a new order, so that 48 images,"
-            " others every time, are left out. Images between pixels are read bilinearly, as since"
-            " Keras 2.1.4, and turned about their centre; which version ran is not known.",
+            note="A pass of Keras' batch generator over the images takes 844 batches, one of them"
+            " of 48 images, and continues across epochs of 843 steps; here an epoch is 843 batches"
+            " in a new order, which leaves out a different 48 images every time. Images are"
+            " interpolated bilinearly, as in Keras since 2.1.4, and rotated about their centre;"
+            " which version the author ran is not known.",
         ),
     ),
     ensembles=(
@@ -63,15 +64,15 @@ ARTICLE = Article(
         Cost(
             row="strided_cnn",
             what="time",
-            printed="about 4 hours for 15 networks, which is 32 s an epoch",
+            printed="about 4 hours for 15 networks, which is 32 s per epoch",
             machine="Tesla K80",
             source="README.md",
         ),
     ),
     notes=(
-        "The 99.79% of its title is the best of 100 votes, and Kaggle's 99.757% is of another split"
-        " and of other settings; neither is a mean. An earlier README, of 35 epochs on 80% of the"
-        " images, has 99.65 ± 0.045% and 99.74 ± 0.02%.",
+        "The 99.79% in its title is the best of 100 votes, and Kaggle's 99.757% comes from another"
+        " split and other settings; neither is a mean. An earlier README, for 35 epochs on 80% of"
+        " the images, reports 99.65 ± 0.045% and 99.74 ± 0.02%.",
     ),
 )
 

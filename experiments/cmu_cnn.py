@@ -1,9 +1,9 @@
 """Article C: "The Convolution Neural Network with PyTorch" (Carnegie Mellon, 2017).
 
 Source: the article's text, and its program `NR_CNN_PT.py` (https://github.com/huyaoyu/NN).
-Protocol: 60,000 images in the order of the files every epoch, batches of 100, Adam at 0.001, 10
-epochs; test accuracy after the last. Seeds therefore differ in their initial values alone.
-Expected: 98.86%, a single run.
+Protocol: 60,000 images in file order every epoch, batches of 100, Adam at 0.001, 10 epochs; test
+accuracy after the last. Seeds therefore differ in their initial values alone.
+Expected: 98.86%, from a single run.
 Duration: a seed sees 600,000 training images; `experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.cmu_cnn --experiment=all --num_seeds=5`
 """
@@ -34,9 +34,9 @@ ARTICLE = Article(
         Row(
             id="cmu_cnn_text",
             recipe=changed(_RECIPE, model_args={"conv_relu": False}),
-            figures=no_figure("its text", "the features it lists"),
-            note="The text names ReLU for the first two dense layers only, but its 98.86% came from"
-            " the program, which has it after the convolutions too.",
+            figures=no_figure("network of the text", "the text's list of features"),
+            note="The text mentions ReLU for the first two dense layers only, but its 98.86% comes"
+            " from the program, which has it after the convolutions too.",
         ),
     ),
     ablations=(
@@ -54,10 +54,10 @@ ARTICLE = Article(
         ),
     ),
     notes=(
-        "The program's curves are pictures, without numbers: every 10 batches the mean training"
-        " loss of those 10, which the report draws of ours, and the loss on the next 100 test"
-        " images, where `python -m mnist_jax.train --model=cmu_cnn --eval_every=10` measures and"
-        " draws that on all 10,000.",
+        "The program's curves are plots without numbers: every 10 batches, the mean training loss"
+        " of those 10, which our report plots for our runs, and the loss on the next 100 test"
+        " images. `python -m mnist_jax.train --model=cmu_cnn --eval_every=10` measures and plots"
+        " the latter on all 10,000 test images.",
     ),
 )
 

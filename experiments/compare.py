@@ -1,4 +1,4 @@
-"""Writes the comparison from the records: `python -m experiments.compare [--report]`."""
+"""Generates the comparison from the records: `python -m experiments.compare [--report]`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,12 @@ from mnist_jax.errors import Failure
 from mnist_jax.files import unwritable, write_text
 from mnist_jax.interchange import pretrained
 
-_REPORT = flags.DEFINE_bool("report", False, "Write a page of pictures instead, to report/.")
+_REPORT = flags.DEFINE_bool("report", False, "Write a page of plots instead, to report/.")
 _CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if the files are out of date.")
 _RESULTS = cli.define_path(
     "results",
     records.RESULTS,
-    "Where the records live; of other records than ours, all is written there.",
+    "Directory of the records; for others than ours, output is written there too.",
 )
 _README = Path(__file__).parents[1] / "README.md"
 _DOCS = _README.parent / "docs"
@@ -29,11 +29,11 @@ flags.mark_bool_flags_as_mutual_exclusive(["report", "check"])
 
 
 def files(directory: Path = records.RESULTS) -> dict[Path, str]:
-    """The files that follow from the records of a directory, with their contents.
+    """The files generated from the records of a directory, with their contents.
 
     Raises:
-      Failure: a record is damaged or does not belong to a row, or a page of ours has no place for
-        what belongs there.
+      Failure: a record is damaged or does not belong to a row, or a page of ours lacks the markers
+        of a generated part.
     """
     results = Results.load(all_articles(), directory)
     made = {
@@ -56,7 +56,7 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
 
 
 def _pages(directory: Path) -> Path:
-    """Where pages go: beside our records, and among others, whose neighbours may be our pages."""
+    """The folder for pages: that of ours, or for other records the records' own folder."""
     return directory.parent if _ours(directory) else directory
 
 
@@ -65,12 +65,12 @@ def _ours(directory: Path) -> bool:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the files or the page, or checks the files."""
+    """Writes the files or the report, or checks the files."""
     del argv
     if not _RESULTS.value.is_dir():
         raise Failure(f"{_RESULTS.value} is no folder; give one with records to --results.")
     if _REPORT.value:
-        # Here, for the tables need no pictures, and Matplotlib takes a second.
+        # Imported here: the tables need no plots, and importing Matplotlib takes a second.
         from experiments.evidence import pages
         from mnist_jax.reporting import page
 

@@ -1,12 +1,12 @@
 """Article F: amineHY's explanation of the CNN "with an illustration of image classification".
 
-Source: the article's text, which has no title but says this of itself, and printed summary, and the
-notebooks of its repository, https://github.com/amineHY/Image-classification-of-MNIST.
-Protocol: 60,000 images, reshuffled every epoch, Adam at 0.001; batches of 32 and 15 epochs, for
-the sibling network batches of 100 and 5 epochs; the last epoch counts.
+Source: the article's untitled text (the quotation is its own description), its printed summary, and
+the notebooks of its repository, https://github.com/amineHY/Image-classification-of-MNIST.
+Protocol: 60,000 images, reshuffled every epoch, Adam at 0.001; batches of 32 and 15 epochs, or
+batches of 100 and 5 epochs for the sibling network; the last epoch counts.
 Expected: no test figure was published; the text's "accuracy between ~90 and 100 %" of training
 batches, and the notebooks' mean training loss of each epoch, are compared.
-Duration: a seed sees 900,000 training images, of the sibling 300,000; `experiments/RESULTS.md` has
+Duration: a seed sees 900,000 training images (the sibling: 300,000); `experiments/RESULTS.md` has
 the measured times.
 Command: `python -m experiments.dropout_cnn --experiment=simple_cnn --num_seeds=5`
 """
@@ -19,7 +19,7 @@ _RECIPE = model_entry("dropout_cnn").recipe
 ARTICLE = Article(
     name="dropout_cnn",
     letter="F",
-    title="amineHY's article on the CNN, whose text has no title",
+    title="amineHY's untitled article on the CNN",
     rows=(
         Row(
             id="dropout_cnn",
@@ -35,9 +35,9 @@ ARTICLE = Article(
             ),
             iterations=1,
             note='The article says "notice the fluctuation of the accuracy between ~90 and 100 %"'
-            " of its picture of every iteration. The figure is inside if, after the first epoch, in"
-            " which the accuracy still rises to that, 95% of the batches of every run have at least"
-            " 90% right: 29 of 32 images.",
+            " about its plot of every iteration. The figure is *inside* if, after the first epoch,"
+            " in which the accuracy still rises to that range, at least 95% of the batches of every"
+            " run have at least 90% of their images right: 29 of 32.",
         ),
         Row(
             id="dropout_cnn_notebook",
@@ -62,7 +62,7 @@ ARTICLE = Article(
                     ),
                 ),
             ),
-            note="The notebook keeps every unit and skips the ReLU after the first dense layer.",
+            note="The notebook drops no units and skips the ReLU after the first dense layer.",
         ),
         Row(
             id="simple_cnn",
@@ -93,8 +93,8 @@ ARTICLE = Article(
         ),
     ),
     notes=(
-        "Loss and accuracy of every iteration are pictures in the article, without numbers; the"
-        " report draws ours.",
+        "The article shows the loss and accuracy of every iteration only as plots; the report plots"
+        " ours.",
     ),
 )
 

@@ -1,12 +1,12 @@
-"""Our own search for the cheapest network of 99.74%, beginning with source G's.
+"""Our own search for the cheapest network that reaches 99.74%, starting from source G's.
 
-Source: none; G's network without its residual block at 28x28, at other widths, under other courses
-of the learning rate.
-Protocol: a candidate trains on 50,000 images and is judged, after its last epoch, by its accuracy
-on the other 10,000 of the training set alone; its record has the test accuracy too, which decides
-nothing. What they led to, `chosen`, trains on all 60,000, and ten of its networks vote.
+Source: none; G's network without its residual block at 28x28, with other widths and learning-rate
+schedules.
+Protocol: a candidate trains on 50,000 images and is judged, after its last epoch, only by its
+accuracy on the other 10,000 of the training set; its record has the test accuracy too, which
+decides nothing. The resulting recipe, `chosen`, trains on all 60,000, and ten of its networks vote.
 Expected: 99.74% is the mean of G's own ten networks, at 1.3 PFLOP each.
-Duration: a seed of 11 epochs and 32 filters takes some 25 minutes of a CPU core;
+Duration: a seed with 11 epochs and 32 filters takes about 25 minutes on a CPU core;
 `experiments/RESULTS.md` has the measured times.
 Command: `python -m experiments.frontier --experiment=chosen`
 """
@@ -25,7 +25,7 @@ _SMALL = changed(
 
 
 def _one_cycle(recipe: Recipe, epochs: int, learning_rate: float) -> Recipe:
-    """The rate rises for one epoch, from a tenth, and then falls to zero."""
+    """A one-cycle schedule: one epoch of warm-up from a tenth, then cosine decay to zero."""
     return changed(
         recipe,
         epochs=epochs,
@@ -52,11 +52,11 @@ ARTICLE = Article(
     letter="O",
     title="our own recipe",
     rows=(
-        _candidate("small", _SMALL, "G's protocol, 32 filters and no block at 28x28"),
+        _candidate("small", _SMALL, "G's protocol, 32 filters, no residual block at 28x28"),
         _candidate(
             "one_cycle",
             _ONE_CYCLE,
-            "the rate in one cycle, up to 0.002",
+            "one-cycle learning rate, peak 0.002",
         ),
         _candidate(
             "one_cycle_wider",
@@ -71,17 +71,17 @@ ARTICLE = Article(
         _candidate(
             "one_cycle_0.001",
             _one_cycle(_SMALL, 11, 0.001),
-            "one_cycle, up to 0.001",
+            "one_cycle, peak 0.001",
         ),
         _candidate(
             "one_cycle_0.004",
             _one_cycle(_SMALL, 11, 0.004),
-            "one_cycle, up to 0.004",
+            "one_cycle, peak 0.004",
         ),
         _candidate(
             "one_cycle_turned",
             _TURNED,
-            "one_cycle, evaluated on as much as turned windows show",
+            "one_cycle, evaluated on the crop that rotation leaves on average",
         ),
         _candidate(
             "one_cycle_elastic",
@@ -89,7 +89,7 @@ ARTICLE = Article(
                 _ONE_CYCLE,
                 augmentation=(CropResize(), Elastic(), MagnifyingRotation(), Standardize()),
             ),
-            "one_cycle, elastic changes in place of a grid's",
+            "one_cycle, elastic in place of grid distortion",
         ),
         _candidate(
             "turned_wider_longer",
@@ -101,8 +101,8 @@ ARTICLE = Article(
             _one_cycle(_TURNED, 33, 0.002),
             "one_cycle_turned, 33 epochs",
         ),
-        # The rows above from 0.09 PFLOP on differ by no more than chance: the cheapest of them,
-        # with the window of evaluation that was the better one at 11 epochs.
+        # The rows above of at least 0.09 PFLOP differ by no more than chance: this is the cheapest
+        # of them, with the evaluation crop that did better at 11 epochs.
         Row(
             id="chosen",
             recipe=changed(_one_cycle(_TURNED, 22, 0.002), validation=0),

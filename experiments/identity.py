@@ -1,6 +1,6 @@
 """Measures how far the networks are from their articles': `python -m experiments.identity`.
 
-Needs PyTorch; keeps what it finds in docs/identity.json and writes the tables of docs/identity.md.
+Needs PyTorch; stores its results in docs/identity.json and writes the tables of docs/identity.md.
 """
 
 import json
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     """Measures everything and writes the file and the page."""
     del argv
     require_torch()
-    # Here, where it is known to be there.
+    # Imported here, once PyTorch is known to be installed.
     from experiments.references import identity
 
     circumstances = measurements.circumstances("experiments.identity")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def text(measured: Mapping[str, Any]) -> str:
-    """The page with the tables of what was measured."""
+    """The page with the tables of the measurements."""
     moved = measured["training_mode"]
     ties = max(row["by Theano's rule"] for row in measured["theano"])
     return sections.filled(
@@ -45,17 +45,17 @@ def text(measured: Mapping[str, Any]) -> str:
                 [
                     tables.markdown(_torch(measured["torch"])),
                     "",
-                    "Article E's evaluation as published (training mode, with the same units"
-                    f" dropped) differs by {_number(moved['logits'])} in its logits, relative to"
-                    f" the largest, and by {_number(moved['statistics'])} in the running"
-                    " statistics that it moves.",
+                    "Article E's evaluation as published (training mode, same dropout masks)"
+                    f" differs by {_number(moved['logits'])} in its logits, relative to the"
+                    f" largest, and by {_number(moved['statistics'])} in the running statistics"
+                    " that it updates.",
                 ]
             ),
             "theano": "\n".join(
                 [
                     tables.markdown(_theano(measured["theano"])),
                     "",
-                    f"By Theano's rule a weight or bias differs by up to {_number(ties)}.",
+                    f"With Theano's rule, a weight or bias differs by up to {_number(ties)}.",
                 ]
             ),
         },
@@ -63,7 +63,7 @@ def text(measured: Mapping[str, Any]) -> str:
 
 
 def _torch(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """A line for every network, with its own limit where that is not the heading's."""
+    """One line per network, with its own limit where it differs from the heading's."""
     before_training = [*limits.TORCH].index("losses")
     headings = [f"{what} ({_number(most)})" for what, most in limits.TORCH.items()]
     headings[before_training] = f"50 steps: {headings[before_training]}"
@@ -81,7 +81,7 @@ def _torch(rows: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 
 def _theano(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     headings = [f"{what} ({_number(most)})" for what, most in limits.THEANO.items()]
-    table = [["network", "dense units", "λ", *headings, "weights by Theano's rule"]]
+    table = [["network", "dense units", "λ", *headings, "weights with Theano's rule"]]
     for row in rows:
         numbers = [_number(row[what]) for what in (*limits.THEANO, "by Theano's rule")]
         table.append([row["network"], str(row["dense units"]), f"{row['λ']:g}", *numbers])

@@ -3,7 +3,7 @@
 Source: the article's section "Data acquisition and training" and its printed output.
 Protocol: 60,000 images, reshuffled every epoch, batches of 256 (the last one 96), SGD at 0.9,
 Xavier-uniform weights, sigmoid, 5 epochs; the output shows four of them.
-Expected: 75.6% after epoch 4, a single run. Other printings of the book train for 10 epochs and
+Expected: 75.6% after epoch 4, one run. Other printings of the book train for 10 epochs and
 report 75 to 83% over 34 builds, so the spread between seeds is large. The exercises have no
 figures, and the multilayer perceptron that "exceeds 98%" on MNIST has no protocol.
 Duration: a seed sees 300,000 training images, or 600,000 in ten epochs;
@@ -80,10 +80,10 @@ ARTICLE = Article(
                     source="other printings of the book",
                 ),
             ),
-            note="The figure is a mean of 34 builds, so the interval is that of such a mean: the"
-            " difference of the two means with Student's t and our standard deviation for both,"
-            " since theirs is not published. Their range of 8 points is what 34 normal runs of a"
-            " standard deviation of 1.9 span on average.",
+            note="The figure is the mean of 34 builds, so the interval is for such a mean: from"
+            " Student's t for the difference of the two means, with our standard deviation for"
+            " both, since theirs is not published. Their range of 8 points is the expected range"
+            " of 34 normally distributed runs with a standard deviation of 1.9.",
         ),
         Row(
             id="lenet_max_pooling",
@@ -100,21 +100,21 @@ ARTICLE = Article(
             id="lenet_wider_deeper",
             recipe=_DEEPER,
             figures=no_figure("exercise", "Practice, 2"),
-            note="Windows of 3x3, three convolutions of 16, 32 and 64 filters, and three dense"
-            " layers of 256, 120 and 84 units before the output, at 0.1 too: sizes of ours, chosen"
-            " before they were run.",
+            note="3x3 kernels, three convolutions with 16, 32 and 64 filters, and three dense"
+            " layers with 256, 120 and 84 units before the output, also at a learning rate of 0.1:"
+            " our own sizes, chosen before any of them was run.",
         ),
         Row(
             id="lenet_torch_init",
             recipe=changed(_RECIPE, model_args={"init": "torch"}),
             figures=no_figure("exercise", "Practice, 2: initialization"),
-            note="PyTorch's own initial values, which the article's `init_weights` replaces.",
+            note="PyTorch's default initialisation, which the article's `init_weights` replaces.",
         ),
         Row(
             id="lenet_wider_deeper_mnist",
             recipe=changed(_DEEPER, dataset="mnist"),
             figures=no_figure("exercise", "Practice, 3"),
-            note="The network of `lenet_wider_deeper`, which on Fashion-MNIST is below that of"
+            note="The network of `lenet_wider_deeper`, which on Fashion-MNIST scores below that of"
             " `lenet_relu_max_pooling`.",
         ),
         Row(
@@ -139,11 +139,11 @@ ARTICLE = Article(
                     exceeds=98.0,
                 ),
             ),
-            note="The sentence names no widths, epochs or learning rate, so a verdict would judge"
-            " our choice of them, and one recipe that stays below 98% would say nothing against"
-            " it. This is the multilayer perceptron of the book in its PyTorch edition (chapter"
-            " Multilayer Perceptrons, concise implementation), which it trains on Fashion-MNIST:"
-            " 784, 256 and 10 units, ReLU, batches of 256, SGD at 0.5, 10 epochs.",
+            note="The sentence specifies no widths, epochs or learning rate, so a verdict would"
+            " judge our choice of them, and one recipe that stays below 98% would be no evidence"
+            " against it. This row is the multilayer perceptron of the book's PyTorch edition"
+            " (chapter Multilayer Perceptrons, concise implementation), which the book trains on"
+            " Fashion-MNIST: 784, 256 and 10 units, ReLU, batches of 256, SGD at 0.5, 10 epochs.",
         ),
     ),
     ablations=(
@@ -153,23 +153,23 @@ ARTICLE = Article(
             "lenet_fashion_mnist/lenet",
         ),
         Ablation(
-            "Does ReLU with max-pooling help, at its learning rate?",
+            "Does ReLU with max-pooling help, at its own learning rate?",
             "lenet_fashion_mnist/lenet_relu_max_pooling",
             "lenet_fashion_mnist/lenet",
         ),
         Ablation(
-            "Do more and wider layers with smaller windows help?",
+            "Do more and wider layers with smaller kernels help?",
             "lenet_fashion_mnist/lenet_wider_deeper",
             "lenet_fashion_mnist/lenet_relu_max_pooling",
         ),
         Ablation(
-            "Does Xavier's initialisation help?",
+            "Does Xavier initialisation help?",
             "lenet_fashion_mnist/lenet",
             "lenet_fashion_mnist/lenet_torch_init",
         ),
         Ablation(
-            "Is the benefit of convolutions hard to see on MNIST, beside a multilayer perceptron at"
-            " its own rate, for twice the epochs?",
+            "Is the benefit of convolutions hard to see on MNIST, against a multilayer perceptron"
+            " with its own learning rate and twice the epochs?",
             "lenet_fashion_mnist/lenet_wider_deeper_mnist",
             "lenet_fashion_mnist/mlp_mnist",
         ),
@@ -179,7 +179,7 @@ ARTICLE = Article(
             row="lenet",
             what="time",
             printed="60.6, 59.9, 56.4 and 57.6 s",
-            machine="a CPU, which is not named",
+            machine="an unnamed CPU",
             source="output of the last program",
         ),
     ),

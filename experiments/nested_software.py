@@ -3,11 +3,11 @@
 Source: https://nestedsoftware.github.io/2019/09/09/pytorch-image-recognition-with-convolutional-networks-4k17.159805.html
 and the figures of its repository, https://github.com/nestedsoftware/pytorch.
 Protocol: all 60,000 training images, reshuffled every epoch, batches of 10, SGD, PyTorch's initial
-values; test accuracy after the last epoch. The article's pixels are in [0, 1], as the repository's
-were in September 2019 (commits f4ef433 to 2656041), when its README had figures for the same
-commands; since 0318ee2 they are normalised with mean 0.1305 and deviation 0.3081, with new figures.
-Expanded data: five times as many images, shifted before they are normalised.
-Expected: the figures below, each a single run, but for double_fc_dropout at 0.03.
+values; test accuracy after the last epoch. The article's pixels are in [0, 1], as were the
+repository's in September 2019 (commits f4ef433 to 2656041), when its README gave figures for the
+same commands; since 0318ee2 they are normalised with mean 0.1305 and standard deviation 0.3081, and
+the figures are new. Expanded data: five times as many images, shifted before they are normalised.
+Expected: the figures below, each from a single run, except double_fc_dropout at 0.03.
 Duration: a seed sees 3.6 million training images (dense, shallow: 1.8), with expanded data 18
 million (double_fc_dropout: 12); `experiments/RESULTS.md` has the measured times.
 Command: `python -m experiments.nested_software --experiment=dbl_conv_relu --num_seeds=5`
@@ -32,7 +32,7 @@ def _figure(value: float, source: str) -> Figure:
 
 
 def _repository(value: float) -> Figure:
-    """What the repository prints for the article's commands."""
+    """The figure in the repository's README for one of the article's commands."""
     return _figure(value, "the repository's README, f4ef433 to 2656041")
 
 
@@ -45,11 +45,11 @@ def _normalized(identifier: str, recipe: Recipe, value: float) -> Row:
 
 
 def _loss(identifier: str, recipe: Recipe, note: str) -> Row:
-    """One of the two losses that the article's text compares, without training with both."""
+    """A row for one of the two losses that the text compares without training with both."""
     return Row(
         id=identifier,
         recipe=recipe,
-        figures=no_figure("−ln x beside (x − 1)²", "Negative Log Likelihood Loss"),
+        figures=no_figure("−ln x versus (x − 1)²", "Negative Log Likelihood Loss"),
         note=note,
     )
 
@@ -67,7 +67,7 @@ ARTICLE = Article(
                     printed="close to 98%",
                     value=98.0,
                     rounding=1.0,
-                    selection="not said",
+                    selection="not stated",
                     source="introduction",
                 ),
                 _repository(97.78),
@@ -95,26 +95,25 @@ ARTICLE = Article(
                     printed='"my results were significantly worse, hovering at around 85%"',
                     value=None,
                     selection="of several runs",
-                    source="the sentence before",
+                    source="the preceding sentence",
                     untested="unexplained",
                 ),
             ),
             jumps=True,
-            note="This decay is so strong that the accuracy jumps by several points from epoch to"
-            " epoch to the end, downward farther than upward. The interval is therefore that of"
-            " the middle 95% of all accuracies of the second half of our runs. One result of"
-            " 85.31% is a low draw from those; several that hover there are not, and remain"
-            " unexplained. Two readings were tried and rejected, in one run each, which was not"
-            " kept: with normalised input it is 91 to 94%; with the images in the order of the"
-            " files 85.55 to 85.91% after every one of 30 epochs, but the author's program"
-            " shuffles.",
+            note="With weight decay this strong, the accuracy jumps by several points from epoch to"
+            " epoch until the end, farther down than up. The interval is therefore the central 95%"
+            " of all accuracies in the second half of our runs. A single result of 85.31% is a low"
+            " draw from these; several runs that hover there are not, and remain unexplained. Two"
+            " readings were tried and rejected, each in one run that was not recorded: with"
+            " normalised input, the accuracy is 91 to 94%; with the images in file order, it is"
+            " 85.55 to 85.91% after each of 30 epochs, but the author's program shuffles.",
         ),
         Row(
             id="dbl_conv_relu",
             recipe=_RELU,
             figures=(_figure(99.43, "Results for ReLU with L2 Regularization"), _repository(99.26)),
-            note="For the same command, with the same pixels, the author's own repository prints"
-            " 0.17 points less than the article. Nothing but chance is known that would"
+            note="For the same command with the same pixel values, the author's own repository"
+            " reports 0.17 points less than the article. We know of nothing but chance that would"
             " explain the article's figure.",
         ),
         Row(
@@ -138,10 +137,11 @@ ARTICLE = Article(
                     value=None,
                     selection="last epoch, of the best of several runs",
                     source="Final Results",
-                    untested="best of unknown many",
+                    untested="best of unknown n",
                 ),
             ),
-            note="How many runs 99.64% is the best of is not said: ours have no counterpart.",
+            note="The article does not say of how many runs 99.64% is the best, so it cannot be"
+            " compared with ours.",
         ),
         Row(
             id="double_fc_dropout",
@@ -158,28 +158,28 @@ ARTICLE = Article(
         _loss(
             "dense_cross_entropy",
             changed(_DENSE, loss="cross_entropy"),
-            "`dense` at its own rate of 3; the article gives none for this loss. In one run each,"
-            " which was not kept, with 10,000 training images held out, 0.3, 1 and 3 reached"
-            " 97.18, 97.55 and 97.53% of those after 30 epochs. Cross-entropy takes the outputs of"
-            " sigmoids for logits here, so no class gets more than 23% (e of e + 9) and the loss"
-            " is at least 1.46.",
+            "`dense` at its own learning rate of 3; the article gives none for this loss. With"
+            " 10,000 training images held out, learning rates of 0.3, 1 and 3 reached a held-out"
+            " accuracy of 97.18, 97.55 and 97.53% after 30 epochs, each in one run that was not"
+            " recorded. Cross-entropy takes sigmoid outputs as logits here, so no class gets a"
+            " probability above 23%, e / (e + 9), and the loss is at least 1.46.",
         ),
         _loss(
             "shallow_cross_entropy",
             _SHALLOW,
-            "The network of `dense` without the sigmoid behind its outputs, at article A's rate for"
-            " it.",
+            "The network of `dense` without the sigmoid on its outputs, at article A's learning"
+            " rate for it.",
         ),
         _loss(
             "shallow_mean_squared_error",
             changed(_SHALLOW, loss="mean_squared_error"),
-            "At the same rate, so that the loss is all that differs. The squared error is the mean"
-            " over ten outputs, which are not squeezed between 0 and 1.",
+            "At the same learning rate, so that only the loss differs. The squared error is"
+            " averaged over ten outputs, which are not squashed into the range 0 to 1.",
         ),
     ),
     ablations=(
         Ablation(
-            "Does ReLU help, with its learning rate and weight decay?",
+            "Does ReLU help, with its own learning rate and weight decay?",
             "nested_software/dbl_conv_relu",
             "nested_software/dbl_conv",
         ),
@@ -189,29 +189,29 @@ ARTICLE = Article(
             "nested_software/dbl_conv_relu",
         ),
         Ablation(
-            "Do two large dense layers with dropout help, at another rate, without decay, for fewer"
-            " epochs?",
+            "Do two large dense layers with dropout help, at another learning rate, without weight"
+            " decay and with fewer epochs?",
             "nested_software/double_fc_dropout",
             "nested_software/dbl_conv_relu_expanded",
         ),
         Ablation(
-            "Does −ln x help instead of (x − 1)², behind sigmoid outputs?",
+            "Does −ln x help in place of (x − 1)², on sigmoid outputs?",
             "nested_software/dense_cross_entropy",
             "nested_software/dense",
         ),
         Ablation(
-            "Does it learn faster, behind sigmoid outputs?",
+            "Does −ln x learn faster, on sigmoid outputs?",
             "nested_software/dense_cross_entropy",
             "nested_software/dense",
             measure="first_epoch",
         ),
         Ablation(
-            "Does −ln x help instead of (x − 1)², behind linear outputs?",
+            "Does −ln x help in place of (x − 1)², on linear outputs?",
             "nested_software/shallow_cross_entropy",
             "nested_software/shallow_mean_squared_error",
         ),
         Ablation(
-            "Does it learn faster, behind linear outputs?",
+            "Does −ln x learn faster, on linear outputs?",
             "nested_software/shallow_cross_entropy",
             "nested_software/shallow_mean_squared_error",
             measure="first_epoch",
@@ -228,17 +228,18 @@ ARTICLE = Article(
             "nested_software/dbl_conv_relu",
         ),
         Ablation(
-            "Is Nielsen's λ = 0.1 a weight decay of 0.1? (The protocols differ besides.)",
+            "Is Nielsen's λ = 0.1 a weight decay of 0.1? (The protocols also differ.)",
             "nielsen/dbl_conv_relu",
             "nested_software/dbl_conv_relu_wd_0.1",
             note="Nielsen's cost divides λ by the 5,000 batches of an epoch, so his 0.1 is a weight"
             " decay of 0.00002 in PyTorch's sense, on weights alone. Article B's 0.1 is 5,000 times"
-            " as strong, on biases too: the articles print 85.31% instead of 99.23%.",
+            " as strong and also on biases: it prints 85.31%, Nielsen 99.23%.",
         ),
     ),
     notes=(
-        "The test accuracy after every epoch of the last run (double_fc_dropout at 0.005) is a"
-        " picture in the article, without numbers; only its end, 99.63%, can be compared.",
+        "The article shows the test accuracy after every epoch of the last run (double_fc_dropout"
+        " at a learning rate of 0.005) only as a plot; only its final value, 99.63%, can be"
+        " compared.",
     ),
 )
 

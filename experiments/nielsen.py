@@ -2,12 +2,12 @@
 
 Source: http://neuralnetworksanddeeplearning.com/chap6.html, with the protocol of its programs
 `src/conv.py` and `src/network3.py`.
-Protocol: 50,000 training images in the order of the files, batches of 10, SGD, λ on weights only,
-N(0, 1/n_out) weights, classic dropout; the test accuracy that counts is that of the epoch with the
+Protocol: 50,000 training images in file order, batches of 10, SGD, λ on weights only,
+N(0, 1/n_out) weights, classic dropout; the reported test accuracy is that of the epoch with the
 best accuracy on the 10,000 validation images. Expanded data: shuffled once, before training.
-Expected: the figures below, each of the run with the best validation accuracy of three (a footnote
-to 97.80 percent says so, and of all that follow "except where noted"); `omit_fc`, an exercise, and
-the sweep of λ in `conv.py` have none.
+Expected: the figures below, each from the run with the best validation accuracy of three (according
+to a footnote to 97.80 percent, which extends to all later figures "except where noted"); `omit_fc`,
+an exercise, and the λ sweep in `conv.py` have none.
 Duration: a seed sees 3 million training images, 15 million in the expanded rows
 and 10 million in double_fc_dropout, whose steps are larger; `experiments/RESULTS.md` has the
 measured times.
@@ -18,7 +18,7 @@ from experiments.evidence.rows import Ablation, Article, Ensemble, Figure, Row, 
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 
-_SELECTION = "run of three and epoch of the best validation accuracy"
+_SELECTION = "run of three and epoch with the best validation accuracy"
 
 
 def _theano(model: str, **values: object) -> Recipe:
@@ -81,7 +81,7 @@ ARTICLE = Article(
             Row(
                 id=f"dbl_conv_relu_lambda_{lmbda}",
                 recipe=changed(_RELU, weight_decay=float(lmbda)),
-                figures=no_figure("λ of a sweep", "`dbl_conv_relu` of conv.py"),
+                figures=no_figure("λ sweep", "`dbl_conv_relu` of conv.py"),
             )
             for lmbda in ("0", "0.00001", "0.0001", "0.001", "0.01", "1", "10", "100")
         ),
@@ -122,7 +122,7 @@ ARTICLE = Article(
         Ablation("Does the fully-connected layer help?", "nielsen/basic_conv", "nielsen/omit_fc"),
         Ablation("Does a second convolution help?", "nielsen/dbl_conv", "nielsen/basic_conv"),
         Ablation(
-            "Does ReLU help, with its learning rate and λ = 0.1?",
+            "Does ReLU help, with its own learning rate and λ = 0.1?",
             "nielsen/dbl_conv_relu",
             "nielsen/dbl_conv",
         ),
@@ -134,17 +134,17 @@ ARTICLE = Article(
             "nielsen/dbl_conv_relu",
         ),
         Ablation(
-            "Does dropout help, instead of λ = 0.1 and for fewer epochs?",
+            "Does dropout help, in place of λ = 0.1 and with fewer epochs?",
             "nielsen/double_fc_dropout",
             "nielsen/expanded_data_double_fc_n1000",
         ),
     ),
     notes=(
-        "The program `conv.py` trains `dbl_conv_relu` three times for each of nine λ, of which the"
-        " text reports 0.1 alone; the rows `dbl_conv_relu_lambda_...` are the other eight.",
-        "The program trains `double_fc_dropout` five times, for `ensemble`, and these vote as they"
-        " are after their last epoch. Records keep what a run predicts after the selected"
-        " epoch, so ours vote as they were then; of labels with as many votes the lowest wins.",
+        "The program `conv.py` trains `dbl_conv_relu` three times for each of nine values of λ, and"
+        " the text reports 0.1 alone; the rows `dbl_conv_relu_lambda_...` are the other eight.",
+        "For `ensemble`, the program trains `double_fc_dropout` five times, and the networks vote"
+        " as they are after their last epoch. Our records keep a run's predictions at the selected"
+        " epoch, so our networks vote with those; ties go to the lowest label.",
     ),
 )
 

@@ -1,8 +1,8 @@
-"""Makes pretrained weights of a recorded run.
+"""Publishes a recorded run as pretrained weights.
 
-`python -m experiments.publish --experiment=nested_software/dbl_conv_relu --seed=5` takes them from
-the run directory that the row's own command has left, and puts them into `mnist_jax/pretrained/`.
-`python -m experiments.compare` then writes their card.
+`python -m experiments.publish --experiment=nested_software/dbl_conv_relu --seed=5` takes the
+weights from the run directory left by the row's own command and puts them into
+`mnist_jax/pretrained/`. `python -m experiments.compare` then writes their card.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from mnist_jax.errors import UsageError
 from mnist_jax.interchange.pretrained import FOLDER
 from mnist_jax.runs.directory import RunDirectory
 
-_EXPERIMENT = flags.DEFINE_string("experiment", None, "Which row, as ARTICLE/ROW.")
-_SEED = flags.DEFINE_integer("seed", 0, "Which of its seeds.", 0)
-_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Where the run directories live.")
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "Row to publish, as ARTICLE/ROW.")
+_SEED = flags.DEFINE_integer("seed", 0, "Its seed.", 0)
+_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Directory of the run directories.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Publishes what the flags say."""
+    """Publishes the run selected by the flags."""
     del argv
     if _EXPERIMENT.value is None:
         raise UsageError("No row given; add --experiment=ARTICLE/ROW.")

@@ -1,8 +1,8 @@
-"""Trains many rows and seeds at a time, here or on a cluster.
+"""Trains many rows and seeds in parallel, locally or on a cluster.
 
 `python -m experiments.sweep ARTICLE/ROW ...`, or `--all`, or `--missing`, trains the seeds without
-a record, with one worker on every core or GPU. `--slurm` and `--kubernetes=IMAGE` print what has
-workers do it there, `--status` how far it is. Several of them may be at work on the same folders.
+a record, with one worker per core or GPU. `--slurm` and `--kubernetes=IMAGE` print a job to submit
+there, and `--status` reports progress. Several sweeps may work on the same folders at once.
 """
 
 import itertools
@@ -30,29 +30,32 @@ from mnist_jax.files import cache_folder
 from mnist_jax.training import devices
 from mnist_jax.training.session import Stopped
 
-_ALL = flags.DEFINE_bool("all", False, "Every row.")
+_ALL = flags.DEFINE_bool("all", False, "Train every row.")
 _MISSING = flags.DEFINE_bool(
-    "missing", False, "As many seeds as a row has fewer than it is to have, whichever it has."
+    "missing", False, "Train as many seeds as each row lacks, whichever seeds are recorded."
 )
 _NUM_SEEDS = flags.DEFINE_integer(
-    "num_seeds", None, "How many each row is to have; by default as its article's file says.", 1
+    "num_seeds", None, "Seeds per row; by default as given in its article's file.", 1
 )
-_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
+_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "First of these seeds.", 0)
 _WORKERS = flags.DEFINE_integer(
-    "workers", None, "How many; by default one on every core or GPU, on a cluster for every run.", 1
+    "workers",
+    None,
+    "Number of workers; by default one per core or GPU, on a cluster one per run.",
+    1,
 )
-_STATUS = flags.DEFINE_bool("status", None, "Say how far it is, and end.")
-_SLURM = flags.DEFINE_bool("slurm", None, "Print a script for sbatch, and end.")
+_STATUS = flags.DEFINE_bool("status", None, "Report progress and exit.")
+_SLURM = flags.DEFINE_bool("slurm", None, "Print a script for sbatch and exit.")
 _KUBERNETES = flags.DEFINE_string(
-    "kubernetes", None, "Print a Job for kubectl whose pods have this image, and end."
+    "kubernetes", None, "Print a Job for kubectl whose pods run this image, and exit."
 )
-_WORKER = flags.DEFINE_string("worker", None, "Be one worker of the sweep of this name.")
+_WORKER = flags.DEFINE_string("worker", None, "Run as one worker of the sweep with this name.")
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
-_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Where the run directories live.")
-_RESULTS = cli.define_path("results", records.RESULTS, "Where the records live.")
+_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Directory of the run directories.")
+_RESULTS = cli.define_path("results", records.RESULTS, "Directory of the records.")
 flags.mark_flags_as_mutual_exclusive(["status", "slurm", "kubernetes", "worker"])
 
-# As many tasks as Slurm puts into one array unless it is configured otherwise.
+# Slurm's default limit on the size of a job array.
 _MOST = 1000
 
 
@@ -105,14 +108,14 @@ def _main(articles: Sequence[Article], argv: Sequence[str]) -> None:
 
 
 def _command(runs: Sequence[Run], *places: flags.FlagHolder[Any]) -> list[str]:
-    """What a worker on these rows, in this order, has after Python's name, but for its sweep's."""
+    """A worker's arguments to Python for these rows, in this order, without `--worker`."""
     rows = dict.fromkeys(run.row_name for run in runs)
     given = (_NUM_SEEDS, _FIRST_SEED, _MISSING, *places)
     return [*signals.program(), *rows, *(flag.serialize() for flag in given if flag.present)]
 
 
 def _work(out: Console, sweep: Sweep, name: str) -> None:
-    """Is a worker, on one device."""
+    """Runs as a worker, on one device."""
     # One thread each: two such processes are faster than one with two threads.
     devices.configure_process(cache_folder() / "compiled", like={"threads": 1})
     with stopping() as stop:
@@ -129,7 +132,7 @@ def _work(out: Console, sweep: Sweep, name: str) -> None:
 def _work_here(
     out: Console, sweep: Sweep, runs: Sequence[Run], whole: Mapping[str, float | None]
 ) -> None:
-    """Has workers work on this machine, and says how it ended."""
+    """Runs workers on this machine and reports the outcome."""
     there = here.places()
     count = min(_WORKERS.value or len(there), len(runs))
     places = list(itertools.islice(itertools.cycle(there), count))
@@ -155,8 +158,8 @@ def _work_here(
         for line in status.failures(undone):
             out.print(line)
         raise Failure(
-            f"{len(undone)} of {len(runs)} runs were not trained to their end; the others are"
-            f" recorded or being trained. Try again with {signals.same_command()}"
+            f"{len(undone)} of {len(runs)} runs were not completed; the others are recorded or"
+            f" being trained. Try again with {signals.same_command()}"
         )
 
 

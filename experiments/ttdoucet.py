@@ -1,15 +1,14 @@
 """Source G: ttdoucet/mnist, whose committee of ten residual networks reaches 99.82%.
 
 Source: `mnist.py`, `mnist.ipynb` and `README.md` of https://github.com/ttdoucet/mnist at 0c467ab;
-the images are changed by Augmentor 0.2.8 and Pillow 6.2.2.
-Protocol: 60,000 images, reshuffled every epoch, batches of 100, Adam with β2 of 0.99; the rate
-falls from 0.0004 to a tenth over 10 epochs and, from its last value, to a thousandth of that over
-one more. Training images are windows of 25x25 pixels, magnified, warped and turned, and every image
-is standardised by itself; test images are the middle, 24x24 pixels as the program rounds.
+augmentation by Augmentor 0.2.8 and Pillow 6.2.2.
+Protocol: 60,000 images, reshuffled every epoch, batches of 100, Adam with β2 of 0.99; the learning
+rate falls from 0.0004 to a tenth over 10 epochs and, from its last value, to a thousandth of that
+over one more. Training images are 25x25 crops, magnified, warped and rotated, and every image is
+standardised by itself; test images are centre crops, 24x24 as the program rounds.
 Expected: 99.738 ± 0.031% over ten networks, 99.82% by the mean of their probabilities.
-Duration: a seed of the source's own network sees 660,000 training images of 329 million
-multiply-adds each, forward alone;
-`experiments/RESULTS.md` has the measured time.
+Duration: a seed of the source's own network sees 660,000 training images, at 329 million
+multiply-adds each for the forward pass alone; `experiments/RESULTS.md` has the measured time.
 Command: `python -m experiments.ttdoucet --experiment=residual_cnn --num_seeds=10`
 """
 
@@ -38,7 +37,7 @@ _QUARTER = changed(_RECIPE, model_args={"width": 32})
 
 
 def _ours(identifier: str, recipe: Recipe, what: str, note: str = "") -> Row:
-    """A row of ours under the source's protocol, or a part of it."""
+    """A row of our own under the source's protocol, or part of it."""
     return Row(
         id=identifier, recipe=recipe, figures=no_figure(what, "not in the source"), note=note
     )
@@ -64,20 +63,22 @@ ARTICLE = Article(
                     " 99.74, 99.72, 99.72",
                 ),
             ),
-            note="Its text says ten epochs and names the rotation first; its program runs eleven"
-            " and warps first, as this row does. Test digits are magnified by 28/24, since Pillow"
-            " rounds the corners of the window in the middle, and training digits by 28/25 and, as"
-            " they are turned, by up to 28/24 more.",
+            note="The text says ten epochs and lists the rotation first; the program runs eleven"
+            " and warps first, as this row does. Test digits are magnified by 28/24, because Pillow"
+            " rounds the corners of the centre crop, and training digits by 28/25 and, through"
+            " rotation, by up to another 28/24.",
         ),
-        _ours("half_width", changed(_RECIPE, model_args={"width": 64}), "64 filters for 128"),
-        _ours("quarter_width", _QUARTER, "32 filters for 128"),
+        _ours(
+            "half_width", changed(_RECIPE, model_args={"width": 64}), "64 filters instead of 128"
+        ),
+        _ours("quarter_width", _QUARTER, "32 filters instead of 128"),
         _ours(
             "quarter_width_true_centre",
             changed(
                 _QUARTER,
                 augmentation=(CropResize(centre="true"), *_RECIPE.augmentation[1:]),
             ),
-            "the window of 25 pixels that its program asks for",
+            "the 25-pixel crop that its program asks for",
             "The same training; test digits are magnified by 28/25.",
         ),
         Row(
@@ -90,7 +91,7 @@ ARTICLE = Article(
                     "of another width",
                 ),
             ),
-            note="Neither training nor test images are cropped, warped or turned.",
+            note="Neither training nor test images are cropped, warped or rotated.",
         ),
         _ours(
             "double_fc_dropout_augmented",
@@ -100,9 +101,9 @@ ARTICLE = Article(
                 epochs=5 * _DROPOUT.epochs,
                 augmentation=_RECIPE.augmentation,
             ),
-            "article B's last network, 99.63% there",
-            "Article B's own protocol with these changes of images in place of its shifts by one"
-            " pixel, and as many images in all: five times the epochs of a fifth of the images.",
+            "article B's last network (99.63% there)",
+            "Article B's own protocol with this augmentation in place of its one-pixel shifts, and"
+            " as many images in total: five times the epochs, each with a fifth of the images.",
         ),
         _ours("fashion_mnist", _FASHION, "Fashion-MNIST"),
         _ours(
@@ -125,9 +126,9 @@ ARTICLE = Article(
                     source="mnist.ipynb, output",
                 ),
                 unmeasured(
-                    "99.84% by all networks that were ever trained",
+                    "99.84% by all networks ever trained",
                     "README.md",
-                    "of how many is not said",
+                    "number of networks not stated",
                 ),
             ),
         ),
@@ -150,12 +151,12 @@ ARTICLE = Article(
             "ttdoucet/residual_cnn",
         ),
         Ablation(
-            "Does a quarter of the width?",
+            "Does a quarter of the width cost accuracy?",
             "ttdoucet/quarter_width",
             "ttdoucet/residual_cnn",
         ),
         Ablation(
-            "Do these changes of images help article B's last network, in place of shifts?",
+            "Does this augmentation help article B's last network, in place of shifts?",
             "ttdoucet/double_fc_dropout_augmented",
             "nested_software/double_fc_dropout",
         ),
@@ -166,8 +167,8 @@ ARTICLE = Article(
         ),
     ),
     notes=(
-        "Its training accuracies, on augmented images, are 99.69 to 99.75% at the end.",
-        "Its text also says that dropout before the last layer and weight decay gave nothing.",
+        "Its final training accuracies, on augmented images, are 99.69 to 99.75%.",
+        "Its text also says that dropout before the last layer and weight decay did not help.",
     ),
 )
 

@@ -1,8 +1,8 @@
-"""Proves whole runs: the author's PyTorch network follows ours on the same batches, in float32.
+"""Verifies whole runs: the author's PyTorch network replays ours on the same batches, in float32.
 
-`python -m experiments.whole_runs --row=ARTICLE/ROW [--num_seeds=N]` trains what is missing of a
-row, which needs PyTorch, keeps it in docs/whole_runs.jsonl and writes docs/whole_runs.md. Without
-flags it writes the page alone.
+`python -m experiments.whole_runs --row=ARTICLE/ROW [--num_seeds=N]` trains the missing seeds of a
+row, which needs PyTorch, adds them to docs/whole_runs.jsonl and writes docs/whole_runs.md. Without
+flags it only writes the page.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.environment import describe_environment
 from mnist_jax.training import devices
 
-_ROW = flags.DEFINE_string("row", None, "Which row, as ARTICLE/ROW.")
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "How many seeds of it there shall be.", 1)
-_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
-_EPOCHS = flags.DEFINE_integer("epochs", None, "How many of its epochs; by default all.", 1)
+_ROW = flags.DEFINE_string("row", None, "Row to run, as ARTICLE/ROW.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 1, "Number of seeds.", 1)
+_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "First of these seeds.", 0)
+_EPOCHS = flags.DEFINE_integer("epochs", None, "Number of its epochs to run; by default all.", 1)
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
 _RESULTS = cli.define_path(
-    "results", whole_runs.FOLDER, "Where the kept file and the page live, as whole_runs.*."
+    "results", whole_runs.FOLDER, "Directory of the stored file and the page, whole_runs.*."
 )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs what is missing and writes the page."""
+    """Runs the missing seeds and writes the page."""
     del argv
     out = display.console()
     if not _RESULTS.value.is_dir():
@@ -79,7 +79,7 @@ def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
 
     from experiments.references.following import follow
 
-    # PyTorch's threads wait busily and would starve JAX's.
+    # PyTorch's threads busy-wait and would starve JAX's.
     torch.set_num_threads(1)
     devices.configure_process(cache_folder() / "compiled")
     out.print(f"{row} seed {recipe.seed}: {epochs} of {recipe.epochs} epochs")

@@ -298,7 +298,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "frontier/one_cycle_turned",
         {"epochs": 22, "learning_rate_schedule": _one_cycle(22), "validation": 0},
     ),
-    # Source H's changes of images and course of the rate.
+    # Source H's augmentation and learning-rate schedule.
     "batchnorm_cnn/augmented": (
         "batchnorm_cnn/batchnorm_cnn",
         {
@@ -319,7 +319,7 @@ def test_a_variant_changes_what_it_says_and_nothing_else(name):
 
 
 def test_a_vote_has_no_recipe_and_its_members_are_named():
-    with pytest.raises(UsageError, match=r"a vote of .* they are of, ttdoucet/residual_cnn"):
+    with pytest.raises(UsageError, match=r"a vote of .* they belong to, ttdoucet/residual_cnn"):
         rows.find("ttdoucet/committee")
 
 

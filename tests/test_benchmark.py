@@ -123,19 +123,19 @@ def _kept(**head: Any) -> dict[str, Any]:
 
 def test_a_page_tells_which_rows_were_measured_anew() -> None:
     kept = _kept()
-    assert " is of revision" not in page._part(kept)
+    assert ": revision" not in page._part(kept)
     kept["rows"] = [row | {"revision": "a" * 40} for row in kept["rows"]]
-    assert " is of revision" not in page._part(kept)
+    assert ": revision" not in page._part(kept)
     kept["rows"].append(kept["rows"][0] | {"model": "dense", "revision": "b" * 40})
     kept["rows"].append(kept["rows"][1] | {"model": "dense", "revision": "b" * 40})
-    assert "began. `dense` at 10, 100 is of revision bbbbbbb.\n" in page._part(kept)
+    assert "start. `dense` at 10, 100: revision bbbbbbb.\n" in page._part(kept)
 
 
 @pytest.mark.parametrize(("busy", "evidence"), [(None, True), (0.9, True), (1.0, False)])
 def test_what_was_measured_beside_others_is_no_evidence(busy: float, evidence: bool) -> None:
     text = page.circumstances(_kept(busy_before=busy))
     assert ("no evidence of speed" not in text) == evidence
-    assert ("processes were busy" in text) == (busy is not None)
+    assert ("load average" in text) == (busy is not None)
 
 
 def test_every_row_keeps_its_revision(tmp_path: Path) -> None:

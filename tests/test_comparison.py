@@ -53,10 +53,10 @@ def test_a_figure_of_the_best_of_three_is_compared_with_the_same_choice_among_ou
     p = 2 * stats.t.sf((mean - 86.005) / (sd * (shares + 1) ** 0.5), 3)
     assert found.own.p == pytest.approx(p)
     text = rendering.markdown(dataclasses.replace(results, articles=[article]))
-    assert "Figures are of the best of 3 runs by validation accuracy." in text
-    assert "over all such choices and in percent: `plain` 89.50." in text
-    assert "about 0.1 would be outside by chance alone; the smallest p, by Holm's" in text
-    assert f"for all of them, is {p:.3g}." in text
+    assert "The figures are of the best of 3 runs by validation accuracy." in text
+    assert "over all such subsets and in percent: `plain` 89.50." in text
+    assert "about 0.1 would be outside by chance alone; the smallest p, adjusted by Holm's" in text
+    assert f"over all of them, is {p:.3g}." in text
 
 
 def test_too_few_runs_get_no_verdict():
@@ -83,7 +83,10 @@ def test_a_figure_is_compared_by_the_rows_own_spread_and_by_its_familys(tmp_path
     assert other.pooled.beyond == pytest.approx([3.182446 * (80 / 9) ** 0.5 + 0.05] * 2)
     assert other.own.p == pytest.approx(2 * stats.t.sf(8.45 / (4 / 3) ** 0.5, 2))
     text = rendering.markdown(results)
-    assert "By the spread of the whole family it is otherwise for T `plain` 99.5% inside." in text
+    assert (
+        "By the pooled spread of the family the verdict differs for T `plain`, 99.5%: inside."
+        in text
+    )
     assert "| T | `plain`, `variant` | 5 | 3 | 2.582 |" in text
     many = [record(seed, 9) for seed in range(3, 10)]
     results = results_of(tmp_path, *many)
@@ -113,7 +116,9 @@ def test_a_family_is_of_one_kind_of_network_and_of_runs_that_learn():
     convolutions, without = ["plain", "other"], ["dense", "wider"]
     assert members == [convolutions, convolutions, without, without, None]
     text = rendering.markdown(results)
-    assert "- `one`: 1 of 3 runs give every test image the same class and stay at 10.00%" in text
+    assert (
+        "- `one`: 1 of 3 runs assign the same class to every test image and stay at 10.00%" in text
+    )
 
 
 def test_a_mean_of_many_is_compared_with_our_mean(tmp_path):
@@ -139,12 +144,13 @@ def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_pat
     assert found.own.interval == pytest.approx((71.5, 91.925))
     article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
     text = rendering.markdown(dataclasses.replace(results, articles=[article]))
-    assert f"70.00 to 92.00, skew {stats.skew([91, 90, 92, 70]):.2f}; in 1 of 4" in text
+    assert f"70.00 to 92.00, skewness {stats.skew([91, 90, 92, 70]):.2f}); in 1 of 4 epochs" in text
     assert (found.verdict, found.pooled, unexplained.verdict) == ("inside", None, "unexplained")
     # Of the last epochs alone: 72 is 13.75 from their mean.
     error = np.std([91, 90, 92, 70], ddof=1) * 1.25**0.5
     low_end, p = 85.75 - stats.t.ppf(0.975, 3) * error, 2 * stats.t.sf(13.745 / error, 3)
-    assert f"would be {low_end:.2f}–100.00 and 91.00% inside, with p {p:.3g}.\n" in text
+    verdict = f"the verdict on 91.00% *inside* (p = {p:.3g}).\n"
+    assert f"would be {low_end:.2f}–100.00 and {verdict}" in text
     assert analysis.family(results, ARTICLE, row) is None
 
 
@@ -201,12 +207,12 @@ def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     assert analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0], "jax") == [98.0, 97.0, 96.0]
     text = rendering.markdown(results)
     p = 2 * stats.t.sf(5.995 / (4 / 3) ** 0.5, 2)
-    assert f"as far off as 91.00% is {p:.3g} by the row's own spread.\n" in text
-    assert "is 97.00 ± 1.00 over all epochs, 96.00 to 98.00; in 0 of 3 it is as low as 91" in text
+    assert f"as far from our mean as 91.00% has p = {p:.3g} by the row's own spread.\n" in text
+    assert "is 97.00 ± 1.00 (range 96.00 to 98.00); in 0 of 3 epochs it is at most 91" in text
     inside = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     text = rendering.markdown(results_of(tmp_path / "other", *inside))
-    assert text.count("in the second half of our runs") == 1
-    assert "in 0 of 3 it is as high as 99.5%." in text
+    assert text.count("the second half of our runs") == 1
+    assert "in 0 of 3 epochs it is at least 99.5%." in text
 
 
 def test_how_normal_the_runs_are_is_said_of_a_figure_that_none_of_many_reaches(tmp_path):
@@ -224,13 +230,13 @@ def test_how_normal_the_runs_are_is_said_of_a_figure_that_none_of_many_reaches(t
 
     (line,) = noted(91.1)
     ours = [100.0 - wrong for wrong in wrongs]
-    assert "is inside, yet above each of 10 runs, PyTorch's 1 with them." in line
-    assert f"has p {stats.shapiro(ours).pvalue:.3g}" in line
-    assert f"skew is {stats.skew(ours):.2f}. With it fewer runs than normal ones lie" in line
-    assert "By ranks alone, of all 11, p is 0.182:" in line
+    assert "is inside, yet above each of 10 runs, 1 of them PyTorch's." in line
+    assert f"has p = {stats.shapiro(ours).pvalue:.3g}" in line
+    assert f"skewness is {stats.skew(ours):.2f}. With this skew, fewer runs lie" in line
+    assert "By rank alone, among all 11 values, p = 0.182:" in line
     right_skewed = [record(seed, wrong) for seed, wrong in enumerate([15] * 5 + [10] * 4)]
     (line,) = noted(92.0, results_of(tmp_path / "right-skewed", *right_skewed, *theirs))
-    assert f"skew is {stats.skew([85] * 5 + [90] * 4):.2f}. By ranks alone" in line
+    assert f"skewness is {stats.skew([85] * 5 + [90] * 4):.2f}. By rank alone" in line
     assert not noted(91.0)
     # Nine runs are not many.
     assert not noted(91.1, results_of(tmp_path / "few", *runs))
@@ -252,8 +258,8 @@ def test_rows_without_a_figure_are_no_published_figures(tmp_path):
     found = [record(seed, 8 + seed, "variant", VARIANT) for seed in range(3)]
     results = dataclasses.replace(results_of(tmp_path, *found), articles=[article])
     assert rendering.headline(results) == (
-        "Of 3 published figures of 3 rows: 3 not run. 1 of the rows have no figure: exercises,"
-        " readings, and variants of ours."
+        "The 3 rows have 3 published figures: 3 not run. For 1 of the rows no figure is published:"
+        " exercises, alternative readings, and our own variants."
     )
     assert "| T `variant` | −λ², no figure | 91.00 ± 1.00 | 3 | none |" in rendering.others(results)
     # What was not measured has no framework, and no epoch was chosen.
@@ -272,7 +278,7 @@ def test_costs_stand_beside_what_ours_take(tmp_path):
     # 60 s for two epochs, however many seeds were trained together.
     assert (
         "| `toy/plain` | an epoch | 60 s | a CPU | nowhere | 30.0 s | 2 CPU cores |\n"
-        "| `toy/variant` | memory of the device | 200 MB | a CPU | nowhere | not measured |  |"
+        "| `toy/variant` | device memory | 200 MB | a CPU | nowhere | not measured |  |"
     ) in text
     assert "What training takes" not in rendering.markdown(results)
 

@@ -23,11 +23,13 @@ def test_tables_say_what_there_is(tmp_path):
     text = rendering.markdown(results)
     assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
     assert "|  | 99.5%, PyTorch; last epoch; elsewhere |  |  | above |" in text
-    assert "Of 4 published figures of 3 rows: 1 inside, 1 above, 1 not run, 1 provisional." in text
+    assert (
+        "The 3 rows have 4 published figures: 1 inside, 1 above, 1 not run, 1 provisional." in text
+    )
     # Our mean is the first figure, and the second is 8.45 off.
     p = 2 * (2 * stats.t.sf(8.45 / (4 / 3) ** 0.5, 2))
-    assert "2 figures are tested at 95% each, so about 0.1 would be outside by chance" in text
-    assert f"by Holm's method for all of them, is {p:.3g}.\n" in text
+    assert "2 figures are tested, each against a 95% interval, so about 0.1 would be" in text
+    assert f"by Holm's method over all of them, is {p:.3g}.\n" in text
     (missing,) = re.findall(r"^- T, `toy`: .*", text, re.MULTILINE)
     assert missing == "- T, `toy`: `plain` (2), `variant` (5)"
     # A minute of one core for each.
@@ -56,13 +58,13 @@ def test_files_follow_from_the_records_alone(tmp_path):
     here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
     summary = here.pop(records.RESULTS.parent / "README.md")
     best = here.pop(records.RESULTS.parents[1] / "README.md").split("<!-- best -->")[1]
-    assert re.match(r"\s*Of all rows with 3 runs or more, .* The best vote is that of ", best)
+    assert re.match(r"\s*Among rows with at least 3 runs, .* The best vote is that of ", best)
     times, in_use = (
         here.pop(records.RESULTS.parents[1] / "docs" / name)
         for name in ("sweeps.md", "networks_in_use.md")
     )
     assert list(there.values()) == list(here.values())
-    assert "| seeds of every row | runs |" in times.split("<!-- times -->")[1]
+    assert "| seeds per row | runs |" in times.split("<!-- times -->")[1]
     shipped = in_use.split("<!-- pretrained -->")[1].split("<!-- end -->")[0]
     assert all(f"`{name}`" in shipped for name in model_names())
     for name in pretrained_names():
@@ -84,7 +86,7 @@ def test_files_follow_from_the_records_alone(tmp_path):
 
 def test_a_summary_has_a_line_for_each_row(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
-    head = ["| row | published | ours, % | n | the figure is |", "| --- | --- | --- | --- | --- |"]
+    head = ["| row | published | ours, % | n | verdict |", "| --- | --- | --- | --- | --- |"]
     assert rendering.summary(results).splitlines()[2:] == [
         *head,
         "| T `plain` | 91.00%; 99.5% | 91.00 ± 1.00 | 3 | inside; above |",
@@ -103,7 +105,7 @@ def test_what_is_said_to_be_exceeded_is_counted(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
     text = rendering.markdown(dataclasses.replace(results, articles=[article]))
     # Errors on 8, 9 and 10 of 100; 91% is not more than 91%.
-    assert "- `plain`: ours exceed 91% in 1 of 3 runs; the best has 92.00%.\n" in text
+    assert "- `plain`: 1 of our 3 runs exceed 91%; the best reaches 92.00%.\n" in text
 
 
 def test_memory_is_that_of_the_benchmark(tmp_path):
@@ -126,7 +128,7 @@ def test_a_page_that_was_changed_is_out_of_date(tmp_path, monkeypatch):
     page.write_text("Before\n" + part.format("results") + part.format("others"))
     monkeypatch.setattr(records, "RESULTS", home / "results")
     made = compare.files(home / "results")[page]
-    assert made.startswith("Before\n<!-- results -->\n\nOf ")
+    assert made.startswith("Before\n<!-- results -->\n\nThe ")
     assert made.endswith("|\n\n<!-- end -->\nafter\n")
     page.write_text(made)
     assert compare.files(home / "results")[page] == made

@@ -83,7 +83,7 @@ def test_the_overview_has_rows_with_a_figure_and_votes(page):
     (axes,) = figure(page, "published-and-ours").axes
     assert [text.get_text() for text in axes.texts[::2]] == ["T plain", "T plain (2)", "T vote"]
     texts = [block.text for block in blocks(page, Text)]
-    assert any(text.startswith("Of 4 published figures of 3 rows: 1 inside,") for text in texts)
+    assert any(text.startswith("The 3 rows have 4 published figures: 1 inside,") for text in texts)
 
 
 def test_every_evaluation_is_drawn(page):

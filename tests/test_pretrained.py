@@ -78,8 +78,8 @@ def test_what_is_shipped_is_of_a_record_and_its_card_says_so(name: str, results:
     began = {one["git"]["revision"] for one in record.environment.get("before", [])}
     for revision in began - {origin.revision}:
         assert f"`{revision[:7]}`" in page
-    assert ("repeated up to rounding" in page) == bool(began - {origin.revision})
-    assert ("gives the same bits" in page) == (not began - {origin.revision})
+    assert ("reproduced up to rounding" in page) == bool(began - {origin.revision})
+    assert ("identical bit for bit" in page) == (not began - {origin.revision})
     small = origin.size < LARGEST_IN_PACKAGE
     (weights,) = (FOLDER / name).glob("*.safetensors")
     assert weights.name == ("model.safetensors" if small else origin.release)

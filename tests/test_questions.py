@@ -1,4 +1,4 @@
-"""What is asked of the records: rows two by two, PyTorch, how an epoch is chosen, stopping."""
+"""Questions to the records: pairs of rows, PyTorch, selection of the epoch, early stopping."""
 
 import dataclasses
 
@@ -165,11 +165,11 @@ def test_what_choosing_by_the_test_set_buys(tmp_path):
     found = comparisons.selection(results, ARTICLE, ARTICLE.rows[0])
     assert found is not None
     assert (found.n, found.last, found.validation, found.test) == (2, 55.0, None, 80.0)
-    assert (found.bought.mean, found.bought.low, found.bought.high) == (25.0, 0.0, 50.0)
+    assert (found.gain.mean, found.gain.low, found.gain.high) == (25.0, 0.0, 50.0)
     assert comparisons.selection(results, ARTICLE, ARTICLE.rows[1]) is None
     text = rendering.markdown(results)
     assert "| `toy/plain` | 2 | 2 | 55.00 |  | 80.00 | 25.00 ± 35.36 |" in text
-    assert "Over 1 rows the median is 25.00 points" in text
+    assert "Over 1 rows, the median gain is 25.00 points" in text
 
 
 def test_a_validated_choice_is_what_the_test_set_is_compared_with():
@@ -183,7 +183,7 @@ def test_a_validated_choice_is_what_the_test_set_is_compared_with():
     found = comparisons.selection(results, ARTICLE, row)
     assert found is not None
     assert (found.last, found.validation, found.test) == (95.0, 90.0, 95.0)
-    assert found.bought.mean == pytest.approx(5.0)
+    assert found.gain.mean == pytest.approx(5.0)
 
 
 def test_frameworks_are_compared(tmp_path):

@@ -128,13 +128,13 @@ def test_a_sweep_outlives_a_killed_worker_and_a_row_that_fails(tmp_path: Path) -
     assert killed
     done = command.end()
     assert done.returncode == 1
-    assert done.stdout.startswith("2 runs of 2 rows: how long they take is in no record.\n")
-    assert done.stdout.count("A worker was killed by SIGKILL; another goes on.") == killed
+    assert done.stdout.startswith("2 runs of 2 rows: no record says how long they take.\n")
+    assert done.stdout.count("A worker was killed by SIGKILL and is restarted.") == killed
     assert f"{LONG}: continues at step " in done.stdout
     assert recorded(tmp_path, "other") == [("long", 0)]
     # By one of the workers, and at the end.
     assert done.stdout.count("toy/bad seed 0 failed: Training diverged") == 2
-    assert done.stderr.startswith("1 of 2 runs were not trained to their end")
+    assert done.stderr.startswith("1 of 2 runs were not completed")
     # The next sweep tries it again.
     told = start(tmp_path, "toy/bad", "--num_seeds=1", "--status").end().stdout
     assert "toy/bad seed 0 failed: Training diverged" in told

@@ -1,4 +1,4 @@
-"""Whole runs that PyTorch follows: that it does, that it would be seen if not, and the page."""
+"""Whole runs replayed in PyTorch: that they agree, that a difference would show, and the page."""
 
 import dataclasses
 import errno
@@ -261,8 +261,8 @@ def test_what_one_rounding_does_not_explain_is_named(tmp_path: Path) -> None:
     far = run.followed._replace(apart=Apart([0, 12], [1e-7, 9e-4]))
     text = whole_run_page.page([run, dataclasses.replace(run, followed=far)], tmp_path)
     words = " ".join(text.split())
-    # 9e-4 of PyTorch beside 4e-5 of the nudged run.
-    assert f"fails for `{ROW}` seed 0 (22 times, 12 other predictions): there" in words
+    # 9e-4 of PyTorch and 4e-5 of the perturbed run.
+    assert f"fails for `{ROW}` seed 0 (22 times, 12 different predictions): PyTorch" in words
 
 
 def test_the_longest_run_of_a_seed_counts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What devices that share a batch tell each other in a step."""
+"""The all-reduces between devices that share a batch, per training step."""
 
 import jax
 from flax import nnx
@@ -10,7 +10,7 @@ from mnist_jax.training.step import LARGE
 
 
 def statistics(network: Network) -> list[int]:
-    """The numbers in each all-reduce of batch normalisation, of a step.
+    """The number of elements in each all-reduce of batch normalisation in a step.
 
     Mean and variance, and the gradients of both.
     """
@@ -19,7 +19,7 @@ def statistics(network: Network) -> list[int]:
 
 
 def exchanges(recipe: Recipe) -> tuple[int, int]:
-    """How many all-reduces a step has, and their bytes together."""
+    """The number of all-reduces in a step, and their total bytes."""
     network = abstract_model(recipe.model, **recipe.model_args)
     sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]
     others = statistics(network)

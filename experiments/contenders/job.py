@@ -1,4 +1,4 @@
-"""What a worker of the benchmark is told to do, and what its work is."""
+"""The benchmark's jobs for its workers."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import UsageError
 from mnist_jax.recipe import Recipe
 
-# Does so many steps, or a few more, and waits for them; returns the images they took.
+# Runs this many steps, or a few more, and waits for them; returns the number of images.
 Work = Callable[[int], float]
 
 TORCH = ("torch-eager", "torch-channels_last", "torch-compile", "torch-cuda-graphs")
@@ -19,28 +19,28 @@ AUGMENTED = "ours-augmented"
 OURS = ("ours", "ours-one-device", "ours-all-devices", AUGMENTED)
 VARIANTS = (*OURS, *TORCH, *FLAX)
 
-# Processes of ours that compute with one thread, as hosts of a cluster: one, and two that meet.
+# Single-threaded processes of ours that act as cluster hosts: one, and two connected ones.
 HOSTS = ("one-host", "two-hosts")
 
-# Two hosts that add up a network's gradients and do nothing else; its "images" are times.
+# Two hosts that only all-reduce a network's gradients; its "images" are repetitions.
 ALL_REDUCE = "all-reduce"
 
-# Not a variant, but what all are held against: its "images" are floating-point operations.
+# Not a variant but the reference for all; its "images" are floating-point operations.
 MATMUL = "matmul"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a worker does.
+    """A worker's job.
 
     Attributes:
       variant: one of `VARIANTS` or `HOSTS`, `ALL_REDUCE` or `MATMUL`.
-      task: `train`, or `evaluate` for the whole test set.
+      task: `train`, or `evaluate` on the whole test set.
       recipe: network, batch size, optimiser and dataset.
       seeds: networks trained together in this process.
-      threads: of PyTorch; JAX makes its own.
-      address: HOST:PORT where the first of several processes that meet is found.
-      place: which of its contender's processes this is.
+      threads: PyTorch's; JAX creates its own.
+      address: HOST:PORT of the first of several connected processes.
+      place: this process's index within its contender.
     """
 
     variant: str
@@ -52,7 +52,7 @@ class Job:
     place: int = 0
 
     def to_json(self) -> str:
-        """Writes the job in one line."""
+        """Writes the job as one line."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
@@ -76,5 +76,5 @@ def whole_batches(dataset: Dataset, batch_size: int) -> Dataset:
 
 
 def share_gpu() -> None:
-    """On a GPU several workers are there at once; each shall take what it needs."""
+    """Disables JAX's memory preallocation, since several workers share a GPU."""
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"

@@ -1,4 +1,4 @@
-"""What the benchmark keeps: contenders compared with ours, and where and when it was measured."""
+"""The benchmark's results: contenders compared with ours, with date, revision and machine."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ from mnist_jax.training import devices
 
 
 def circumstances(program: str) -> dict[str, Any]:
-    """What a program's measurements depend on besides what is measured: the head of its file."""
+    """The circumstances of a program's measurements: the header of its file."""
     packages = [*PACKAGES, *(["torch"] if util.find_spec("torch") else [])]
     return {
         "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
@@ -37,7 +37,7 @@ def circumstances(program: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Its name, where the system tells, or its architecture."""
+    """The processor's model name if the system gives it, otherwise its architecture."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -45,7 +45,7 @@ def _processor() -> str:
 
 
 class Entrant(NamedTuple):
-    """A contender: a variant with so many networks trained together."""
+    """A contender: a variant and the number of networks trained together."""
 
     variant: str
     seeds: int
@@ -55,7 +55,7 @@ PEAK = Entrant(MATMUL, 1)
 
 
 class Spread(NamedTuple):
-    """What the rounds gave."""
+    """The median and range over the rounds."""
 
     median: float
     low: float
@@ -69,19 +69,19 @@ class Spread(NamedTuple):
 
     @classmethod
     def of_ratios(cls, ours: Sequence[float], other: Sequence[float]) -> Self:
-        """Compares round by round."""
+        """Summarises the ratios round by round."""
         return cls.of(a / b for a, b in zip(ours, other, strict=True))
 
     def columns(self, name: str) -> dict[str, Any]:
-        """The median under this name, and beside it the range."""
+        """The median under this name, and the range under `{name}_range`."""
         return {name: self.median, f"{name}_range": [self.low, self.high]}
 
 
 def training_flops(model: Network) -> int:
     """Floating-point operations per image of a training step, in convolutions and dense layers.
 
-    Forward pass, gradient of the kernel, and gradient of the input but for the first layer: each
-    is as many multiplications and additions as the forward pass.
+    Forward pass, kernel gradient and, except in the first layer, input gradient: each has as many
+    multiplications and additions as the forward pass.
     """
     forward = [2 * layer.multiply_adds for layer in summarize(model) if layer.multiply_adds]
     return 3 * sum(forward) - forward[0]
@@ -92,13 +92,13 @@ def compared(
 ) -> list[dict[str, Any]]:
     """Compares a recipe's contenders and the matrix product: the rows of the JSON file.
 
-    `flops` are operations per image; None where they are not counted.
+    `flops` are operations per image; None if they are not counted.
     """
     rates = {entrant: [one.rate for one in rounds] for entrant, rounds in readings.items()}
     peak = rates.pop(PEAK)
     speeds = {entrant: Spread.of(own) for entrant, own in rates.items()}
     torch = [entrant for entrant in rates if entrant.variant in TORCH]
-    # The fastest by its median, which is the one that counts.
+    # The fastest by median is the one reported.
     best = {e.seeds: e for e in sorted(torch, key=lambda e: speeds[e].median)}
     found = []
     for entrant, own in rates.items():

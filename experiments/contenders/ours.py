@@ -1,4 +1,4 @@
-"""The benchmark's own side: this project, and what it is held against."""
+"""The benchmark's own side: this project, and the matrix product as its reference."""
 
 import dataclasses
 from functools import partial
@@ -24,19 +24,19 @@ from mnist_jax.training.step import mean_over_devices
 from mnist_jax.training.trainer import Trainer
 from mnist_jax.transforms import Affine
 
-# Side of the matrices that the ceiling is measured with.
+# Side of the matrices that measure the peak.
 _SIDE = 1024
 
 
 def build(job: Job, dataset: Dataset) -> Work:
-    """Makes the work of a variant of ours, or the ceiling's; the dataset has whole batches only."""
+    """Makes the work of one of our variants or of the peak; the dataset has whole batches only."""
     share_gpu()
     is_host = job.variant in (*HOSTS, ALL_REDUCE)
     if is_host:
         jax.config.update("jax_platforms", "cpu")
         if job.address:
             hosts.meet(job.address, 2, job.place)
-    # Bound to one core, two would measure how its threads for computing and sending take turns.
+    # Not pinned to one core each: that would measure compute and network threads taking turns.
     devices.configure_process(cache_folder() / "compiled", {"threads": 1} if is_host else {})
     if job.variant == MATMUL:
         return _matmul()
@@ -44,13 +44,13 @@ def build(job: Job, dataset: Dataset) -> Work:
 
 
 def augmented(recipe: Recipe) -> Recipe:
-    """A recipe with its network's own augmentation, or with source H's where it has none."""
+    """A recipe with its network's own augmentation, or source H's if it has none."""
     own = model_entry(recipe.model).recipe.augmentation
     return dataclasses.replace(recipe, augmentation=own or (Affine(),))
 
 
 def _ours(job: Job, dataset: Dataset) -> Work:
-    """What the training command does between two reports of progress, or to evaluate."""
+    """The work of the training command between two progress reports, or of an evaluation."""
     num_devices = {"ours-one-device": 1, "ours-all-devices": jax.device_count()}
     trainer = Trainer(
         augmented(job.recipe) if job.variant == AUGMENTED else job.recipe,
@@ -74,11 +74,11 @@ def _ours(job: Job, dataset: Dataset) -> Work:
 
 
 def _matmul() -> Work:
-    """Float32 matrix products on every device at once; counts floating-point operations."""
+    """Float32 matrix products on all devices at once; counts floating-point operations."""
     mesh = jax.make_mesh((jax.device_count(),), ("device",))
     shape = (jax.device_count(), _SIDE, _SIDE)
     x = jax.device_put(np.ones(shape, np.float32), NamedSharding(mesh, P("device")))
-    # A mean of the rows, so that any number of products stays finite.
+    # Averages the rows, so that any number of products stays finite.
     mean = jnp.full((_SIDE, _SIDE), 1 / _SIDE)
 
     @jax.jit
@@ -94,7 +94,7 @@ def _matmul() -> Work:
 
 
 def _all_reduce(recipe: Recipe) -> Work:
-    """What hosts exchange in a step, again and again; counts how often."""
+    """Repeats the all-reduces of a step; counts the repetitions."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     network = abstract_model(recipe.model, **recipe.model_args)
     gradients = nnx.to_pure_dict(nnx.state(network, nnx.Param))
@@ -106,7 +106,7 @@ def _all_reduce(recipe: Recipe) -> Work:
     def add_up(tree: Any, steps: int) -> Any:
         def step(_: int, tree: Any) -> Any:
             gradients, moments = tree
-            # In a network one follows from the other, so that they wait for each other.
+            # In a network each depends on the previous one, so they run in sequence.
             means, last = [], jnp.zeros(())
             for values in moments:
                 means.append(lax.pmean(values + last, "data"))

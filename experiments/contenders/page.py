@@ -1,4 +1,4 @@
-"""The tables of pages in docs/, from the measurements that docs/benchmarks keeps."""
+"""The tables of pages in docs/, from the measurements in docs/benchmarks."""
 
 import json
 import math
@@ -17,12 +17,12 @@ KEPT = _DOCS / "benchmarks"
 
 Rows = Sequence[Mapping[str, Any]]
 
-# What is compared has the same of these.
+# Measurements that agree in these are compared.
 _MEASURED = ("model", "batch_size", "seeds")
 _BEST = "best of PyTorch"
-# With fewer busy processes than this, on average over a minute, a machine does nothing else.
+# Below this one-minute load average, a machine counts as idle.
 _AT_REST = 1
-# Whom ours is compared with, by the heading of the column.
+# The variants that ours is compared with, by column heading.
 _RIVALS = {
     "best PyTorch": _BEST,
     "`torch.compile`": "torch-compile",
@@ -34,7 +34,7 @@ _RIVALS = {
 
 
 def pages() -> dict[Path, str]:
-    """The text of each page with the tables of all measurements that are kept.
+    """The text of each page with the tables of all stored measurements.
 
     Raises:
       Failure: a page has no place for them.
@@ -50,7 +50,7 @@ def pages() -> dict[Path, str]:
 
 
 def when_and_where(measured: Mapping[str, Any]) -> str:
-    """When, at which revision and on what something was measured, from the head of its file."""
+    """Date, revision and machine of a measurement, from the header of its file."""
     git, packages = measured["git"] or {"revision": "unknown", "dirty": False}, measured["packages"]
     shown = [name for name in ("jax", "flax", "torch") if name in packages]
     versions = ", ".join(f"{name} {packages[name]}" for name in shown)
@@ -62,12 +62,12 @@ def when_and_where(measured: Mapping[str, Any]) -> str:
 
 
 def circumstances(measured: Mapping[str, Any]) -> str:
-    """That of speeds, which are worth little where other processes were busy."""
-    busy = measured["busy_before"]  # Not noted by the first version of these files.
+    """As `when_and_where`, with the load average, since a busy machine distorts speeds."""
+    busy = measured["busy_before"]  # The first version of these files lacks it.
     if busy is None:
         return when_and_where(measured)
     warning = "" if busy < _AT_REST else "no evidence of speed: "
-    return f"{when_and_where(measured)}; {warning}{busy:.1f} processes were busy before it began"
+    return f"{when_and_where(measured)}; {warning}load average {busy:.1f} before the start"
 
 
 def _part(measured: Mapping[str, Any]) -> str:
@@ -77,27 +77,27 @@ def _part(measured: Mapping[str, Any]) -> str:
 
 
 def _anew(measured: Mapping[str, Any]) -> str:
-    """Which rows are of another revision than the head of their file."""
+    """The rows measured at another revision than their file's header names."""
     sizes: dict[tuple[str, str], dict[str, None]] = {}
     for row in measured["rows"]:
-        # The first of these files had none.
+        # The first version of these files lacks it.
         if (revision := row.get("revision", "")) and revision != measured["git"]["revision"]:
             sizes.setdefault((revision, row["model"]), {})[str(row["batch_size"])] = None
     return "".join(
-        f" `{model}` at {', '.join(found)} is of revision {revision[:7]}."
+        f" `{model}` at {', '.join(found)}: revision {revision[:7]}."
         for (revision, model), found in sizes.items()
     )
 
 
 def table(rows: Rows) -> str:
-    """A Markdown table of a benchmark's rows, which are of one task, without empty columns."""
+    """A Markdown table of a benchmark's rows, all of one task, without empty columns."""
     lines = _TABLES[rows[0]["task"]](rows)
     columns = [column for column in zip(*lines, strict=True) if any(column[1:])]
     return tables.markdown(list(zip(*columns, strict=True)))
 
 
 def _speeds(rows: Rows) -> list[list[str]]:
-    """A line for every measurement of ours."""
+    """One line per measurement of ours."""
     there = {_BEST if row["best_of_pytorch"] else row["variant"] for row in rows}
     memory = {"ours": "ours", _BEST: "PyTorch", FLAX[0]: "Flax"}
     memory = {name: shown for name, shown in memory.items() if name in there}
@@ -174,12 +174,12 @@ def _hosts(rows: Rows) -> list[list[str]]:
 
 
 def links(rows: Rows) -> str:
-    """From which batch on two and eight hosts are faster than one, by network and link."""
+    """The batch size from which two and eight hosts beat one, by network and link."""
     loopback = scaling.fitted(rows)
     largest = {row["model"]: row for row in sorted(rows, key=lambda row: row["batch_size"])}
     ethernet = scaling.ethernet(loopback)
     slow = {loopback: (2,), ethernet: (2, 8)}
-    head = ["network", "all-reduces", "kB", "µs an image"]
+    head = ["network", "all-reduces", "kB", "µs per image"]
     head += [f"{link.name}: images" for link in slow]
     lines = [[*head, *(f"{link.name}: µs" for link in scaling.ACCELERATORS)]]
     for model, row in sorted(largest.items()):
@@ -203,7 +203,7 @@ def links(rows: Rows) -> str:
 
 
 def _digits(value: float) -> str:
-    """A number with three digits that count, or all before the point."""
+    """A number with three significant digits, or all digits before the point."""
     return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 

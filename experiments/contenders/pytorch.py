@@ -1,7 +1,6 @@
 """The benchmark's PyTorch side: the references' training steps, with the data in memory.
 
-Batches are views of one tensor that is ready before the clock starts, so nothing but the step is
-timed.
+Batches are views of one tensor that is prepared beforehand, so only the step is timed.
 """
 
 import itertools
@@ -15,7 +14,7 @@ from experiments.contenders.job import Job, Work
 from experiments.references.torch_runs import reference, tensors
 from mnist_jax.data import Dataset
 
-# What CUDA graphs ask for before a capture, besides a stream of its own.
+# Warm-up steps that CUDA graphs require before a capture, on a side stream.
 _STEPS_BEFORE_CAPTURE = 3
 
 
@@ -65,7 +64,7 @@ def build(job: Job, dataset: Dataset) -> Work:
 def _captured(
     step: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """A step as one CUDA graph, replayed on whatever is copied into its two inputs."""
+    """A step as one CUDA graph, replayed on new data copied into its two inputs."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""How long a checkpoint takes: of training, which waits for a part of it, and in the background."""
+"""The time of a checkpoint: while training waits, and in the background."""
 
 import tempfile
 import time
@@ -17,8 +17,8 @@ class Save(NamedTuple):
     """One checkpoint.
 
     Attributes:
-      seconds: training waited.
-      background: seconds from then until it was safe on disk.
+      seconds: time that training waited.
+      background: time from then until it was safe on disk, in seconds.
     """
 
     seconds: float
@@ -26,10 +26,10 @@ class Save(NamedTuple):
 
 
 def saves(recipe: Recipe, dataset: Dataset, rounds: int) -> tuple[int, list[Save]]:
-    """Saves a fresh run of one seed again and again, and once before that.
+    """Saves a fresh run of one seed repeatedly, after one warm-up save.
 
     Returns:
-      The bytes of a checkpoint's arrays, and each save.
+      The bytes of a checkpoint's arrays, and the timed saves.
     """
     trainer = Trainer(recipe, dataset, seeds=[recipe.seed])
     found = []

@@ -1,8 +1,8 @@
-"""What several hosts cost and gain: as two of one thread each measure it here, and by a model.
+"""Cost and gain of several hosts: measured here with two single-threaded ones, and modelled.
 
-In a step each of n hosts computes its share of the batch, and all-reduces add up the gradients and
-the statistics of batch normalisation. The model has one after the other. A ring of n hosts passes
-2 (n - 1) messages for each all-reduce and, over every link, 2 (n - 1) / n of the bytes.
+In a step, each of n hosts computes its share of the batch, and all-reduces add up the gradients and
+the statistics of batch normalisation. The model assumes no overlap of the two. A ring of n hosts
+passes 2 (n - 1) messages for each all-reduce and, over every link, 2 (n - 1) / n of the bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from experiments.contenders.worker import Reading
 from mnist_jax.errors import Failure
 from mnist_jax.recipe import Recipe
 
-# What is measured: one host, one with half the batch, the all-reduces of a step, and two hosts.
+# Measurements: one host, one with half the batch, the all-reduces of a step, and two hosts.
 ALONE, HALF, ALL_REDUCE, TWO = "one_host", "half_batch", "all_reduce", "two_hosts"
 
 
 class Link(NamedTuple):
-    """What connects two hosts.
+    """A link between two hosts.
 
     Attributes:
-      name: of its kind.
-      latency: seconds that a message takes, by the programs at both ends too.
-      bandwidth: bytes per second, each way.
+      name: its kind.
+      latency: seconds per message, including the programs at both ends.
+      bandwidth: bytes per second in each direction.
     """
 
     name: str
@@ -34,22 +34,22 @@ class Link(NamedTuple):
     bandwidth: float
 
     def all_reduce(self, exchanges: int, size: int, hosts: int) -> float:
-        """Seconds for so many all-reduces of so many bytes together."""
+        """Seconds for `exchanges` all-reduces with `size` bytes in total."""
         messages = 2 * (hosts - 1)
         return exchanges * messages * self.latency + messages / hosts * size / self.bandwidth
 
 
-# Assumed, in round figures: none was at hand.
+# Assumed, in round figures; none was available to measure.
 ACCELERATORS = (Link("NVLink 4", 2e-6, 450e9), Link("TPU v5e ICI", 1e-6, 45e9))
 
 
 def ethernet(loopback: Link) -> Link:
-    """10 Gbit/s, where messages cost what the same programs need on loopback, and the way."""
+    """10 Gbit/s Ethernet: a message costs the programs' time on loopback plus the wire's."""
     return Link("10 GbE", loopback.latency + 30e-6, 1.25e9)
 
 
 def row(recipe: Recipe, readings: Mapping[str, Sequence[Reading]]) -> dict[str, Any]:
-    """What the rounds of a network and batch size give: a row of the JSON file."""
+    """The results of the rounds for a network and batch size: a row of the JSON file."""
     count, size = exchanges(recipe)
     images = {ALONE: recipe.batch_size, HALF: recipe.batch_size // 2, ALL_REDUCE: 1}
     seconds = {
@@ -73,29 +73,31 @@ def row(recipe: Recipe, readings: Mapping[str, Sequence[Reading]]) -> dict[str, 
 
 
 def fitted(rows: Sequence[Mapping[str, Any]]) -> Link:
-    """The link whose all-reduces come closest to those that two hosts have measured.
+    """The link whose modelled all-reduces best fit those measured between two hosts.
 
     Raises:
-      Failure: they fit to none.
+      Failure: no link fits them.
     """
     costs = [[2 * row["exchanges"], row["bytes"]] for row in rows]
     times = np.array([row[ALL_REDUCE] for row in rows])
-    # Relative deviations: the fastest counts as much as the slowest.
+    # Relative residuals: the fastest counts as much as the slowest.
     solution, _, rank, _ = np.linalg.lstsq(costs / times[:, None], np.ones(len(rows)))
     if rank < 2 or min(solution) <= 0:
-        raise Failure("No link explains these all-reduces; measure more networks, at rest.")
+        raise Failure(
+            "No link explains these all-reduces; measure more networks on an idle machine."
+        )
     return Link("loopback", float(solution[0]), float(1 / solution[1]))
 
 
 def seconds_per_image(row: Mapping[str, Any]) -> float:
-    """What every image more adds to a step of one host."""
+    """The time that each additional image adds to a step on one host."""
     difference: float = row[ALONE] - row[HALF]
     return difference / (row["batch_size"] / 2)
 
 
 def least_computing(all_reduce: float, hosts: int) -> float:
-    """How long one host must compute on a batch for so many to be faster, in seconds.
+    """The least seconds of one host's computing on a batch for which `hosts` hosts are faster.
 
-    Of that they save all but their own share, and pay for an all-reduce.
+    Each host computes only its share of it, but they pay for the all-reduces.
     """
     return all_reduce * hosts / (hosts - 1)

@@ -1,4 +1,4 @@
-"""How long the training command takes to its first step, as a person at a terminal sees it."""
+"""The training command's time to its first step, as seen at a terminal."""
 
 import os
 import pty
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from mnist_jax.errors import Failure
 
-# The loss that the progress bar shows from the first step on; before that it is `nan`.
+# The progress bar shows a loss from the first step on; before that, `nan`.
 _FIRST_LOSS = re.compile(rb"loss \d")
 
 
 def seconds_to_first_step(model: str, dataset: str, cache: Path) -> float:
-    """Starts the training command on a terminal of its own and stops it after its first step.
+    """Starts the training command in its own pseudo-terminal and stops it after its first step.
 
-    The cache is the folder for datasets and compiled programs; an empty one is a cold start.
+    `cache` is the folder for datasets and compiled programs; an empty one means a cold start.
 
     Raises:
       Failure: the command ended before its first step.

@@ -1,4 +1,4 @@
-"""The benchmark's stock Flax side: the same networks in its own layers and loops."""
+"""The benchmark's stock Flax side: the same networks with Flax's own layers and loops."""
 
 import itertools
 from functools import partial
@@ -29,16 +29,16 @@ from mnist_jax.models.layers import (
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.step import LOSSES
 
-# Batches that the step loop of stock Flax goes round, ready on the device.
+# Batches on the device that the step loop of stock Flax cycles through.
 _BATCHES = 256
-# Images in one scan of stock Flax: a few seconds at its speed.
+# Images in one scan of stock Flax: a few seconds' work.
 _SCANNED = 512
 
 
 def build(job: Job, dataset: Dataset) -> Work:
     """Jitted steps in a Python loop as in Flax's MNIST example, or the same step in a scan.
 
-    On JAX's defaults: one device, all threads. The dataset has whole batches only.
+    Uses JAX's defaults: one device, all threads. The dataset has whole batches only.
     """
     share_gpu()
     recipe = job.recipe
@@ -96,7 +96,7 @@ def build(job: Job, dataset: Dataset) -> Work:
 
 
 def stock(model: Network) -> nnx.Sequential:
-    """The same network of Flax's own layers only, with fresh parameters, in training mode."""
+    """The same network from Flax's own layers, with fresh parameters, in training mode."""
     rngs = nnx.Rngs(0)
     return nnx.Sequential(*(_stock(layer, rngs) for layer in model.named_layers().values()))
 

@@ -1,8 +1,9 @@
 """One variant of the benchmark in a process of its own.
 
 `python -m experiments.contenders.worker JOB` compiles and then waits. Every line on its standard
-input is a number of steps to do, answered by a line of JSON: what they were, how long they took,
-and its peak memory. So the benchmark can go round its contenders while only one of them is busy.
+input is a number of steps to run, answered by a line of JSON with the number of images, the seconds
+taken and the peak memory. The benchmark can thus take turns among its contenders while only one of
+them is busy.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from experiments.contenders.job import FLAX, TORCH, Job, Work, whole_batches
 from mnist_jax.data import load_dataset
 from mnist_jax.errors import Failure
 
-# The part of a round's time that has to be over before it ends.
+# A round ends once this fraction of its time has passed.
 _LEAST = 0.8
 
 
@@ -30,7 +31,7 @@ class Reading(NamedTuple):
 
     Attributes:
       rate: images per second.
-      memory: the most memory in use so far, in MiB, of all its processes together.
+      memory: peak memory so far, in MiB, summed over its processes.
     """
 
     rate: float
@@ -38,7 +39,7 @@ class Reading(NamedTuple):
 
 
 class _Turn(NamedTuple):
-    """What one worker has done: images, the seconds they took, and its peak memory in MiB."""
+    """One worker's turn: images, seconds taken, and peak memory in MiB."""
 
     images: float
     seconds: float
@@ -46,7 +47,7 @@ class _Turn(NamedTuple):
 
 
 class Contender:
-    """The running workers of one variant, told to do as many steps at the same time."""
+    """The worker processes of one variant, which run the same number of steps in parallel."""
 
     def __init__(self, job: Job, processes: int = 1):
         command = [sys.executable, "-m", "experiments.contenders.worker"]
@@ -63,7 +64,7 @@ class Contender:
         ]
 
     def measure(self, seconds: float) -> Reading:
-        """Works for about so many seconds. The first call calibrates: not to be counted.
+        """Works for about this many seconds. The first call calibrates and should not be counted.
 
         Raises:
           Failure: a worker has ended.
@@ -78,13 +79,13 @@ class Contender:
         return Reading(float((images / elapsed).sum()), sum(turn.memory for turn in turns))
 
     def close(self) -> None:
-        """Ends the workers, all before it waits for one: those that have met end together."""
+        """Ends all workers before waiting for any: connected ones end together."""
         for worker in self._workers:
             assert worker.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # It has ended by itself.
+            with contextlib.suppress(BrokenPipeError):  # It has already ended.
                 worker.stdin.close()
         for worker in self._workers:
-            with worker:  # Closes what is open, and waits.
+            with worker:  # Closes the pipes and waits.
                 pass
 
     def _turns(self, steps: int) -> list[_Turn]:
@@ -104,7 +105,7 @@ class Contender:
 
 def _build(job: Job) -> Work:
     dataset = whole_batches(load_dataset(job.recipe.dataset), job.recipe.batch_size)
-    # Each side loads its own framework only, which is part of its peak memory.
+    # Each side imports only its own framework, which counts in its peak memory.
     if job.variant in TORCH:
         from experiments.contenders import pytorch
 
@@ -119,8 +120,8 @@ def _build(job: Job) -> Work:
 
 
 def main() -> None:
-    """Does the steps asked for on standard input until it closes."""
-    # Whatever a library prints shall not be taken for an answer.
+    """Runs the steps requested on standard input until it closes."""
+    # Output printed by a library must not be mistaken for an answer.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     work = _build(Job.from_json(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""Published figures beside what our runs reached, and where they lie."""
+"""Comparison of published figures with our runs."""
 
 import math
 from collections import Counter
@@ -15,25 +15,25 @@ from experiments.evidence.statistics import Spread, Summary
 from mnist_jax.errors import Failure
 
 _PERCENT = (0.0, 100.0)
-# Fewer runs than this say too little about a spread.
+# The least number of runs to estimate a spread from.
 ENOUGH_SEEDS = 3
-# Fewer runs than this are put beside the spread of their family, too.
+# Rows with fewer runs than this are also compared by the spread of their family.
 MANY_SEEDS = 10
-# The share of a run's batches, in percent, that a figure about batches has to be true of.
+# The percentage of a run's batches for which a figure about batches must hold.
 MOST_BATCHES = 95.0
 
 
 @dataclass(frozen=True)
 class Family:
-    """An article's rows on one dataset with, or all without, convolutions, and their spread.
+    """An article's rows on one dataset, all with or all without convolutions, and their spread.
 
-    Rows that jump, or of which a run is stuck, are in none: their runs are not normal.
+    Rows that jump or have a stuck run belong to no family: their runs are not normal.
 
     Attributes:
-      rows: those with at least two runs; two or more of them.
-      runs: of all.
-      spread: pooled.
-      p: Levene's, of their having one spread.
+      rows: the rows with at least two runs; two or more.
+      runs: the number of runs of all rows.
+      spread: pooled over the rows.
+      p: of Levene's test that the rows have one spread.
     """
 
     rows: Sequence[str]
@@ -44,11 +44,11 @@ class Family:
 
 @dataclass(frozen=True)
 class Reference:
-    """What is to be expected of a run that was chosen as a figure was.
+    """The expected accuracy of a run selected in the way that a figure was.
 
     Attributes:
       mean: in percent.
-      shares: [n], each of our runs' in it.
+      shares: [n], the weight of each of our runs in the mean.
     """
 
     mean: float
@@ -57,15 +57,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a figure would be inside, by one estimate of the spread.
+    """The interval for a figure, by one estimate of the spread.
 
     Attributes:
-      interval: where a run (for a figure that is a mean, the mean of as many) falls with 95%
-        probability.
-      beyond: how many points from our mean a figure has to be to lie outside below, and above: to
-        the end of the interval, and its rounding besides.
-      verdict: as of `Comparison`.
-      p: of a figure so far or farther from our mean; NaN where the interval is one of quantiles.
+      interval: where a run (or, for a figure that is a mean, the mean of as many runs) falls with
+        95% probability.
+      beyond: critical differences from our mean, in points, below and above: the distance to the
+        end of the interval plus the figure's rounding.
+      verdict: as in `Comparison`.
+      p: of a figure at least this far from our mean; NaN if the interval is made of quantiles.
     """
 
     interval: tuple[float, float]
@@ -79,14 +79,14 @@ class Comparison:
     """A published figure beside ours.
 
     Attributes:
-      figure: what was published.
-      verdict: `inside`, `above` or `below` our interval is where it lies; `not testable` if it is
-        inside, but rounded more coarsely than our runs are spread; `provisional` with too few runs
-        to say; what the figure says itself where it has no value; empty without runs. Of a figure
-        of a curve that of its point; of one about training batches `inside` where it is true of
-        most in every run, else `above`.
-      own: by the row's own runs; None where nothing is tested.
-      pooled: by the spread of its family, for a row of few runs; None besides.
+      figure: the published figure.
+      verdict: `inside`, `above` or `below` our interval; `not testable` if inside, but rounded more
+        coarsely than our runs are spread; `provisional` with too few runs; the figure's own
+        `untested` if it has no value; empty without runs. A figure that is a point of a curve has
+        the verdict of that point; one about training batches is `inside` if it holds for
+        `MOST_BATCHES` of every run, else `above`.
+      own: by the row's own runs; None if nothing is tested.
+      pooled: by the spread of its family, for a row with few runs; otherwise None.
     """
 
     figure: Figure
@@ -97,15 +97,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a recipe's runs, or a vote, reached.
+    """The results of a recipe's runs, or of a vote.
 
     Attributes:
       summary: of the test accuracies in percent; None without runs. A vote counts as one run.
-      comparisons: with each of the row's figures.
-      seconds: the shortest of the runs' shares of the time, evaluations included, since the machine
-        did other things too; without runs as its network's others say, or the nearest network's;
-        None without any.
-      device: where most of the runs were, whose times these are.
+      comparisons: one with each of the row's figures.
+      seconds: the shortest time per seed, evaluations included, because the machine was shared;
+        without runs, an estimate from its network's other runs or the nearest network's; None
+        without any.
+      device: the device of most of the runs, to which `seconds` applies.
     """
 
     summary: Summary | None
@@ -119,10 +119,10 @@ class Point:
     """A published value of a curve beside ours.
 
     Attributes:
-      epoch: after which.
-      published: as the article prints it; empty where it has only a picture.
+      epoch: the epoch after which it was measured.
+      published: as the article prints it; empty if it has only a plot.
       ours: in the same unit.
-      verdict: as of `Comparison`.
+      verdict: as in `Comparison`.
     """
 
     epoch: int
@@ -169,7 +169,7 @@ def verdict(
     rounding: float,
     interval: tuple[float, float] | None = None,
 ) -> str:
-    """Where a published value lies, as `Comparison.verdict` says; the interval is for one run."""
+    """The verdict on a published value, as in `Comparison`; by default on that of one run."""
     if value is None:
         return ""
     if summary.n < ENOUGH_SEEDS:
@@ -183,7 +183,7 @@ def verdict(
 
 
 def family(results: Results, article: Article, row: Row, framework: str = "jax") -> Family | None:
-    """The family of a row; None where it has none."""
+    """The family of a row; None if it has none."""
     samples = {}
     for other in article.rows:
         runs = results.runs[article.name, other.id, framework]
@@ -198,14 +198,14 @@ def family(results: Results, article: Article, row: Row, framework: str = "jax")
 
 
 def _kind(row: Row) -> tuple[str, bool]:
-    """What the rows of a family have in common."""
+    """The properties that the rows of a family share."""
     return row.recipe.dataset, networks.has_convolutions(row.recipe)
 
 
 def later_epochs(results: Results, article: Article, row: Row, framework: str) -> list[float]:
     """The test accuracies in percent after every epoch of the second half of all runs.
 
-    Where they jump from epoch to epoch, which epoch is the last decides more than the seed does.
+    If they jump from epoch to epoch, the choice of the last epoch matters more than the seed.
     """
     runs = results.runs[article.name, row.id, framework]
     return [100 * one for run in runs for one in run.second_half()]
@@ -237,10 +237,10 @@ def points(
 def batches(
     results: Results, article: Article, row: Row, figure: Figure, framework: str = "jax"
 ) -> Summary | None:
-    """In how many of a run's batches a figure about them is true, in percent.
+    """For how many of a run's batches a figure about them holds, in percent.
 
-    The first epoch is left out, since accuracy only rises to what the figure is about. None where
-    the figure is of something else, or no run's steps are recorded.
+    The first epoch is left out, in which accuracy still rises to that level. None if the figure is
+    not about batches, or no run's steps are recorded.
     """
     if figure.batches_from is None:
         return None
@@ -257,9 +257,9 @@ def batches(
 def best_of(
     results: Results, article: Article, row: Row, figure: Figure, framework: str = "jax"
 ) -> Reference:
-    """What a figure is compared with: our mean, or our runs chosen as its author chose among his.
+    """The reference for a figure: our mean, or that of our runs selected as its author did.
 
-    The spread of what is chosen is taken for that of a single run, and is smaller if anything.
+    The spread of a selected run is taken to be that of a single run; it is smaller if anything.
     """
     runs = results.runs[article.name, row.id, framework]
     accuracies = np.asarray([accuracy(run, row) for run in runs])
@@ -281,10 +281,10 @@ def ensemble_voters(
 
 
 def votes(members: Ensemble, voters: Sequence[Record]) -> np.ndarray:
-    """The labels that they vote for: [N].
+    """The labels that the voters elect: [N].
 
     Raises:
-      Failure: it is by their probabilities, which a record lacks.
+      Failure: the vote is by probabilities, which a record lacks.
     """
     if members.vote == "majority":
         return statistics.vote(np.stack([run.predictions for run in voters]))
@@ -303,8 +303,8 @@ def ensemble(results: Results, article: Article, members: Ensemble) -> float | N
         return None
     predictions = np.stack([run.predictions for run in voters])
     correct = np.stack([run.correct for run in voters])
-    # A vote is right if it is for what a voter has that is right; that a mean of probabilities is
-    # for what none has, and right, is not told by records, and counts as wrong.
+    # A vote is correct if it agrees with a voter that is correct. A mean of probabilities may be
+    # correct where no voter is; records can't tell, so that counts as wrong.
     agreed = predictions == votes(members, voters)
     return 100 * float((agreed & correct).any(0).mean())
 
@@ -343,7 +343,7 @@ def _compare(
 
 
 def by_spread(summary: Summary, figure: Figure, reference: Reference, spread: Spread) -> Limits:
-    """Where a figure with a value would be inside, for runs that are normal and so far spread."""
+    """The limits for a figure with a value, for normal runs with this spread."""
     assert figure.value is not None
     reach = spread.reach(reference.shares, figure.runs)
     distance = max(0.0, abs(figure.value - reference.mean) - figure.rounding)
@@ -367,7 +367,7 @@ def _limits(
 
 
 def accuracy(run: Record, row: Row) -> float:
-    """The test accuracy in percent after the epoch that the row's figures are of."""
+    """The test accuracy in percent after the epoch that the row's figures refer to."""
     return run.accuracy if row.epoch is None else run.accuracy_at(row.epoch)
 
 

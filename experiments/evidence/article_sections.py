@@ -1,4 +1,4 @@
-"""An article's figures beside ours, in Markdown, and what is to be said of them."""
+"""An article's figures beside ours, in Markdown, with notes."""
 
 from collections.abc import Iterator
 
@@ -9,14 +9,14 @@ from experiments.evidence.rows import Article, Ensemble, Figure, Row
 
 
 def article_table(results: Results, article: Article) -> list[list[str]]:
-    """An article's figures beside ours, below the names of the columns.
+    """An article's figures beside ours, with a header row.
 
-    Of a row with several, the later ones stand below the first, without what they share.
+    A row's further figures follow its first one on lines of their own, without the shared cells.
     """
     table = [
         [
-            *("row", "published", "ours", "min–max", "the figure is", "95% of runs"),
-            *("pooled", "outside beyond", "PFLOP", "a seed takes", "device"),
+            *("row", "published", "ours", "min–max", "verdict", "95% interval"),
+            *("pooled", "critical difference", "PFLOP", "time per seed", "device"),
         ]
     ]
     for row in article.entries:
@@ -56,7 +56,7 @@ def _ours(outcome: Outcome) -> list[str]:
 
 
 def _verdict(comparison: Comparison) -> list[str]:
-    """The verdict, both intervals, and what would have been outside them."""
+    """The verdict, both intervals, and the differences from our mean that would be outside."""
     own, pooled = comparison.own, comparison.pooled
     beyond = _beyond(own) + (f"; pooled {_beyond(pooled)}" if pooled else "")
     other = f" {pooled.verdict}" if pooled and pooled.verdict != comparison.verdict else ""
@@ -71,7 +71,7 @@ def _beyond(limits: Limits | None) -> str:
 
 
 def _petaflops(article: Article, entry: Row | Ensemble) -> str:
-    """Of a seed, or of all that vote."""
+    """The cost of one seed, or of all members of a vote."""
     if isinstance(entry, Ensemble):
         members = next(row for row in article.rows if row.id == entry.members)
         return f"{entry.size * durations.petaflops(members.recipe):.2g}"
@@ -90,9 +90,9 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
         yield f"`{row.id}`: seeds {', '.join(unknown)} ran code that is not a committed revision."
     if stuck := [run.accuracy for run in runs if run.stuck]:
         yield (
-            f"`{row.id}`: {len(stuck)} of {len(runs)} runs give every test image the same class and"
-            f" stay at {max(stuck):.2f}%: mean and standard deviation describe no run, and nothing"
-            " is tested."
+            f"`{row.id}`: {len(stuck)} of {len(runs)} runs assign the same class to every test"
+            f" image and stay at {max(stuck):.2f}%, so mean and standard deviation describe no run"
+            " and nothing is tested."
         )
     yield from _outside(results, article, row)
     yield from _beyond_every_run(results, article, row)
@@ -101,25 +101,25 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
             ours = [analysis.accuracy(run, row) for run in runs]
             above = sum(one > figure.exceeds for one in ours)
             yield (
-                f"`{row.id}`: ours exceed {figure.exceeds:g}% in {above} of {len(ours)} runs; the"
-                f" best has {max(ours):.2f}%."
+                f"`{row.id}`: {above} of our {len(ours)} runs exceed {figure.exceeds:g}%; the best"
+                f" reaches {max(ours):.2f}%."
             )
         if shares := analysis.batches(results, article, row, figure):
             yield (
-                f"`{row.id}`: after the first epoch {text.mean(shares)}% of a run's training"
-                f" batches have at least {figure.batches_from:g}% right (n = {shares.n}, the least"
-                f" {shares.low:.2f}%)."
+                f"`{row.id}`: after the first epoch, {text.mean(shares)}% of a run's training"
+                f" batches have at least {figure.batches_from:g}% of their images right"
+                f" (n = {shares.n}, minimum {shares.low:.2f}%)."
             )
     if row.epoch and runs:
         final = analysis.percentages([run.accuracy for run in runs])
         yield (
-            f"`{row.id}`: ours is after epoch {row.epoch}, as the figure is; after epoch"
-            f" {row.recipe.epochs} it is {text.mean(final)}."
+            f"`{row.id}`: our accuracy, like the published figure, is that after epoch {row.epoch};"
+            f" after epoch {row.recipe.epochs} it is {text.mean(final)}."
         )
 
 
 def _choices(results: Results, article: Article) -> Iterator[str]:
-    """Of figures of the best of several runs: what the same choice gives among ours."""
+    """For figures of the best of several runs: what the same selection gives among ours."""
     ours, sizes = [], set[int]()
     for row in article.rows:
         for comparison in analysis.outcome(results, article, row).comparisons:
@@ -130,14 +130,14 @@ def _choices(results: Results, article: Article) -> Iterator[str]:
                 sizes.add(figure.best_of)
     if ours:
         yield (
-            f"Figures are of the best of {' or '.join(map(str, sorted(sizes)))} runs by validation"
-            " accuracy. The same choice among ours gives, on average over all such choices and in"
-            f" percent: {', '.join(ours)}. The intervals are about these."
+            f"The figures are of the best of {' or '.join(map(str, sorted(sizes)))} runs by"
+            " validation accuracy. The same selection among ours gives, averaged over all such"
+            f" subsets and in percent: {', '.join(ours)}. The intervals are about these means."
         )
 
 
 def _outside(results: Results, article: Article, row: Row) -> Iterator[str]:
-    """How improbable a figure is that is not inside, and how often earlier epochs reach it."""
+    """How improbable a figure outside the interval is, and how often earlier epochs reach it."""
     outcome = analysis.outcome(results, article, row)
     for comparison in outcome.comparisons:
         figure, own, pooled = comparison.figure, comparison.own, comparison.pooled
@@ -148,35 +148,35 @@ def _outside(results: Results, article: Article, row: Row) -> Iterator[str]:
             continue
         if not row.jumps:
             yield (
-                f"`{row.id}`: p of a figure as far off as {figure.printed} is"
+                f"`{row.id}`: a figure at least as far from our mean as {figure.printed} has p ="
                 f" {text.p_value(own.p)} by the row's own spread"
-                + (f", {text.p_value(pooled.p)} by that of its family." if pooled else ".")
+                + (f" and p = {text.p_value(pooled.p)} by its family's." if pooled else ".")
             )
         if row.jumps:
             reference = analysis.best_of(results, article, row, figure)
             last = analysis.by_spread(outcome.summary, figure, reference, outcome.summary.spread)
             yield (
-                f"`{row.id}`: by the last epochs alone, as of rows that do not jump, the interval"
-                f" would be {text.limits_cell(last)} and {figure.printed} {last.verdict}, with p"
-                f" {text.p_value(last.p)}."
+                f"`{row.id}`: from the last epochs alone, as for rows that do not jump, the"
+                f" interval would be {text.limits_cell(last)} and the verdict on {figure.printed}"
+                f" *{last.verdict}* (p = {text.p_value(last.p)})."
             )
         side = "above" if figure.value > outcome.summary.mean else "below"
-        for framework, whose in (("jax", "our"), ("torch", "PyTorch's")):
+        for framework, whose in (("jax", "our"), ("torch", "the PyTorch")):
             if later := analysis.later_epochs(results, article, row, framework):
                 spread = analysis.percentages(later)
                 high = side == "above"
-                skewed = f", skew {statistics.skewness(later):.2f}" if row.jumps else ""
+                skewed = f", skewness {statistics.skewness(later):.2f}" if row.jumps else ""
                 reached = sum(a >= figure.value if high else a <= figure.value for a in later)
                 yield (
-                    f"`{row.id}`: in the second half of {whose} runs the accuracy is"
-                    f" {text.mean(spread)} over all epochs, {spread.low:.2f} to"
-                    f" {spread.high:.2f}{skewed}; in {reached} of {len(later)} it is as"
-                    f" {'high' if high else 'low'} as {figure.printed}."
+                    f"`{row.id}`: over all epochs of the second half of {whose} runs, the test"
+                    f" accuracy is {text.mean(spread)} (range {spread.low:.2f} to"
+                    f" {spread.high:.2f}{skewed}); in {reached} of {len(later)} epochs it is at"
+                    f" {'least' if high else 'most'} {figure.printed}."
                 )
 
 
 def _beyond_every_run(results: Results, article: Article, row: Row) -> Iterator[str]:
-    """Of a figure inside that none of many runs reaches: how normal the runs are that say so."""
+    """For a figure inside that none of many runs reaches: whether the runs are normal."""
     ours, theirs = (
         [analysis.accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
         for framework in ("jax", "torch")
@@ -191,13 +191,16 @@ def _beyond_every_run(results: Results, article: Article, row: Row) -> Iterator[
         above = figure.value - figure.rounding > max(both)
         if above or figure.value + figure.rounding < min(both):
             side, skew = "above" if above else "below", statistics.skewness(ours)
-            fewer = f" With it fewer runs than normal ones lie far {side}, so that p is too large."
+            fewer = (
+                f" With this skew, fewer runs lie far {side} the mean than under normality, so p is"
+                " too large."
+            )
             yield (
                 f"`{row.id}`: {figure.printed} is inside, yet {side} each of {len(both)} runs,"
-                f" PyTorch's {len(theirs)} with them. Its p, {text.p_value(own.p)}, takes runs for"
-                f" normal; by Shapiro and Wilk's test of our {len(ours)} that has p"
-                f" {text.p_value(statistics.normality(ours))}, and their skew is {skew:.2f}."
-                f"{fewer if (skew < 0) == above else ''} By ranks alone, of all"
-                f" {len(both) + 1}, p is {text.p_value(2 / (len(both) + 1))}: whether the figure is"
-                " inside depends on how runs are distributed."
+                f" {len(theirs)} of them PyTorch's. Its p of {text.p_value(own.p)} assumes normally"
+                f" distributed runs; for our {len(ours)} runs the Shapiro–Wilk test of normality"
+                f" has p = {text.p_value(statistics.normality(ours))}, and their skewness is"
+                f" {skew:.2f}.{fewer if (skew < 0) == above else ''} By rank alone, among all"
+                f" {len(both) + 1} values, p = {text.p_value(2 / (len(both) + 1))}: whether the"
+                " figure is inside depends on how runs are distributed."
             )

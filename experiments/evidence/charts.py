@@ -1,4 +1,4 @@
-"""Pictures of the comparison: published figures beside ours, and how our runs went."""
+"""Plots of the comparison: published figures beside ours, and our training curves."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from mnist_jax.measures import Series
 from mnist_jax.reporting import curves
 from mnist_jax.reporting.style import COLORS, DASHES, SMALL, TINY, WIDE, WIDTH, new_figure, tidy
 
-# Errors in percent that an axis labels where it has room, the roundest first.
+# Candidate tick labels: errors in percent, roundest first.
 _TICKS = [
     mantissa * power
     for mantissa in (1, 2, 5, 3, 7, 4, 1.5, 6, 8, 9, 2.5)
@@ -32,11 +32,11 @@ class ForestRow:
     """A line of the forest plot: a published figure and ours.
 
     Attributes:
-      label: whose.
+      label: article and row.
       published: test accuracy in percent.
       rounding: half a unit of its last digit.
-      ours: in percent too.
-      interval: where one more run of ours falls; None with too few to say.
+      ours: test accuracies in percent.
+      interval: prediction interval for one more run of ours; None with too few runs.
     """
 
     label: str
@@ -49,8 +49,8 @@ class ForestRow:
 def published_and_ours(comparisons: Sequence[ForestRow], *, wide: bool = False) -> Figure:
     """Draws our means with their prediction intervals, and the published figures.
 
-    Accuracies are spaced by the logarithm of the error: otherwise 98 and 99.6% would be one dot.
-    Words and numbers are above each row or, if `wide`, beside it.
+    The axis is logarithmic in the error: otherwise 98 and 99.6% would be one dot. Labels are above
+    each row or, if `wide`, beside it.
     """
     count = len(comparisons)
     figure = new_figure(1.0 + 0.22 * count, WIDE) if wide else new_figure(1.2 + 0.33 * count)
@@ -85,12 +85,12 @@ def accuracy_by_epoch(
     *,
     wide: bool = False,
 ) -> Figure:
-    """Draws a panel for each row: its seeds' test accuracy in percent, and what was published.
+    """Draws a panel for each row: its seeds' test accuracy, and the published figures.
 
     Args:
       rows: a course for each seed, by the row's name.
       published: accuracies in percent, by the row's name.
-      wide: whether up to five panels stand side by side, instead of two.
+      wide: whether to draw up to five panels side by side, instead of two.
     """
     lines = math.ceil(len(rows) / (5 if wide else 2))
     columns = math.ceil(len(rows) / lines) if wide else 2
@@ -116,9 +116,9 @@ def accuracy_by_epoch(
 
 
 def losses_by_probability() -> Figure:
-    """Draws both losses of an image against the probability x that its class gets.
+    """Draws both losses of an image against the predicted probability x of its class.
 
-    Cross-entropy is -ln x. Of the squared error this is the class's own part, (x - 1)².
+    Cross-entropy is -ln x. Of the squared error only the term of that class is drawn, (x - 1)².
     """
     x = np.linspace(0.01, 1, 100)
     figure = new_figure(2.4)
@@ -156,7 +156,7 @@ def _write(axes: Any, row: int, comparison: ForestRow, wide: bool) -> None:
     if wide:
         words = [(-0.01, "right", comparison.label), (1.01, "left", f"{numbers} (n = {ours.n})")]
         across, above = axes.transAxes, 0.0
-    else:  # From one side of the picture to the other.
+    else:  # Across the whole width of the figure.
         words = [(0.015, "left", comparison.label), (0.985, "right", numbers)]
         across, above = axes.figure.transFigure, 0.2
     for x, side, text in words:
@@ -173,13 +173,13 @@ def _write(axes: Any, row: int, comparison: ForestRow, wide: bool) -> None:
 
 
 def _in_lines(name: str, most: int) -> str:
-    """A row's name, in two lines if it has more than so many letters."""
+    """A row's name, broken into two lines if it has more than `most` letters."""
     cut = name.rfind("_", 0, most) + 1 if len(name) > most else 0
     return f"{name[:cut]}\n{name[cut:]}" if cut else name
 
 
 def _limits(comparisons: Sequence[ForestRow]) -> tuple[float, float]:
-    """The largest and the smallest error to show; an interval may reach below the latter."""
+    """The largest and the smallest error shown; an interval may extend beyond the smallest."""
     errors = [100 - comparison.ours.mean for comparison in comparisons]
     errors += [100 - comparison.published for comparison in comparisons]
     ends = [100 - c.interval[0] for c in comparisons if c.interval is not None]
@@ -187,7 +187,7 @@ def _limits(comparisons: Sequence[ForestRow]) -> tuple[float, float]:
 
 
 def _label_accuracies(axis: Any, most: int) -> None:
-    """Labels a logarithmic axis of errors in percent, whose limits are set, in `most` places."""
+    """Sets up to about `most` ticks on a logarithmic axis of errors whose limits are set."""
     low, high = sorted(axis.get_view_interval())
     gap = math.log(high / low) / most
     ticks: list[float] = []
@@ -205,6 +205,6 @@ def _legend() -> list[Line2D]:
     return [
         Line2D([], [], linestyle="", marker="D", mec="white", color=black, label="published"),
         dot(label="ours, mean over seeds"),
-        Line2D([], [], linewidth=2.5, alpha=0.6, color=blue, label="95% of our runs"),
+        Line2D([], [], linewidth=2.5, alpha=0.6, color=blue, label="95% interval"),
         dot(mfc="white", label=f"fewer than {ENOUGH_SEEDS} seeds"),
     ]

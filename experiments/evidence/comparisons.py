@@ -1,4 +1,4 @@
-"""Our own runs compared: rows two by two, with PyTorch's, and by how their epoch is chosen."""
+"""Comparisons of our own runs: pairs of rows, JAX with PyTorch, and ways to select an epoch."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from experiments.evidence.statistics import Difference, Summary
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
 
-# Frameworks whose means are less than so many points apart are as good as equal.
+# The equivalence margin: means less than this many points apart count as equal.
 MARGIN = 0.1
 
 
@@ -24,13 +24,13 @@ class Variants:
     """Two rows on the seeds they share.
 
     Attributes:
-      first: what the ablation measures of the first row's runs, in percent, by shared seed.
-      second: the second one's.
-      difference: with the paired test; None with fewer than `ENOUGH_SEEDS` of
-        those, and where one of the runs is stuck.
-      changed: the fields of the recipes that differ, with the first's and the second's value.
-      mcnemar: McNemar's p of the two runs of every shared seed; none on different test images, and
-        where something else than the accuracy that counts is measured.
+      first: the ablation's measure of the first row's runs, in percent, by shared seed.
+      second: that of the second row's runs.
+      difference: with the paired test; None with fewer than `ENOUGH_SEEDS` shared seeds, or if one
+        of the runs is stuck.
+      changed: the recipe fields that differ, with the first's and the second's value.
+      mcnemar: McNemar's p of the two runs of every shared seed; empty if the test images differ or
+        the measure is not the reported accuracy.
     """
 
     first: Sequence[float]
@@ -42,12 +42,12 @@ class Variants:
 
 @dataclass(frozen=True)
 class Frameworks:
-    """Ours beside PyTorch, measured here.
+    """Our runs beside PyTorch runs on the same machine.
 
     Attributes:
       difference: ours minus PyTorch's, with Welch's test.
-      equivalence: p of the means lying `MARGIN` or farther apart, by two one-sided Welch tests.
-      needed: runs of each to show it of equal means, by the spread of both.
+      equivalence: p of two one-sided Welch tests (TOST) against `MARGIN`.
+      needed: runs in each framework to show equivalence of equal means, by the spread of both.
     """
 
     difference: Difference
@@ -57,21 +57,22 @@ class Frameworks:
 
 @dataclass(frozen=True)
 class Selection:
-    """What choosing by the test set when to stop would have bought.
+    """The gain from selecting the evaluation by test accuracy.
 
     Attributes:
-      n: runs.
+      n: number of runs.
       last: mean test accuracy in percent after the last epoch.
-      validation: at the evaluation of the best validation accuracy; None without validation.
-      test: at the evaluation of the best test accuracy.
-      bought: `test` of each run, above `validation` or else `last`, in points.
+      validation: that at the evaluation with the best validation accuracy; None if the last epoch
+        counts.
+      test: that at the evaluation with the best test accuracy.
+      gain: `test` minus `validation`, or `last` without it, run by run, in points.
     """
 
     n: int
     last: float
     validation: float | None
     test: float
-    bought: Summary
+    gain: Summary
 
 
 def variants(results: Results, ablation: Ablation) -> Variants:
@@ -90,7 +91,7 @@ def variants(results: Results, ablation: Ablation) -> Variants:
 
 
 def selection(results: Results, article: Article, row: Row) -> Selection | None:
-    """What choosing by the test set would have bought; None without runs."""
+    """The gain from selecting on the test set; None without runs."""
     if not (runs := results.runs[article.name, row.id, "jax"]):
         return None
     courses = [100 * np.asarray(run.curve["test_accuracy"]) for run in runs]
@@ -101,12 +102,12 @@ def selection(results: Results, article: Article, row: Row) -> Selection | None:
         last=float(last.mean()),
         validation=None if chosen is last else float(np.mean(chosen)),
         test=float(best.mean()),
-        bought=statistics.summarize(np.subtract(best, chosen).tolist(), (-100.0, 100.0)),
+        gain=statistics.summarize(np.subtract(best, chosen).tolist(), (-100.0, 100.0)),
     )
 
 
 def cross_framework(results: Results, article: Article, row: Row) -> Frameworks | None:
-    """Ours beside PyTorch's, measured here; None if either has too few runs."""
+    """Compares our runs with PyTorch's on the same machine; None if either has too few."""
     ours, theirs = (
         [analysis.accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
         for framework in ("jax", "torch")
@@ -119,7 +120,7 @@ def cross_framework(results: Results, article: Article, row: Row) -> Frameworks 
 
 
 def _measured(run: Record, ablation: Ablation) -> float:
-    """What an ablation compares, in percent."""
+    """An ablation's measure of a run, in percent."""
     match ablation.measure:
         case "accuracy":
             return run.accuracy
@@ -130,7 +131,7 @@ def _measured(run: Record, ablation: Ablation) -> float:
 
 
 def _changed(first: Recipe, second: Recipe) -> Iterator[str]:
-    """Fields that differ; of the networks' arguments those that both have."""
+    """Yields the fields that differ, and the network arguments that both have and that differ."""
     one, other = ({**vars(recipe), **_arguments(recipe)} for recipe in (first, second))
     for name, value in one.items():
         if name != "model_args" and value != other.get(name, value):

@@ -1,4 +1,4 @@
-"""How long a seed takes, and on what."""
+"""Duration and device of a seed's training."""
 
 import math
 
@@ -9,14 +9,14 @@ from experiments.evidence.rows import Article, Row
 from mnist_jax.recipe import Recipe
 from mnist_jax.training.schedule import Schedule
 
-# Images in the training set of MNIST and of Fashion-MNIST.
+# Training images of MNIST, and of Fashion-MNIST.
 _TRAINING_IMAGES = 60_000
-# So many times as long as training is long.
+# A run took long if it took over this many times its training time.
 LONG = 3
 
 
 def device(run: Record) -> str:
-    """What a run was trained on, in words."""
+    """The device that a run was trained on, in words."""
     on = run.environment["device"]
     count = math.prod(on["mesh"].values())
     kind = "CPU core" if on["platform"] == "cpu" else on["kind"]
@@ -24,25 +24,25 @@ def device(run: Record) -> str:
 
 
 def took_long(run: Record) -> bool:
-    """Whether a run took over `LONG` times as long as its images at its median speed.
+    """Whether a run took over `LONG` times as long as its images at its median throughput.
 
-    What it took includes its evaluations and compilation, and what else the machine did.
+    Its duration includes evaluations, compilation and other load on the machine.
     """
     return run.seconds > LONG * _trained(run) / run.images_per_second
 
 
 def missing(results: Results, article: Article, row: Row) -> int:
-    """How many seeds a row has fewer than it is to have."""
+    """The number of seeds that a row lacks."""
     return max(0, row.seeds - len(results.runs[article.name, row.id, "jax"]))
 
 
 def on_a_core(results: Results, row: Row) -> float | None:
-    """Seconds that one seed takes on one CPU core; None where nothing was trained on CPUs.
+    """Estimated seconds for one seed on one CPU core; None if nothing was trained on CPUs.
 
-    As long for an image as in the network's quickest run, evaluations included; where there is
-    none, as in that of the network whose work for an image is most like its own, and by its work.
+    The time per image is that of the network's quickest run, evaluations included; without a run,
+    that of the network with the most similar multiply-adds per image, scaled by them.
     """
-    # Core-seconds for an image to train on.
+    # Core-seconds per training image.
     costs: dict[tuple[str, int], float] = {}
     for (_, _, framework), runs in results.runs.items():
         for run in runs:
@@ -60,21 +60,21 @@ def on_a_core(results: Results, row: Row) -> float | None:
 
 
 def petaflops(recipe: Recipe) -> float:
-    """The operations of training a seed, in 10^15.
+    """The floating-point operations of training a seed, in 10^15.
 
-    A multiply-add counts as two, and is one forward and two of the gradients; what is no part of a
-    convolution or a dense layer does not count.
+    A multiply-add is two operations, once in the forward pass and twice for the gradients. Only
+    convolutions and dense layers count.
     """
     return 3 * 2 * _network(recipe)[1] * _images(recipe) / 1e15
 
 
 def steps(recipe: Recipe) -> int:
-    """How many steps a run takes."""
+    """The number of steps of a run."""
     return Schedule.of_images(recipe, _TRAINING_IMAGES).total_steps
 
 
 def _trained(run: Record) -> float:
-    """Images that a run trained on, which may have ended early."""
+    """The number of images that a run, which may have ended early, trained on."""
     return _images(run.recipe) * run.epochs / run.recipe.epochs
 
 
@@ -83,5 +83,5 @@ def _images(recipe: Recipe) -> int:
 
 
 def _network(recipe: Recipe) -> tuple[str, int]:
-    """What decides the cost of an image: the network and its work."""
+    """The cost of an image: the network and its multiply-adds."""
     return recipe.model, sum(layer.multiply_adds for layer in networks.layers(recipe))

@@ -1,4 +1,4 @@
-"""The figures and ours for other programs: CSV and LaTeX."""
+"""The figures and ours as CSV and LaTeX, for use in other programs."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ _LATEX = str.maketrans(
 
 
 def csv_table(results: Results) -> str:
-    """A line for each published figure, numbers unrounded."""
+    """A CSV table with one line per published figure, unrounded."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow(
@@ -67,11 +67,11 @@ def _all_limits(limits: Limits | None) -> list[str]:
 
 
 def latex(results: Results) -> str:
-    """The rows that have been run, as a `tabular` for booktabs."""
+    """The rows that have been run, as a LaTeX `tabular` for booktabs."""
     lines = [
         r"\begin{tabular}{lllrlll}",
         r"\toprule",
-        r" & row & published & $n$ & ours (\%) & 95\% of runs & figure is \\",
+        r" & row & published & $n$ & ours (\%) & 95\% interval & verdict \\",
     ]
     for article in results.articles:
         outcomes = [(row, analysis.outcome(results, article, row)) for row in article.entries]

@@ -1,4 +1,4 @@
-"""What the networks of recipes are made of."""
+"""The layers of recipes' networks."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ def layers(recipe: Recipe) -> Sequence[LayerSummary]:
 
 
 def has_convolutions(recipe: Recipe) -> bool:
-    """Whether its network has any."""
+    """Whether a recipe's network has convolutions."""
     return any(layer.kind == "Conv" for layer in layers(recipe))
 
 

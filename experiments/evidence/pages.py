@@ -1,4 +1,4 @@
-"""What the report of the whole comparison shows."""
+"""The contents of the report of the whole comparison."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ from mnist_jax.reporting import curves, network_contents
 from mnist_jax.reporting.curves import Panel
 from mnist_jax.reporting.page import Code, Page, Picture, Section, Table, Text
 
-# Columns of an article's table; the others are of other spreads, and of cost.
+# Columns of an article's table that are shown: without the pooled spread and costs.
 _SHOWN = 6
 _NAMES = {"train": "training", "test": "test"}
 
 
 def comparison(results: Results) -> Page:
-    """The comparison as a page, from the records; images of digits are read for its errors."""
+    """The comparison as a page; reads the dataset to show what a vote misclassifies."""
     sections = [Section("Published figures and ours", list(_overview(results)))]
     sections += [
         Section(f"{article.letter}. {article.title}", list(_article(results, article)))
@@ -41,7 +41,9 @@ def comparison(results: Results) -> Page:
         Section(
             "How to reproduce it",
             [
-                Text("The first command runs what an article lacks; the second makes this page."),
+                Text(
+                    "The first command runs an article's missing seeds; the second makes this page."
+                ),
                 Code(command),
             ],
         )
@@ -52,11 +54,11 @@ def comparison(results: Results) -> Page:
 def _overview(results: Results) -> Iterator[Text | Picture]:
     yield Text(rendering.headline(results))
     yield Text(
-        "Inside, above or below is where a published figure lies beside the interval in which 95%"
-        f" of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not testable:"
-        " inside, but rounded more coarsely than our runs are spread. No protocol: it isn't said"
-        " what of. None: nothing is published of the row. Unexplained: the row's note says what was"
-        " tried."
+        "Inside, above or below: where a published figure lies relative to the interval in which"
+        f" 95% of our runs fall. Provisional: fewer than {analysis.ENOUGH_SEEDS} runs. Not"
+        " testable: inside, but rounded more coarsely than our runs are spread. No protocol: the"
+        " recipe behind it is not stated. None: no figure is published for the row. Unexplained:"
+        " the row's note says what was tried."
     )
     comparisons = []
     for article in results.articles:
@@ -74,10 +76,10 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
         yield Picture(
             "published-and-ours",
             charts.published_and_ours(comparisons),
-            "A line for each figure: the published accuracy, our mean and our interval.",
-            "Published accuracies and ours. One more run of ours falls on the line with 95%"
-            " probability. On the right: the published figure | our mean ± standard deviation. (2)"
-            " is a row's second figure.",
+            "One line per figure: the published accuracy, our mean and our interval.",
+            "Published accuracies and ours. The bar is the 95% interval for one more run"
+            " of ours. On the right: the published figure | our mean ± standard deviation. (2)"
+            " marks a row's second figure.",
             wide=charts.published_and_ours(comparisons, wide=True),
         )
 
@@ -97,17 +99,17 @@ def _article(results: Results, article: Article) -> Iterator[Text | Table | Pict
             f"{article.name}-accuracy",
             charts.accuracy_by_epoch(shown, figures),
             f"Curves of test accuracy for {', '.join(shown)}.",
-            "Test accuracy at every evaluation, spaced by the logarithm of the error; a dashed"
-            f" line is a published figure. {curves.READING}",
+            "Test accuracy at every evaluation, on a logarithmic scale of the error; a dashed line"
+            f" is a published figure. {curves.READING}",
             wide=charts.accuracy_by_epoch(shown, figures, wide=True),
         )
     if len({row.recipe.loss for row in article.rows}) > 1:
         yield Picture(
             f"{article.name}-losses",
             charts.losses_by_probability(),
-            "Two curves, of which the steeper one grows without bound towards x = 0.",
-            "The two losses whose rows stand above, of one image: cross-entropy, and the squared"
-            " error in the output for its class.",
+            "Two curves; the steeper one grows without bound towards x = 0.",
+            "The two losses compared in the rows above, for one image: cross-entropy, and the"
+            " squared error of the output for its class.",
         )
     for row in article.rows:
         if runs[row.id] and any(curve.printed for curve in row.curves):
@@ -127,7 +129,7 @@ def _course(run: Record) -> Series:
 
 
 def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
-    """What the article printed epoch by epoch, beside ours in its unit."""
+    """The values that the article prints epoch by epoch, beside ours in the same unit."""
     panels = []
     for curve in row.curves:
         epochs = np.arange(1, row.recipe.epochs + 1)
@@ -151,11 +153,11 @@ def _published_curves(article: Article, row: Row, runs: Sequence[Record]) -> Pic
 
 
 def _every_step(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
-    """What the article shows as a picture: training by iteration."""
+    """Training by iteration, which the article shows as a plot."""
     steps = [run.steps for run in runs if run.steps is not None]
     count = len(steps[0].right)
     iterations = np.arange(1, count + 1)
-    # As many as the article has, if there is room.
+    # As many points as the article has, if there is room.
     most = math.ceil(count / row.iterations) if row.iterations > 1 else curves.ROOM
     panels = [
         Panel(
@@ -171,8 +173,8 @@ def _every_step(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
         f"{article.name}-{row.id}-iterations",
         curves.plot(panels, "iteration (batches)"),
         f"Loss and batch accuracy of {row.id} against the iteration.",
-        f"{row.id}: loss and accuracy of every iteration on its batch, of which the article has a"
-        f" picture. {curves.reading_thinned(count, len(steps), most)}",
+        f"{row.id}: loss and accuracy of every iteration on its batch, which the article shows as a"
+        f" plot. {curves.reading_thinned(count, len(steps), most)}",
         wide=curves.plot(panels, "iteration (batches)", wide=True),
     )
 
@@ -180,13 +182,13 @@ def _every_step(article: Article, row: Row, runs: Sequence[Record]) -> Picture:
 def _ensemble_errors(
     results: Results, article: Article, members: Ensemble
 ) -> Iterator[Text | Picture]:
-    """The images that a vote has wrong, if all its members have run and the dataset is here."""
+    """The images that a vote misclassifies, if all its members have run; needs the dataset."""
     if (voters := analysis.ensemble_voters(results, article, members)) is None:
         return
     try:
         dataset = load_dataset(voters[0].recipe.dataset)
     except DatasetNotFound:
-        yield Text("The images that the vote has wrong can't be shown without the dataset.")
+        yield Text("The images that the vote misclassifies can't be shown without the dataset.")
         return
     predictions = np.stack([run.predictions for run in voters])
     votes = analysis.votes(members, voters)

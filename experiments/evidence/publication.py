@@ -1,4 +1,4 @@
-"""Pretrained weights of recorded runs: the file, and where it comes from."""
+"""Pretrained weights of recorded runs: the file and its origin."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -14,21 +14,21 @@ from mnist_jax.runs.directory import RunDirectory
 
 
 def publish(row: str, record: Record, run: RunDirectory, folder: Path) -> Path:
-    """Writes a recorded run's weights and where they come from into its network's folder.
+    """Writes a recorded run's weights and their origin into its network's folder.
 
     Args:
-      row: of the run, as `article/row`.
-      record: of the run.
-      run: its directory.
-      folder: has a folder for each network.
+      row: the run's row, as `article/row`.
+      record: the run's record.
+      run: the run's directory.
+      folder: parent of the networks' folders.
 
     Returns:
-      The file of weights. One that is too large for the package has the name of a release file,
-      and the package leaves it out.
+      The weights file. If too large for the package, it is named as a release file, which the
+      package leaves out.
 
     Raises:
-      Failure: the run is not the recorded one or of uncommitted code, or a file can't be read or
-        written.
+      Failure: the run is not the recorded one or was made by uncommitted code, or a file can't be
+        read or written.
     """
     result = run.result() or {}
     same = (

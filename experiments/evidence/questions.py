@@ -1,4 +1,4 @@
-"""What is asked of the records beside the published figures: a section in Markdown for each."""
+"""Questions to the records beyond the published figures: one Markdown section for each."""
 
 import json
 import math
@@ -28,18 +28,18 @@ _TRAINING = Path(__file__).parents[2] / "docs" / "benchmarks" / "training.json"
 
 
 _FAMILIES_TEXT = """\
-The rows of an article on one dataset whose networks have convolutions are a family, and so are
-those whose networks have none; rows whose accuracy jumps from epoch to epoch, or of which a run
-gives every image the same class, are in none. Where a row has fewer than 10 runs, the spread of its
-family is put beside its own: the square root of the mean variance, weighted by degrees of freedom.
-That the rows have one spread is an assumption, which Levene's test (about the medians) contradicts
-where its p is small. A training that two rows evaluate in two ways counts twice, as D's first five
-epochs in `lenet_10_epochs` and E's in `as_published` do.
+A family is the rows of one article on one dataset whose networks all have convolutions, or all have
+none. Rows whose accuracy jumps from epoch to epoch, or with a run that assigns the same class to
+every image, belong to no family. For a row with fewer than 10 runs, the spread of its family is
+reported beside its own: the pooled standard deviation, which is the square root of the mean
+variance, weighted by degrees of freedom. It assumes that the rows share one spread; a small p of
+Levene's test (about the medians) contradicts that. Training that two rows evaluate in different
+ways counts twice: D's first five epochs in `lenet_10_epochs`, and E's in `as_published`.
 """
 
 
 def families(results: Results) -> str:
-    """How far the runs of each family are spread."""
+    """The spread of each family's runs."""
     table = [["article", "rows", "runs", "degrees of freedom", "pooled SD, points", "Levene p"]]
     for article in results.articles:
         families = [analysis.family(results, article, row) for row in article.rows]
@@ -49,31 +49,31 @@ def families(results: Results) -> str:
             spread = one.spread
             numbers = (str(one.runs), str(spread.df), f"{spread.sd:.3f}", text.p_value(one.p))
             table.append([article.letter, names, *numbers])
-    return tables.section("## How far runs are spread", _FAMILIES_TEXT, table)
+    return tables.section("## Spread between runs", _FAMILIES_TEXT, table)
 
 
-# More runs of each framework than this are not going to be made.
+# Nobody will train more runs in each framework than this.
 _OUT_OF_REACH = 1000
 
 _CROSS_TEXT = f"""\
-The same recipes through the PyTorch references of `references/`, on this machine: the authors'
-networks, in PyTorch, which article A's author did not use. The difference of the means is tested
-with Welch's t-test. A large p is no evidence of equality: that the means are less than
+The same recipes, trained on this machine with the PyTorch references of `references/`: the authors'
+networks in PyTorch (article A's author did not use it). The difference of the means is tested with
+Welch's t-test. A large p is no evidence of equality: that the means are less than
 {comparisons.MARGIN} points apart is shown where two one-sided Welch tests (TOST) against that
-margin have p < 0.05. Both p are also adjusted by Holm's method for all rows of the table, and the
-adjusted one counts. Where it is not shown, the runs are too few to say: *needed* are so many of
-each framework for a power of 0.8 at an unadjusted p < 0.05 if the means are equal, by the pooled
-spread of both and the normal approximation, which gives a few too little. Where those are over
-{_OUT_OF_REACH:,}, it is out of reach.
+margin have p < 0.05. Both p values are also adjusted by Holm's method over all rows of the table,
+and the adjusted ones count. Where equivalence is not shown, there are too few runs to tell. *Runs
+needed* is the number in each framework that gives a power of 0.8 at an unadjusted p < 0.05 if the
+means are equal, from the pooled spread of both and the normal approximation, which slightly
+underestimates it; above {_OUT_OF_REACH:,}, equivalence is out of reach.
 """
 
 
 def cross_framework(results: Results) -> str:
-    """Ours beside PyTorch, measured here."""
+    """Our runs beside PyTorch runs on the same machine."""
     table = [
         [
             *("row", "JAX", "PyTorch", "difference, points [95%]", "p", "Holm p"),
-            *("TOST p", "TOST Holm p", "needed", f"within {comparisons.MARGIN} points"),
+            *("TOST p", "TOST Holm p", "runs needed", f"within {comparisons.MARGIN} points"),
         ]
     ]
     compared = {
@@ -113,25 +113,26 @@ def cross_framework(results: Results) -> str:
                 ),
             ]
         )
-    return tables.section("## PyTorch, measured here", _CROSS_TEXT, table)
+    return tables.section("## Comparison with PyTorch", _CROSS_TEXT, table)
 
 
 def _shown(p: float, needed: int) -> str:
-    """Whether two means are shown to be as good as equal."""
+    """Whether two means are shown to be equivalent."""
     if p < 0.05:
         return "yes"
     return "out of reach" if needed > _OUT_OF_REACH else "not shown"
 
 
 _VARIANTS_TEXT = """\
-Both rows on the seeds they share: the difference of the means, first minus second, with the paired
-t-test, whose p is also adjusted by Holm's method for all questions that are tested. None is with
-fewer than 3 shared seeds (*provisional*), or where a run gives every image the same class. Where
-more than one field of the recipe differs, a difference can't be put down to one of them. McNemar's
-exact test, on the test images that only one of two runs has right, is made for every shared seed:
-it compares two networks, not two recipes, and may differ from seed to seed. What is compared is the
-test accuracy that counts, the one after the first epoch, or the fluctuation: the standard
-deviation, in points, of a run's test accuracies after every epoch of the second half.
+Both rows on the seeds they share: the difference of the means, first minus second, with a paired
+t-test, whose p is also adjusted by Holm's method over all questions tested. Nothing is tested with
+fewer than 3 shared seeds (*provisional*), or where a run assigns the same class to every image.
+Where more than one field of the recipe differs, a difference cannot be attributed to one of them.
+McNemar's exact test, on the test images that only one of the two runs classifies correctly, is
+reported for every shared seed: it compares two networks, not two recipes, and may differ from seed
+to seed. The measure is the reported test accuracy, the test accuracy after the first epoch, or the
+fluctuation: the standard deviation, in points, of a run's test accuracies after every epoch of the
+second half.
 """
 
 
@@ -143,10 +144,10 @@ _MEASURES = {
 
 
 def variants(results: Results) -> str:
-    """Our own variants, two by two."""
+    """Our own variants, compared in pairs."""
     table = [
         [
-            *("question", "compared", "first", "second", "differ in (first / second)", "seeds"),
+            *("question", "measure", "first", "second", "differences (first / second)", "seeds"),
             *("difference, points [95%]", "p", "Holm p", "McNemar p"),
         ]
     ]
@@ -177,7 +178,7 @@ def variants(results: Results) -> str:
             ]
         )
     notes = [f"- {a.question} {a.note}" for a in ablations if a.note]
-    return tables.section("## Our variants compared", _VARIANTS_TEXT, table) + "\n".join(
+    return tables.section("## Comparisons of our variants", _VARIANTS_TEXT, table) + "\n".join(
         ["", *notes, ""]
     )
 
@@ -192,65 +193,65 @@ def _mcnemar(ps: Sequence[float]) -> str:
 
 
 def _adjusted(ps: Mapping[_Key, float]) -> dict[_Key, float]:
-    """P values by Holm's method; NaN, where nothing was tested, stays."""
+    """P values adjusted by Holm's method; NaN, for no test, stays NaN."""
     return dict(zip(ps, statistics.holm(list(ps.values())), strict=True))
 
 
 _SELECTION_TEXT = """\
-Our runs' test accuracies after the last epoch, at the evaluation with the best validation accuracy
-where images are held out, and at that with the best *test* accuracy; most rows are evaluated after
-every epoch, E's every 50 steps. To report the last of these is
-a common malpractice; what it would have bought, beside the honest choice, is the last column: the
-mean over seeds ± standard deviation, in points.
+Our runs' mean test accuracies after the last epoch, at the evaluation with the best validation
+accuracy where that selects the epoch, and at the evaluation with the best *test* accuracy; most
+rows are evaluated after every epoch, E's every 50 steps. Reporting the last of these is a common
+malpractice. The last column is what it would have gained over the row's honest choice: mean over
+seeds ± standard deviation, in points.
 """
 
 
 def selection(results: Results) -> str:
-    """What choosing by the test set when to stop would have bought."""
+    """The gain from selecting the evaluation by test accuracy."""
     table = [
         [
             *("row", "n", "epochs", "last epoch", "best by validation", "best by test"),
-            "bought, points",
+            "gain, points",
         ]
     ]
-    bought = []
+    gains = []
     for article, row in results.rows:
         if (found := comparisons.selection(results, article, row)) is None:
             continue
-        bought.append(found.bought.mean)
+        gains.append(found.gain.mean)
         table.append(
             [
                 *(f"`{article.name}/{row.id}`", str(found.n), str(row.recipe.epochs)),
                 f"{found.last:.2f}",
                 "" if found.validation is None else f"{found.validation:.2f}",
-                *(f"{found.test:.2f}", text.mean(found.bought)),
+                *(f"{found.test:.2f}", text.mean(found.gain)),
             ]
         )
     words = _SELECTION_TEXT
-    if bought:
+    if gains:
         words += (
-            f"\nOver {len(bought)} rows the median is {median(bought):.2f} points, the smallest"
-            f" {min(bought):.2f} and the largest {max(bought):.2f}.\n"
+            f"\nOver {len(gains)} rows, the median gain is {median(gains):.2f} points, the smallest"
+            f" {min(gains):.2f} and the largest {max(gains):.2f}.\n"
         )
-    return tables.section("## What choosing by the test set would buy", words, table)
+    return tables.section("## Gain from selecting on the test set", words, table)
 
 
 _STOPPING_TEXT = """\
-Where images are held out, after which epoch training would have ended if it ended with the first,
-third or tenth epoch in a row (the patience) without a better validation accuracy, as Flax's
-`EarlyStopping` counts them, and the test accuracy of the evaluation that is selected until then
-beside that of the whole run: mean over seeds ± standard deviation. Nothing was trained for it:
+For rows whose epoch is selected by validation accuracy: the epoch at which early stopping would
+have ended training, with a patience of 1, 3 or 10 epochs without a better validation accuracy,
+counted as by Flax's `EarlyStopping`; and the test accuracy of the evaluation selected up to then,
+beside that of the whole run: mean over seeds ± standard deviation. No extra training was needed:
 learning rates are constant and training is deterministic, so the recorded curve up to an epoch is
-that of the very run that would have ended there.
+that of the run that would have ended there.
 """
 
 
 def early_stopping(results: Results) -> str:
-    """When training would have ended, and what that would have cost."""
+    """The epoch at which early stopping would have ended training, and its cost in accuracy."""
     table = [
         [
             *("row", "n", "epochs", "patience", "ends after epoch", "epochs saved"),
-            *("test accuracy, %", "of whole runs, %", "difference, points"),
+            *("test accuracy, %", "whole run, %", "difference, points"),
         ]
     ]
     for article, row in results.rows:
@@ -266,17 +267,17 @@ def early_stopping(results: Results) -> str:
 
 
 _HELD_OUT_TEXT = """\
-Rows that hold out images of the training set and count their last epoch: the accuracy on these
-images after it. They choose nothing within a run, so rows may be chosen by it, as our own recipe
-is to be. By chance alone an accuracy of 99.7% on 10,000 images has a standard deviation of 0.05
-points.
+Rows that hold out part of the training set and report their last epoch: the accuracy on the
+held-out images after that epoch. These select nothing within a run, so rows may be selected by this
+accuracy, as our own recipe was. From sampling alone, an accuracy of 99.7% on 10,000 images has a
+standard deviation of 0.05 points.
 """
 
 
 def held_out(results: Results) -> str:
-    """What rows are judged by that are chosen without the test set."""
+    """The held-out accuracy by which rows are selected without the test set."""
     table = [
-        ["row", "published, or what it is", "images held out", "n", "held-out accuracy, %", "PFLOP"]
+        ["row", "published or varied", "images held out", "n", "held-out accuracy, %", "PFLOP"]
     ]
     for article, row in results.rows:
         runs = results.runs[article.name, row.id, "jax"]
@@ -291,28 +292,28 @@ def held_out(results: Results) -> str:
                 f"{durations.petaflops(row.recipe):.2g}",
             ]
         )
-    return tables.section("## Judged by held-out images", _HELD_OUT_TEXT, table)
+    return tables.section("## Held-out accuracy", _HELD_OUT_TEXT, table)
 
 
 _CURVES_TEXT = """\
-## Curves, point by point
+## Training curves
 
-What the articles show of a run's course, after each epoch, beside our means ± standard deviations.
-Where an article has only a picture, ours stands alone.
+The values that the articles report after each epoch, beside our means ± standard deviations. Where
+an article has only a plot, ours stand alone.
 """
 
 
 def curves(results: Results) -> str:
-    """What the articles show of a run's course, beside ours."""
+    """The articles' training curves beside ours."""
     parts = [_CURVES_TEXT]
     for article, row in results.rows:
         for curve in row.curves:
             if not (points := analysis.points(results, article, row, curve)):
                 continue
             title = f"### `{article.name}/{row.id}`: {curve.column.replace('_', ' ')}"
-            head = ["epoch", "published", "ours", "95% of runs", "the article's value is"]
+            head = ["epoch", "published", "ours", "95% interval", "verdict"]
             body = [_point(curve, point) for point in points]
-            # A picture leaves two columns empty.
+            # Without printed values, two columns are empty.
             shown = range(5) if curve.values else (0, 2, 3)
             parts.append(
                 tables.section(title, "", [[line[i] for i in shown] for line in [head, *body]])
@@ -327,21 +328,21 @@ def _point(curve: Curve, point: Point) -> list[str]:
 
 
 _COSTS_TEXT = """\
-Times and memory that the articles mention, beside ours. The machines differ, and ours did other
-things too: this is for orientation, and no evidence of speed, which
-[docs/performance.md](../docs/performance.md) has. Our time is the shortest of a record, evaluations
-included, as they are in article D's, and other seeds that were trained at the same time. Our memory
-is the largest of the whole process, framework and dataset included, on a CPU
+Times and memory that the articles mention, beside ours. The machines differ, and ours was shared:
+the table is for orientation and no evidence of speed, which is in
+[docs/performance.md](../docs/performance.md). Our time is the shortest among the records; it
+includes evaluations, as article D's does, and is not divided among seeds trained together. Our
+memory is the peak of the whole process on a CPU, including framework and dataset
 (`docs/benchmarks/training.json`).
 """
 
 
-_COSTS = {"time": "an epoch", "memory": "memory of the device"}
+_COSTS = {"time": "an epoch", "memory": "device memory"}
 
 
 def costs(results: Results) -> str:
-    """Times and memory of the articles, beside ours."""
-    table = [["row", "what", "published", "on", "source", "ours", "on"]]
+    """The articles' times and memory beside ours."""
+    table = [["row", "quantity", "published", "on", "source", "ours", "on"]]
     for article in results.articles:
         for cost in article.costs:
             published = (cost.printed, cost.machine, cost.source)
@@ -361,7 +362,7 @@ def _our_cost(results: Results, article: Article, cost: Cost) -> tuple[str, str]
 
 
 def _our_memory(recipe: Recipe) -> tuple[str, str]:
-    """What the benchmark, which takes a network's own arguments, measured at this batch size."""
+    """The benchmark's value at this batch size; it measures a network's own arguments only."""
     if recipe.model_args != model_entry(recipe.model).recipe.model_args:
         return "not measured", ""
     kept = json.loads(_TRAINING.read_text())

@@ -1,4 +1,4 @@
-"""The committed records: one line of JSON for every finished (row, seed), checked when read."""
+"""The committed records: one JSON line per finished (row, seed), validated when read."""
 
 import base64
 import dataclasses
@@ -22,20 +22,20 @@ from mnist_jax.runs.metrics import Evaluation
 
 RESULTS = Path(__file__).parents[1] / "results"
 _SCHEMA = 1
-# What an evaluation is recorded with; the validation accuracy only where there is validation.
+# Columns of an evaluation; the optional one only if images are held out.
 _COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _OPTIONAL = "validation_accuracy"
-# Fields that most records lack.
+# Optional fields.
 _RARE = {"steps", "ended_after", "probabilities"}
-# In how many parts a probability is kept.
+# Probabilities are quantised to this many steps.
 _PARTS = 65_535
-# Of run environments: what does not matter for a number, and belongs to one machine.
+# Fields of a run environment that are specific to one machine and do not affect results.
 LOCAL = ("command", "dataset_source")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
-    """A finished run, whole.
+    """The complete record of a finished run.
 
     Attributes:
       article: the name of the article's file.
@@ -43,18 +43,18 @@ class Record:
       framework: `jax` or `torch`.
       recipe: the run's, with its seed.
       curve: a list for each of step, train_loss, train_accuracy, test_loss, test_accuracy and
-        perhaps validation_accuracy, with a value for every evaluation.
-      selected_step: of the evaluation that counts.
+        optionally validation_accuracy, with a value for every evaluation.
+      selected_step: step of the selected evaluation.
       predictions: uint8 [N], that evaluation's label of every test image.
-      correct: bool [N], whether it is right.
-      seconds: the run took, together with the seeds that trained beside it.
+      correct: bool [N], whether the label is correct.
+      seconds: duration of the run, together with the seeds trained beside it.
       images_per_second: training images of this seed, median over the evaluations.
-      environment: as of `RunDirectory`, and `seeds_together`, how many seeds trained in the same
-        process at the same time.
-      steps: every step's loss and right answers; None of a long run, and of one whose steps were
-        not kept.
-      probabilities: [N, 10], of the selected evaluation; None where nothing is made of them.
-      ended_after: so many epochs, by the recipe's patience; None where it took all.
+      environment: as in `RunDirectory`, plus `seeds_together`, the number of seeds trained in the
+        same process at the same time.
+      steps: every step's loss and number of correct images; None for a long run, or if they were
+        not stored.
+      probabilities: [N, 10], of the selected evaluation; None if no vote uses them.
+      ended_after: the number of epochs after which patience ended it; None if it ran all.
     """
 
     article: str
@@ -87,18 +87,18 @@ class Record:
 
         Args:
           recipe: with its seed.
-          rows: one for each evaluation.
-          selected_step: of the evaluation that counts.
+          rows: one per evaluation.
+          selected_step: step of the selected evaluation.
           predictions: [N], its label of every test image.
-          labels: [N], the right ones.
-          environment: as of `describe_environment`, and `seeds_together`.
+          labels: [N], the true labels.
+          environment: as from `describe_environment`, plus `seeds_together`.
           **values: the other attributes.
         """
         ran = round(rows[-1].epoch)
         columns = [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]
         return cls(
             recipe=recipe,
-            # As many digits as an accuracy on 60,000 images has.
+            # Enough digits for an accuracy on 60,000 images.
             curve={name: [_rounded(getattr(row, name)) for row in rows] for name in columns},
             selected_step=selected_step,
             predictions=predictions.astype(np.uint8),
@@ -116,28 +116,28 @@ class Record:
 
     @property
     def epochs(self) -> int:
-        """How many were run."""
+        """The number of epochs that were run."""
         return self.ended_after or self.recipe.epochs
 
     @property
     def seeds_together(self) -> int:
-        """How many seeds shared the time."""
+        """The number of seeds that share `seconds`."""
         return self.environment["seeds_together"]
 
     @property
     def committed(self) -> bool:
-        """Whether the code that ran is known to be of committed revisions."""
+        """Whether all code that ran is known to be of committed revisions."""
         ran = [self.environment, *self.environment.get("before", [])]
         return all(one["git"] is not None and not one["git"]["dirty"] for one in ran)
 
     @property
     def accuracy(self) -> float:
-        """The test accuracy that counts, in percent."""
+        """The reported test accuracy, in percent."""
         return 100 * float(self.correct.mean())
 
     @property
     def stuck(self) -> bool:
-        """Whether every test image is given the same class: nothing was learned."""
+        """Whether every test image is assigned the same class: nothing was learned."""
         return bool(np.ptp(self.predictions) == 0)
 
     def accuracy_at(self, epoch: int) -> float:
@@ -145,7 +145,7 @@ class Record:
         return 100 * self.by_epoch("test_accuracy")[epoch - 1]
 
     def by_epoch(self, column: str) -> list[float]:
-        """A column's values per epoch: means for training, the last evaluation's for tests."""
+        """A column's values per epoch: the mean for training, the last evaluation for testing."""
         steps, mean = self.curve["step"], column.startswith("train_")
         steps_per_epoch = int(steps[-1]) // self.epochs
         course = measures.by_epoch(steps, self.curve[column], steps_per_epoch, mean=mean)
@@ -233,7 +233,7 @@ def load(article: str, directory: Path = RESULTS) -> list[Record]:
     """Reads and checks an article's records, in the order of the file.
 
     Raises:
-      Failure: a line is damaged, of another article, or there twice; or `directory` is no folder.
+      Failure: a line is damaged, of another article, or a duplicate; or `directory` is no folder.
     """
     if directory.exists() and not directory.is_dir():
         raise Failure(f"{directory} is no folder; give another --results.")
@@ -242,9 +242,9 @@ def load(article: str, directory: Path = RESULTS) -> list[Record]:
 
 
 def append(record: Record, directory: Path = RESULTS) -> bool:
-    """Adds a record to its article's file, unless it has one of that row, framework and seed.
+    """Adds a record to its article's file, unless that has one for the row, framework and seed.
 
-    Several processes may do so at a time, and any of them may be killed.
+    Safe for concurrent processes, any of which may be killed.
 
     Returns:
       Whether it was added.
@@ -255,7 +255,7 @@ def append(record: Record, directory: Path = RESULTS) -> bool:
     path = _path(record.article, directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # A lock of its own, since the file is replaced: readers find all of a line or nothing.
+        # A separate lock file, since the file itself is replaced: readers never see part of a line.
         with (directory / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             text = path.read_text() if path.exists() else ""
@@ -273,7 +273,7 @@ def of_row(records: Iterable[Record], row: str, recipe: Recipe, framework: str) 
     """A row's records in order of seed.
 
     Raises:
-      Failure: one was made with another recipe than the row has now.
+      Failure: one was made with a recipe that differs from the row's current one.
     """
     found = [r for r in records if (r.row, r.framework) == (row, framework)]
     for record in found:
@@ -319,7 +319,7 @@ def _rounded(value: float) -> float:
 
 
 def digest(recipe: Mapping[str, Any]) -> str:
-    """The SHA-256 of a recipe as it stands in a record."""
+    """The SHA-256 of a recipe as stored in a record."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 

@@ -18,10 +18,10 @@ from experiments.evidence.rows import NO_FIGURE, Ensemble
 _INTRODUCTION = """\
 # Published figures beside ours
 
-Every number that the articles report, and what this code reaches under the same protocol. This
-file is written by `python -m experiments.compare` from the records in `results/`, and memory from
-`docs/benchmarks/`; the same table is there as `table.csv` and `table.tex`. [README.md](README.md)
-says how to read the tables and how to run a row.
+Every figure that the articles report, and what this code reaches under the same protocol.
+`python -m experiments.compare` generates this file from the records in `results/` (memory use comes
+from `docs/benchmarks/`); that folder also holds the same table as `table.csv` and `table.tex`.
+[README.md](README.md) explains how to read the tables and how to run a row.
 """
 
 
@@ -45,17 +45,17 @@ def markdown(results: Results) -> str:
 
 
 def summary(results: Results) -> str:
-    """A line for each row that was run and has a figure, for `experiments/README.md`."""
+    """One line per row that has a figure and was run, for `experiments/README.md`."""
     return "\n".join([headline(results), "", tables.markdown(_lines(results, compared=True))])
 
 
 def others(results: Results) -> str:
-    """A line for each other row, for `experiments/README.md`."""
+    """One line per remaining row, for `experiments/README.md`."""
     return tables.markdown(_lines(results, compared=False))
 
 
 def best(results: Results) -> str:
-    """The best on MNIST by one network, and by a vote, for `README.md`."""
+    """The best result on MNIST by a single network and by a vote, for `README.md`."""
     means, votes = [], []
     for article, row in results.entries:
         if (ours := analysis.outcome(results, article, row).summary) is None:
@@ -65,14 +65,14 @@ def best(results: Results) -> str:
             votes.append((ours.mean, f"{name} of {row.size}, {text.mean(ours)}%"))
         elif row.recipe.dataset == "mnist" and ours.n >= analysis.ENOUGH_SEEDS:
             means.append((ours.mean, f"{name}, {text.mean(ours)}% (n = {ours.n})"))
-    few = f"Of all rows with {analysis.ENOUGH_SEEDS} runs or more, the best mean on MNIST so far is"
+    few = f"Among rows with at least {analysis.ENOUGH_SEEDS} runs, the best mean on MNIST so far is"
     mean = f"{few} that of {max(means)[1]}." if means else ""
     vote = f"The best vote is that of {max(votes)[1]}." if votes else ""
     return f"{mean} {vote}".strip()
 
 
 def _lines(results: Results, *, compared: bool) -> list[list[str]]:
-    table = [["row", "published", "ours, %", "n", "the figure is"]]
+    table = [["row", "published", "ours, %", "n", "verdict"]]
     for article in results.articles:
         for row in article.entries:
             outcome = analysis.outcome(results, article, row)
@@ -92,9 +92,9 @@ def _lines(results: Results, *, compared: bool) -> list[list[str]]:
 
 
 def headline(results: Results) -> str:
-    """How many rows there are, ensembles with them, and where their figures lie."""
+    """How many rows there are, including ensembles, and the verdicts on their figures."""
     found = [
-        (f"{article.letter} `{row.id}` {one.figure.printed} {one.pooled.verdict}", one)
+        (f"{article.letter} `{row.id}`, {one.figure.printed}: {one.pooled.verdict}", one)
         if one.pooled and one.pooled.verdict != one.verdict
         else ("", one)
         for article, row in results.entries
@@ -104,45 +104,47 @@ def headline(results: Results) -> str:
     verdicts = Counter(one.verdict or "not run" for _, one in found)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
     entries = [[f.untested for f in row.figures] for _, row in results.entries]
-    words = f"Of {verdicts.total()} published figures of {len(entries)} rows: {counts}."
+    words = f"The {len(entries)} rows have {verdicts.total()} published figures: {counts}."
     if without := entries.count([NO_FIGURE]):
         words += (
-            f" {without} of the rows have no figure: exercises, readings, and variants of ours."
+            f" For {without} of the rows no figure is published: exercises, alternative readings,"
+            " and our own variants."
         )
     if ps := [one.own.p for _, one in found if one.own and not math.isnan(one.own.p)]:
         words += (
-            f" {len(ps)} figures are tested at 95% each, so about {0.05 * len(ps):.1f} would be"
-            " outside by chance alone; the smallest p, by Holm's method for all of them, is"
-            f" {text.p_value(min(statistics.holm(ps)))}."
+            f" {len(ps)} figures are tested, each against a 95% interval, so about"
+            f" {0.05 * len(ps):.1f} would be outside by chance alone; the smallest p, adjusted by"
+            f" Holm's method over all of them, is {text.p_value(min(statistics.holm(ps)))}."
         )
     if others := [name for name, _ in found if name]:
-        words += f" By the spread of the whole family it is otherwise for {', '.join(others)}."
+        words += f" By the pooled spread of the family the verdict differs for {'; '.join(others)}."
     return words
 
 
 def _about_times(results: Results) -> str:
-    """What the column of times is worth."""
+    """What the columns of cost mean, and how far the times can be trusted."""
     runs = [run for found in results.runs.values() for run in found]
     slow = sum(durations.took_long(run) for run in runs)
     return (
-        "*PFLOP* are the 10^15 additions and multiplications of training a seed, six for a"
-        " multiply-add of an image's way through the network. *A seed takes* is the shortest share"
-        f" of a run's time, and no evidence of speed: {slow} of {len(runs)} records took over"
-        f" {durations.LONG} times as long as their training images take at their median speed,"
-        " since the machine did other things too."
+        "*PFLOP* is the cost of training one seed, or all members of a vote, in 10^15"
+        " floating-point operations: six for each multiply-add of an image's forward pass. *Time"
+        " per seed* is the shortest among the row's records, and no evidence of speed, because"
+        f" the machine was shared: {slow} of {len(runs)} records took over {durations.LONG} times"
+        " as long as their training images take at their median throughput."
     )
 
 
 _NOT_RUN = """\
-Every row is to have 5 seeds where its article's file names no other number: a committee
-asks for more, and a candidate of our own search for one. Core-hours are what the missing ones take
-on one core, as [docs/sweeps.md](../docs/sweeps.md) expects it of the quickest records, from
-another network's where a network has none. A vote is of runs that another row lacks.
+Every row is to have 5 seeds unless its article's file gives another number: the members of a
+committee need more, and a candidate of our own search needs one. *Core-hours* is the time that the
+missing seeds would take on one core, estimated from the quickest records as in
+[docs/sweeps.md](../docs/sweeps.md), or from another network's where a network has none. A vote adds
+no runs of its own: it waits for those that its members' row lacks.
 """
 
 
 def _not_run(results: Results) -> str:
-    table = [["article", "rows", "not run", "short of seeds", "seeds missing", "core-hours"]]
+    table = [["article", "rows", "not run", "incomplete", "missing seeds", "core-hours"]]
     lists, total = [], [0, 0, 0, 0, 0.0]
     for article in results.articles:
         lacking = [(row, durations.missing(results, article, row)) for row in article.rows]
@@ -163,8 +165,8 @@ def _not_run(results: Results) -> str:
         lists.append(f"- {article.letter}, `{article.name}`: {', '.join(names)}")
     if not lists:
         return ""
-    table.append(["all of these", *_counts(total)])
-    missing = "The rows, and how many seeds each lacks:"
+    table.append(["total", *_counts(total)])
+    missing = "The rows, and the number of seeds each lacks:"
     return tables.section("## Not run", _NOT_RUN, table) + "\n".join(["", missing, "", *lists, ""])
 
 

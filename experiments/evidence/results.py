@@ -1,4 +1,4 @@
-"""All articles, each row with its records."""
+"""All articles with the records of their rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Results:
         """Reads and checks the records.
 
         Raises:
-          Failure: one is damaged, of another recipe than its row, or of no row.
+          Failure: one is damaged, has another recipe than its row, or belongs to no row.
         """
         runs = {}
         for article in articles:

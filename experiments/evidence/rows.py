@@ -1,6 +1,6 @@
-"""What an article is to the experiments: recipes with the figures published of them.
+"""The data model of an article: recipes with their published figures.
 
-Every file of `experiments` that defines `ARTICLE` is an article, found by being here.
+Every file in `experiments` that defines `ARTICLE` is discovered as an article.
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ from typing import Literal
 from mnist_jax.errors import UsageError
 from mnist_jax.recipe import Recipe
 
-# The verdict on a row of which nothing was published, as of an exercise.
+# The verdict on a row without a published figure, such as an exercise.
 NO_FIGURE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What an article shows of a run's course.
+    """A training curve that an article shows.
 
     Attributes:
-      column: what it is of: `train_loss`, `train_accuracy` or `test_accuracy`.
-      printed: its values after each epoch, from the first on, as they are printed, in the article's
-        unit; none where the article has only a picture.
-      scale: ours is multiplied by it to get the article's unit.
+      column: the quantity: `train_loss`, `train_accuracy` or `test_accuracy`.
+      printed: its values after each epoch, from the first on, as printed, in the article's unit;
+        empty if the article has only a plot.
+      scale: factor from our unit to the article's.
     """
 
     column: str
@@ -35,7 +35,7 @@ class Curve:
 
     @property
     def values(self) -> list[float]:
-        """What is printed, as numbers."""
+        """The printed values as numbers."""
         return [float(text) for text in self.printed]
 
 
@@ -44,23 +44,23 @@ class Figure:
     """A published figure.
 
     Attributes:
-      printed: as it is printed.
-      value: the same as a test accuracy in percent; None where it is something else.
-      rounding: half a unit of the value's last digit, in percentage points; a whole unit where the
+      printed: as printed in the source.
+      value: as a test accuracy in percent; None if it is something else.
+      rounding: half a unit of the value's last digit, in percentage points; a whole unit if the
         article calls it approximate.
-      framework: what it was measured with; empty where nothing was.
-      runs: how many it is the mean of.
-      best_of: of how many runs it is the one with the best validation accuracy.
-      selection: how its author chose the epoch and run that it reports, of the training batches or
-        epochs where it is about those.
-      source: where it stands.
-      untested: what is said of it instead of a verdict where it has no value and is not about
-        batches or a curve; `NO_FIGURE` if it stands for there being no figure.
-      batches_from: the accuracy in percent that training batches do not fall below after the first
-        epoch; None where it does not speak of them.
-      curve_epoch: the epoch after which it is the value of the row's first curve, whose verdict it
-        has; None where it is not.
-      exceeds: the accuracy in percent that it says is exceeded, where that gets no verdict.
+      framework: the framework it was measured with; empty if it was not measured.
+      runs: the number of runs it is the mean of.
+      best_of: the number of runs among which it has the best validation accuracy.
+      selection: how its author selected the epoch and run that it reports, or the training batches
+        or epochs that it is about.
+      source: where in the article it is found.
+      untested: shown instead of a verdict if it has no value and is not about batches or a curve;
+        `NO_FIGURE` if it stands for the absence of a figure.
+      batches_from: the accuracy in percent below which training batches do not fall after the first
+        epoch; None if it is not about batches.
+      curve_epoch: the epoch at which it is a point of the row's first curve, whose verdict it gets;
+        None otherwise.
+      exceeds: the accuracy in percent that it claims is exceeded, if that gets no verdict.
     """
 
     printed: str
@@ -79,20 +79,20 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A recipe and the published figures that are said to come from it.
+    """A recipe and the published figures that are attributed to it.
 
     Attributes:
       id: its name within the article.
-      recipe: the protocol, with the seed at 0.
+      recipe: the protocol, with seed 0.
       figures: at least one, the article's own first.
-      epoch: the epoch the figures were printed after; None for the one the recipe selects.
-      jumps: whether accuracies jump from epoch to epoch, so that they are not normal and those of
-        the second half of all runs say where one more ends.
-      curves: what is shown of the run's course.
-      iterations: over how many iterations each value of the article's picture of training is a
-        mean; 0 where it has none.
-      seeds: how many it is to have.
-      note: what a reader of the comparison must know besides.
+      epoch: the epoch after which the figures were printed; None for the one the recipe selects.
+      jumps: whether accuracies jump from epoch to epoch; they are then not normal, and the interval
+        comes from those of the second half of all runs.
+      curves: the training curves that the article shows.
+      iterations: the number of iterations over which each point of the article's training plot is
+        averaged; 0 without such a plot.
+      seeds: the number of seeds it is to have.
+      note: additional information for readers of the comparison.
     """
 
     id: str
@@ -108,14 +108,14 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """Networks that vote, and the published figures of it.
+    """An ensemble of networks that vote, and its published figures.
 
     Attributes:
       id: its name within the article.
       members: the row whose networks vote.
-      size: how many vote: the seeds from 0 on.
-      figures: as of `Row`.
-      vote: by their labels' majority, or by the mean of their probabilities.
+      size: the number of voters: the seeds from 0 on.
+      figures: as in `Row`.
+      vote: by majority of their labels, or by the mean of their probabilities.
     """
 
     id: str
@@ -126,22 +126,22 @@ class Ensemble:
 
     @property
     def description(self) -> str:
-        """Who votes."""
+        """The kind of vote and its members."""
         return f"{self.vote} of {self.size} `{self.members}`"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """Two of our own variants, to be compared on the seeds they share.
+    """Two of our own variants, compared on the seeds they share.
 
     Attributes:
-      question: what the difference answers.
+      question: the question that the difference answers.
       first: a row, as `article/row`.
       second: the row it is compared with.
-      note: what explains the difference.
-      measure: what of a run is compared: the test accuracy that counts; the one after the first
-        epoch; or its fluctuation, the standard deviation of the test accuracies after every epoch
-        of the second half.
+      note: an explanation of the difference.
+      measure: the quantity compared: the reported test accuracy, the test accuracy after the first
+        epoch, or the fluctuation, i.e. the standard deviation of the test accuracies after every
+        epoch of the second half.
     """
 
     question: str
@@ -153,14 +153,14 @@ class Ablation:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What an article says that its training took.
+    """A training cost that an article reports.
 
     Attributes:
-      row: of the article, what was trained.
-      what: time of an epoch, or memory of the device.
-      printed: as it is printed.
-      machine: where it was measured.
-      source: where it stands.
+      row: the row of the article that was trained.
+      what: time per epoch, or device memory.
+      printed: as printed in the source.
+      machine: the machine it was measured on.
+      source: where in the article it is found.
     """
 
     row: str
@@ -176,13 +176,13 @@ class Article:
 
     Attributes:
       name: the file that defines it, without `.py`.
-      letter: what other files call it.
-      title: with its author.
+      letter: the letter by which other files refer to it.
+      title: its title, with the author.
       rows: its recipes with their figures.
       ensembles: its votes.
-      ablations: of its variants, compared.
-      costs: what its training took.
-      notes: what it shows that can't be compared in numbers.
+      ablations: comparisons of its variants.
+      costs: the training costs it reports.
+      notes: what it shows that can't be compared numerically.
     """
 
     name: str
@@ -204,10 +204,10 @@ class Article:
         return any(one.members == row.id and one.vote == "mean" for one in self.ensembles)
 
     def row(self, identifier: str) -> Row:
-        """The row of that name.
+        """The row with this name.
 
         Raises:
-          UsageError: there is none.
+          UsageError: it does not exist.
         """
         for row in self.rows:
             if row.id == identifier:
@@ -216,28 +216,28 @@ class Article:
             if ensemble.id == identifier:
                 raise UsageError(
                     f"{self.name}/{identifier} is a vote of trained networks; give the row that"
-                    f" they are of, {self.name}/{ensemble.members}."
+                    f" they belong to, {self.name}/{ensemble.members}."
                 )
         names = ", ".join(row.id for row in self.rows)
         raise UsageError(f"{self.name} has no row {identifier!r}; its rows are {names}.")
 
     def trained(self, identifier: str) -> Row:
-        """The row to train for a row or an ensemble of that name: of an ensemble, its members'.
+        """The row to train for a row's or an ensemble's name; for an ensemble, its members'.
 
         Raises:
-          UsageError: there is none.
+          UsageError: it does not exist.
         """
         members = {ensemble.id: ensemble.members for ensemble in self.ensembles}
         return self.row(members.get(identifier, identifier))
 
 
 def no_figure(what: str, source: str) -> Sequence[Figure]:
-    """The figures of a row of which none is published, with what there is instead."""
+    """The figures of a row without a published one: a description of the row instead."""
     return (unmeasured(f"{what}, no figure", source, NO_FIGURE),)
 
 
 def unmeasured(printed: str, source: str, untested: str, exceeds: float | None = None) -> Figure:
-    """What an article says of a row without having measured it there."""
+    """A figure that an article mentions without having measured it for this row."""
     return Figure(
         printed=printed,
         value=None,
@@ -250,7 +250,7 @@ def unmeasured(printed: str, source: str, untested: str, exceeds: float | None =
 
 
 def changed(recipe: Recipe, **values: object) -> Recipe:
-    """The recipe with some values changed; `model_args` are added to its own."""
+    """The recipe with some values changed; `model_args` are merged into its own."""
     if "model_args" in values:
         values["model_args"] = {**recipe.model_args, **values["model_args"]}  # type: ignore[dict-item]
     return dataclasses.replace(recipe, **values)  # type: ignore[arg-type]
@@ -260,7 +260,7 @@ def find(name: str) -> Row:
     """The row called `article/row`.
 
     Raises:
-      UsageError: there is none.
+      UsageError: it does not exist.
     """
     articles = {article.name: article for article in all_articles()}
     article, _, row = name.partition("/")
@@ -272,9 +272,9 @@ def find(name: str) -> Row:
 
 
 def all_articles() -> list[Article]:
-    """Every article, by letter."""
+    """All articles, in order of letter."""
     scripts = sorted(Path(__file__).parents[1].glob("*.py"))
-    # Judged by its text, because importing every script would define every script's flags.
+    # Found in the source text, because importing every script would define its flags.
     names = [path.stem for path in scripts if re.search(r"^ARTICLE\b", path.read_text(), re.M)]
     articles = [import_module(f"experiments.{name}").ARTICLE for name in names]
     return sorted(articles, key=lambda article: article.letter)

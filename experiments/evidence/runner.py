@@ -1,4 +1,4 @@
-"""The command line of every article: trains the missing seeds of its rows and records them."""
+"""The command line of every article: trains and records the missing seeds of its rows."""
 
 import dataclasses
 import itertools
@@ -28,30 +28,33 @@ from mnist_jax.training import devices
 from mnist_jax.training.session import groups
 
 _EXPERIMENT = flags.DEFINE_list(
-    "experiment", None, "Which rows, or all. Without it they are listed."
+    "experiment", None, "Rows to train, or `all`; without it, the rows are listed."
 )
 _NUM_SEEDS = flags.DEFINE_integer(
-    "num_seeds", None, "How many each row is to have; by default as the article's file says.", 1
+    "num_seeds", None, "Seeds per row; by default as given in the article's file.", 1
 )
-_LIST = flags.DEFINE_bool("list", False, "List the rows with the seeds there are, and end.")
-_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "The first of them.", 0)
+_LIST = flags.DEFINE_bool("list", False, "List the rows with their recorded seeds and exit.")
+_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "First of these seeds.", 0)
 _TOGETHER = flags.DEFINE_integer(
-    "seeds_together", None, "How many train at a time; by default one on every device.", 1
+    "seeds_together", None, "Seeds trained at a time; by default one per device.", 1
 )
 _FRAMEWORK = flags.DEFINE_enum(
-    "framework", "jax", ("jax", "torch"), "What trains: this project, or the author's PyTorch."
+    "framework",
+    "jax",
+    ("jax", "torch"),
+    "What to train: this project's network or the author's in PyTorch.",
 )
 _DATA_DIR = cli.define_path("data_dir", None, "Where to look for the dataset first.")
-_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Where the run directories live.")
-_RESULTS = cli.define_path("results", records.RESULTS, "Where the records live.")
-# Missing seeds that are looked at, however many there are, for those that train together.
+_WORKDIR = cli.define_path("workdir", training.WORKDIR, "Directory of the run directories.")
+_RESULTS = cli.define_path("results", records.RESULTS, "Directory of the records.")
+# At most this many missing seeds are considered when choosing those to train together.
 _CONSIDERED = 100
 
 _Train = Callable[[Console, Article, Row, Sequence[Recipe]], Iterator[Record]]
 
 
 def run(article: Article) -> None:
-    """Runs an article's script: parses the flags and does what they say."""
+    """Runs an article's script: parses the flags and acts on them."""
     cli.run(partial(_main, article))
 
 
@@ -68,7 +71,7 @@ def _main(article: Article, argv: Sequence[str]) -> None:
         rows = list(_known_to_torch(out, article, rows, named=names != ["all"]))
         _run_rows(out, article, rows, 1, _train_torch)
         return
-    # The first row with something to train decides; others may go on with other last digits.
+    # The first row with something to train decides; resumed runs of others may differ in rounding.
     todo = next((r for row in rows if (r := _missing_runs(article, row))), [])
     begun = next((run.device() for run in todo if run.parts()), {})
     devices.configure_process(cache_folder() / "compiled", like=begun)
@@ -77,7 +80,7 @@ def _main(article: Article, argv: Sequence[str]) -> None:
 
 
 def _row(out: Console, article: Article, name: str) -> Row:
-    """The row of that name; of an ensemble, which is nothing to train, that of its members."""
+    """The row with this name; for an ensemble, which is not trained itself, its members' row."""
     row = article.trained(name)
     for ensemble in article.ensembles:
         if ensemble.id == name:
@@ -89,10 +92,10 @@ def _row(out: Console, article: Article, name: str) -> Row:
 def _known_to_torch(
     out: Console, article: Article, rows: Iterable[Row], *, named: bool
 ) -> Iterator[Row]:
-    """The rows that PyTorch can train; says which others there are.
+    """Yields the rows that PyTorch can train, and prints which others are left out.
 
     Raises:
-      UsageError: another has been named.
+      UsageError: a row given by name is not one of them.
     """
     require_torch()
     from experiments.references import torch_runs
@@ -111,7 +114,7 @@ def _known_to_torch(
 def _run_rows(
     out: Console, article: Article, rows: Sequence[Row], together: int, train_seeds: _Train
 ) -> None:
-    """Trains what is missing of each row, so many seeds at a time, and records it."""
+    """Trains and records the missing seeds of each row, `together` at a time."""
     for row in rows:
         if not _missing(article, row, 1):
             out.print(f"{article.name}/{row.id}: all of these seeds are recorded.")
@@ -119,26 +122,28 @@ def _run_rows(
             out.print(
                 f"{article.name}/{row.id}: a seed may take {text.duration(seconds)} on a CPU core"
             )
-        # Read again every time: other processes append too.
+        # Read again every time, because other processes append too.
         while missing := _missing(article, row, max(together, _CONSIDERED)):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
             places = _places()
             (first, *_) = groups([places.run_directory(article, row, r.seed) for r in missing])
-            most = 1 if row.recipe.patience else together  # It ends each at another epoch.
+            most = (
+                1 if row.recipe.patience else together
+            )  # With patience, seeds end at different epochs.
             for record in train_seeds(out, article, row, [missing[i] for i in first[:most]]):
-                if records.append(record, _RESULTS.value):  # Or another process was faster.
+                if records.append(record, _RESULTS.value):  # False if another process was faster.
                     out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
 
 
 def _estimate(row: Row) -> float | None:
     try:
         return durations.on_a_core(Results.load(all_articles(), _RESULTS.value), row)
-    except Failure:  # Another article's records need not be in order for this one.
+    except Failure:  # Damaged records of another article do not matter here.
         return None
 
 
 def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
-    """The row's recipe with the first `most` of the seeds asked for that have no record."""
+    """The row's recipe with each of the first `most` requested seeds that have no record."""
     done = {record.seed for record in _places().records(article, row, _FRAMEWORK.value)}
     seeds = range(_FIRST_SEED.value, _FIRST_SEED.value + (_NUM_SEEDS.value or row.seeds))
     missing = itertools.islice((seed for seed in seeds if seed not in done), most)
@@ -160,7 +165,7 @@ def _train(
 def _train_torch(
     out: Console, article: Article, row: Row, recipes: Sequence[Recipe]
 ) -> Iterator[Record]:
-    """Trains the author's network with each recipe; yields the records."""
+    """Trains the author's network with each recipe and yields the records."""
     from experiments.references import torch_runs
 
     for recipe in recipes:

@@ -1,4 +1,4 @@
-"""Parts of pages that are written by commands, between `<!-- name -->` and `<!-- end -->`."""
+"""Generated parts of pages, between `<!-- name -->` and `<!-- end -->`."""
 
 import re
 from collections.abc import Mapping
@@ -8,16 +8,16 @@ from mnist_jax.errors import Failure
 
 
 def names(page: Path) -> list[str]:
-    """The names of a page's written parts, in order."""
+    """The names of a page's generated parts, in order."""
     found = re.findall(r"^<!-- (.+) -->$", page.read_text(), re.MULTILINE)
     return [name for name in found if name != "end"]
 
 
 def filled(page: Path, parts: Mapping[str, str]) -> str:
-    """A page's text with these contents in the parts of these names.
+    """A page's text with the named parts replaced.
 
     Raises:
-      Failure: one of the parts is not there, or more than once.
+      Failure: a part is missing or occurs more than once.
     """
     text, end = page.read_text(), "<!-- end -->"
     for name, content in parts.items():

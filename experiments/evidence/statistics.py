@@ -1,4 +1,4 @@
-"""The statistics of the comparison: what a few runs say of the next one, and of each other."""
+"""The statistics of the comparison: prediction intervals and tests on a few runs."""
 
 import itertools
 import math
@@ -9,33 +9,33 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-# Points: a hundred thousandth of what one of 10,000 images makes, and far above float rounding.
+# In points: 1e-5 of the share of one of 10,000 images, and far above float rounding.
 _NOISE = 1e-7
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How far normal runs of one recipe lie from each other.
+    """The spread of normally distributed runs of one recipe.
 
     Attributes:
-      sd: standard deviation; NaN if nothing is known of it.
-      df: degrees of freedom that it was estimated with.
+      sd: standard deviation; NaN if unknown.
+      df: degrees of freedom of its estimate.
     """
 
     sd: float
     df: int
 
     def reach(self, shares: np.ndarray, more: int) -> float:
-        """How far the mean of `more` runs lies from ours at most, with 95% probability.
+        """The half-width of the 95% interval about our mean for the mean of `more` other runs.
 
         Args:
-          shares: [n], each of our runs' share of our mean.
-          more: how many other runs.
+          shares: [n], the weight of each of our runs in our mean.
+          more: the number of other runs.
         """
         return float(stats.t.ppf(0.975, self.df)) * self._error(shares, more)
 
     def p(self, distance: float, shares: np.ndarray, more: int) -> float:
-        """How probable means at least `distance` apart are; NaN without any spread."""
+        """The two-sided p of means at least `distance` apart; NaN without any spread."""
         if not self.sd:
             return math.nan
         return 2 * float(stats.t.sf(distance / self._error(shares, more), self.df))
@@ -49,12 +49,12 @@ class Summary:
     """Runs of one recipe that differ in their seed.
 
     Attributes:
-      n: how many.
-      mean: of their figures.
-      sd: standard deviation, of a sample; NaN for one run.
-      low: the smallest.
-      high: the largest.
-      bounds: what any figure lies between.
+      n: the number of runs.
+      mean: of their values.
+      sd: sample standard deviation; NaN for one run.
+      low: the smallest value.
+      high: the largest value.
+      bounds: the range of possible values.
     """
 
     n: int
@@ -66,19 +66,19 @@ class Summary:
 
     @property
     def spread(self) -> Spread:
-        """What these runs alone say of it."""
+        """The spread estimated from these runs alone."""
         return Spread(self.sd, self.n - 1)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where one more run falls with 95% probability, if runs are normal; NaN for one run."""
+        """The 95% prediction interval for one more normal run; NaN for one run."""
         if self.n < 2:
             return math.nan, math.nan
         reach = self.spread.reach(equal_shares(self.n), 1)
         return self.within(self.mean - reach, self.mean + reach)
 
     def within(self, low: float, high: float) -> tuple[float, float]:
-        """An interval's part between the bounds."""
+        """The interval clipped to the bounds."""
         floor, ceiling = self.bounds
         return max(floor, low), min(ceiling, high)
 
@@ -101,7 +101,7 @@ class Difference:
 
 
 def summarize(values: Sequence[float], bounds: tuple[float, float]) -> Summary:
-    """Summarises at least one figure; `bounds` are what any figure lies between."""
+    """Summarises at least one value; `bounds` are the range of possible values."""
     array = np.asarray(values, np.float64)
     sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
     low, high = float(array.min()), float(array.max())
@@ -109,15 +109,15 @@ def summarize(values: Sequence[float], bounds: tuple[float, float]) -> Summary:
 
 
 def equal_shares(n: int) -> np.ndarray:
-    """Those of `n` runs in their mean."""
+    """The equal weights of `n` runs in their mean."""
     return np.full(n, 1 / n)
 
 
 def shares_of_best(scores: Sequence[float], size: int) -> np.ndarray:
-    """How often each run has the best score among `size` of them, or all, over all such choices.
+    """How often each run has the best score among `size` of them (or all), over all such subsets.
 
-    The mean of other figures of the runs, with these as shares, is what is to be expected of the
-    best of `size` runs. Of equal scores each is the best as often.
+    Weighted with these shares, the mean of another value of the runs is its expectation for the
+    best of `size` runs. Ties are shared equally.
     """
     shares = np.zeros(len(scores))
     for chosen in itertools.combinations(range(len(scores)), min(size, len(scores))):
@@ -128,16 +128,16 @@ def shares_of_best(scores: Sequence[float], size: int) -> np.ndarray:
 
 
 def pooled(samples: Sequence[Sequence[float]]) -> Spread:
-    """The spread that several recipes have in common, each with at least two runs."""
+    """The pooled spread of several recipes, each with at least two runs."""
     df = sum(len(sample) - 1 for sample in samples)
     squares = sum((len(sample) - 1) * np.var(sample, ddof=1) for sample in samples)
     return Spread(math.sqrt(squares / df), df)
 
 
 def equally_spread(samples: Sequence[Sequence[float]]) -> float:
-    """Levene's p (about the medians) of several recipes having one spread.
+    """The p of Levene's test (about the medians) that several recipes have one spread.
 
-    Two runs are equally far from their median: without a recipe of three, there is nothing to test.
+    Two runs are equally far from their median, so at least one recipe needs three.
     """
     if all(len(sample) < 3 for sample in samples):
         return math.nan
@@ -154,7 +154,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Difference:
 def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
     """The paired t-test of runs on the same seeds, at least two.
 
-    Differences that rounding alone makes differ are equal: then there is nothing to test.
+    If the differences are equal up to rounding, there is nothing to test.
     """
     differences = np.subtract(first, second)
     if np.allclose(differences, differences[0], rtol=0, atol=_NOISE):
@@ -163,7 +163,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 
 def equivalence(first: Sequence[float], second: Sequence[float], margin: float) -> float:
-    """The p of two one-sided Welch tests (TOST), of the means lying `margin` or farther apart."""
+    """The p of two one-sided Welch tests (TOST) against the means being `margin` or more apart."""
     if np.ptp(first) == np.ptp(second) == 0:
         return math.nan
     sides = ((margin, "greater"), (-margin, "less"))
@@ -174,26 +174,26 @@ def equivalence(first: Sequence[float], second: Sequence[float], margin: float) 
 
 
 def runs_for_equivalence(sd: float, margin: float) -> int:
-    """How many runs on each side TOST needs to show that equal means are within a margin.
+    """The runs per side that TOST needs to show that equal means are within a margin.
 
-    With a power of 0.8 at p < 0.05, by the normal approximation.
+    For a power of 0.8 at p < 0.05, by the normal approximation.
     """
     quantiles = stats.norm.ppf(0.95) + stats.norm.ppf(0.9)
     return math.ceil(2 * (quantiles * sd / margin) ** 2)
 
 
 def normality(values: Sequence[float]) -> float:
-    """The p of Shapiro and Wilk's test of at least three values, not all the same, being normal."""
+    """The p of the Shapiro–Wilk test of normality, for at least three values, not all the same."""
     return float(stats.shapiro(values).pvalue)
 
 
 def skewness(values: Sequence[float]) -> float:
-    """The third standardised moment."""
+    """The skewness, i.e. the third standardised moment."""
     return float(stats.skew(values))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Adjusts the p values of a family of tests by Holm's method; NaN is no test, and stays."""
+    """Adjusts the p values of a family of tests by Holm's method; NaN, for no test, stays NaN."""
     adjusted = np.full(len(ps), np.nan)
     tests = [i for i in np.argsort(ps) if not math.isnan(ps[i])]
     steps = [min(1.0, (len(tests) - rank) * ps[i]) for rank, i in enumerate(tests)]
@@ -202,7 +202,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """The two-sided p of McNemar's exact test: whether two runs are right on an image, bool [N]."""
+    """The two-sided p of McNemar's exact test, from whether two runs are correct: bool [N]."""
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(second & ~first))
     if not only_first + only_second:
         return 1.0
@@ -210,7 +210,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def vote(predictions: np.ndarray) -> np.ndarray:
-    """The majority of labels [voters, N] as [N]; of equals the lowest label."""
+    """The majority of labels [voters, N] as [N]; ties go to the lowest label."""
     return np.asarray(stats.mode(predictions).mode)
 
 

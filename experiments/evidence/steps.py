@@ -1,4 +1,4 @@
-"""Loss and right answers of every step, as records keep them."""
+"""Loss and number of correct images of every step, as stored in records."""
 
 import base64
 import zlib
@@ -11,22 +11,22 @@ import numpy as np
 from mnist_jax.recipe import Recipe
 from mnist_jax.training.schedule import Schedule
 
-# Article F's runs have 28,125 steps, the most of those whose article shows every one. A and B take
-# ten times as many, and print epochs.
+# Article F's runs, at 28,125 steps, are the longest whose article shows every step. A's and B's
+# have ten times as many, and the articles report epochs.
 MOST = 30_000
-# Of a float16's 11 significant bits the last five are noise: losses are kept to 1.6%.
+# The last five of a float16's 11 significant bits are noise: losses are stored to 1.6%.
 _LAST_BITS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """Every step of a run.
+    """The log of every step of a run.
 
     Attributes:
-      examples: in an epoch.
-      images: [steps], in the batch of each step.
+      examples: images per epoch.
+      images: [steps], the number of images in each step's batch.
       loss: float32 [steps], the mean over that batch, to 1.6%.
-      right: [steps], how many of the batch's images were classified rightly.
+      right: [steps], the number of the batch's images classified correctly.
     """
 
     examples: int
@@ -36,7 +36,7 @@ class Steps:
 
     @classmethod
     def of_log(cls, log: np.ndarray | None, schedule: Schedule) -> Self | None:
-        """Of `RunDirectory.steps`; None of a run that is too long, or has steps nobody knows."""
+        """Makes it from `RunDirectory.steps`; None if the run is too long or steps are unknown."""
         if log is None or len(log) > MOST:
             return None
         loss = _rounded(log[:, 0])
@@ -47,20 +47,20 @@ class Steps:
 
     @property
     def accuracy(self) -> np.ndarray:
-        """[steps], on the batch, in percent."""
+        """[steps], the batch accuracy in percent."""
         return 100 * self.right / self.images
 
     def to_json(self) -> dict[str, Any]:
-        """What a record holds of it."""
+        """The form stored in a record."""
         loss = self.loss.astype(np.float16).view(np.uint16)
         return {"examples": self.examples, "loss": _pack(loss), "right": _pack(self.right)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], recipe: Recipe) -> Self:
-        """Reads what `to_json` wrote of a run of this recipe.
+        """Reads what `to_json` wrote for a run of this recipe.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: the values do not fit the recipe.
         """
         if values.keys() != {"examples", "loss", "right"}:
             raise ValueError("its steps are none")
@@ -72,7 +72,7 @@ class Steps:
         return cls(schedule.examples, images, loss.view(np.float16).astype(np.float32), right)
 
     def agree(self, curve: Mapping[str, Sequence[float]]) -> bool:
-        """Whether their means are those that a curve has of every evaluation."""
+        """Whether the steps' means agree with a curve's values at every evaluation."""
         ends = np.asarray(curve["step"])
         if ends[-1] != len(self.images):
             return False
@@ -87,7 +87,7 @@ class Steps:
 
 
 def _rounded(loss: np.ndarray) -> np.ndarray:
-    """Losses as a float16 has them, to fewer bits; infinite where it has no such number."""
+    """Losses rounded to a float16 with fewer bits; infinite on overflow."""
     unit = 1 << _LAST_BITS
     with np.errstate(over="ignore"):
         bits = loss.astype(np.float16).view(np.uint16)
@@ -95,7 +95,7 @@ def _rounded(loss: np.ndarray) -> np.ndarray:
 
 
 def _pack(values: np.ndarray) -> str:
-    """Numbers below 2^16; high and low bytes apart, which compresses better."""
+    """Packs integers below 2^16, with high and low bytes separate, which compresses better."""
     planes = values.astype("<u2").view(np.uint8).reshape(-1, 2).T
     return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
 

@@ -1,4 +1,4 @@
-"""When training would have ended by early stopping, read from the recorded curves."""
+"""When early stopping would have ended training, from the recorded curves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from experiments.evidence.rows import Article, Row
 from experiments.evidence.statistics import Summary
 from mnist_jax import measures
 
-# So many epochs in a row without a better validation accuracy end the training.
+# Epochs in a row without a better validation accuracy after which training ends.
 PATIENCES = (1, 3, 10)
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """What early stopping would have made of a row's runs.
+    """The effect that early stopping would have had on a row's runs.
 
     Attributes:
-      patience: how many epochs without a better validation accuracy end the training.
-      ended: after which epoch it would have ended.
-      saved: how many epochs of the recipe would not have been trained.
-      stopped: test accuracies in percent of the evaluation selected until then.
+      patience: epochs without a better validation accuracy after which training ends.
+      ended: the epoch after which it would have ended.
+      saved: epochs of the recipe that would not have been trained.
+      stopped: test accuracies in percent at the evaluation selected up to then.
       full: those of the whole runs.
       difference: `stopped` minus `full`, run by run, in points.
     """
@@ -37,9 +37,9 @@ class Stopping:
 
 
 def early_stopping(results: Results, article: Article, row: Row) -> list[Stopping]:
-    """For every patience below the epochs of a row that selects by validation; else nothing.
+    """One result for every patience below the row's number of epochs.
 
-    Nothing either of a row that has a patience itself.
+    Empty if the row does not select by validation accuracy, or has a patience itself.
     """
     runs = results.runs[article.name, row.id, "jax"]
     if not runs or row.recipe.selection != "best_validation" or row.recipe.patience:
@@ -49,9 +49,9 @@ def early_stopping(results: Results, article: Article, row: Row) -> list[Stoppin
 
 
 def last_epoch(validation: Sequence[float], patience: int) -> int:
-    """After which epoch training ends, of validation accuracies after each; an equal is no better.
+    """The epoch after which training ends, from the validation accuracies after each epoch.
 
-    It is the last one where there are never so many epochs without a better one.
+    An equal accuracy is no better. The last epoch if patience never runs out.
     """
     epochs = range(1, len(validation) + 1)
     ended = (epoch for epoch in epochs if measures.since_best(validation[:epoch]) >= patience)
@@ -74,9 +74,9 @@ def _stopping(runs: Sequence[Record], epochs: int, patience: int) -> Stopping:
 
 
 def _accuracy(run: Record, epoch: int) -> float:
-    """The test accuracy in percent of the evaluation that is selected up to the end of an epoch."""
+    """The test accuracy in percent at the evaluation selected up to the end of an epoch."""
     curve, end = run.curve, run.curve["step"][-1] * epoch // run.recipe.epochs
     columns = (curve["validation_accuracy"], curve["step"], curve["test_accuracy"])
-    # Of equal validation accuracies the latest counts.
+    # Ties in validation accuracy go to the latest.
     *_, accuracy = max(one for one in zip(*columns, strict=True) if one[1] <= end)
     return 100 * accuracy

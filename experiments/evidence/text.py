@@ -1,4 +1,4 @@
-"""What cells of the comparison's tables say."""
+"""Formatting of cells in the comparison's tables."""
 
 import math
 
@@ -8,14 +8,14 @@ from experiments.evidence.statistics import Difference, Summary
 
 
 def mean(summary: Summary, digits: int = 2) -> str:
-    """A mean ± the standard deviation, of several."""
+    """The mean, and ± the standard deviation if there are several values."""
     if math.isnan(summary.sd):
         return f"{summary.mean:.{digits}f}"
     return f"{summary.mean:.{digits}f} ± {summary.sd:.{digits}f}"
 
 
 def interval(summary: Summary, digits: int = 2) -> str:
-    """Where one more run falls, if there are enough to say."""
+    """The prediction interval for one more run; empty with too few runs."""
     if summary.n < analysis.ENOUGH_SEEDS:
         return ""
     low, high = summary.interval
@@ -23,12 +23,12 @@ def interval(summary: Summary, digits: int = 2) -> str:
 
 
 def limits_cell(limits: Limits | None) -> str:
-    """An interval; empty where nothing is tested."""
+    """An interval; empty if nothing is tested."""
     return f"{limits.interval[0]:.2f}–{limits.interval[1]:.2f}" if limits else ""
 
 
 def difference_cells(difference: Difference | None, digits: int = 2) -> tuple[str, str]:
-    """A difference with its interval, and its p; both empty without one."""
+    """A difference with its interval, and its p; both empty if there is none."""
     if difference is None:
         return "", ""
     d = difference
@@ -37,13 +37,13 @@ def difference_cells(difference: Difference | None, digits: int = 2) -> tuple[st
 
 
 def p_value(p: float) -> str:
-    """Three digits; empty where nothing was tested."""
+    """A p value with three digits; empty if nothing was tested."""
     if math.isnan(p):
         return ""
     return f"{p:.3g}" if p >= 0.0001 else "< 0.0001"
 
 
 def duration(seconds: float) -> str:
-    """Minutes or hours."""
+    """A duration in minutes or hours."""
     minutes = seconds / 60
     return f"≈ {minutes / 60:.1f} h" if minutes >= 90 else f"≈ {minutes:.1f} min"

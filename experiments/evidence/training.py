@@ -1,4 +1,4 @@
-"""A row's seeds: where their files are, and training to the end, which gives their records."""
+"""Training of a row's seeds to the end, which yields their records; and where their files are."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ WORKDIR = Path("runs/experiments")
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are.
+    """Locations of files.
 
     Attributes:
-      workdir: the run directories, as `ARTICLE/ROW/seed-N`.
-      results: the records.
-      data_dir: where a dataset is looked for first; None for the usual places alone.
+      workdir: folder of the run directories, `ARTICLE/ROW/seed-N`.
+      results: folder of the records.
+      data_dir: where to look for a dataset first; None for the default places only.
     """
 
     workdir: Path = WORKDIR
@@ -36,20 +36,20 @@ class Places:
     data_dir: Path | None = None
 
     def run_directory(self, article: Article, row: Row, seed: int) -> RunDirectory:
-        """Where a seed of a row is trained."""
+        """The run directory of a row's seed."""
         return RunDirectory(self.workdir / article.name / row.id / f"seed-{seed}")
 
     def records(self, article: Article, row: Row, framework: str = "jax") -> list[Record]:
-        """A row's records, read anew every time, since other processes append.
+        """A row's records, read from disk every time, since other processes append.
 
         Raises:
-          Failure: one is damaged, or was made with another recipe than the row has.
+          Failure: one is damaged, or was made with another recipe than the row's.
         """
         found = records.load(article.name, self.results)
         return records.of_row(found, row.id, row.recipe, framework)
 
     def dataset(self, name: str) -> Dataset:
-        """A dataset, read once."""
+        """A dataset, read only once."""
         return _dataset(name, self.data_dir)
 
 
@@ -66,26 +66,26 @@ def train(
     stop: Stop,
     num_devices: int | None = None,
 ) -> Iterator[Record]:
-    """Trains recipes of one row that differ in their seed together, or goes on with them.
+    """Trains or resumes several seeds of one row together.
 
     Args:
-      places: where the files are.
-      article: whose row it is.
-      row: which.
-      recipes: its own with each of the seeds.
+      places: locations of files.
+      article: the article of the row.
+      row: the row.
+      recipes: the row's recipe with each of the seeds.
       listeners: open listeners for progress and evaluations.
-      stop: whether to save and end early.
-      num_devices: how many devices to use; by default all that divide the work.
+      stop: whether to save and stop early.
+      num_devices: number of devices; by default as many as divide the work.
 
     Yields:
-      Their records, which are not kept yet.
+      The runs' records, not yet stored.
 
     Raises:
       Stopped, UsageError, Busy, Failure: as `mnist_jax.training.session.train`.
     """
     dataset = places.dataset(row.recipe.dataset)
     pairs = [(recipe, places.run_directory(article, row, recipe.seed)) for recipe in recipes]
-    # An ended run without a record was stopped between the two.
+    # A finished run without a record was interrupted in between.
     if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
         in_thread(
             train_runs, unfinished, dataset, listeners=listeners, num_devices=num_devices, stop=stop

@@ -1,4 +1,4 @@
-"""The kept file of whole runs that the author's PyTorch followed: a line for each (row, seed)."""
+"""The stored file of whole runs replayed in PyTorch: one line per (row, seed)."""
 
 import fcntl
 import json
@@ -15,9 +15,9 @@ from mnist_jax.files import parse_json, unwritable, write_text
 from mnist_jax.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "docs"
-# Digits that a column is kept with, as many as float32 has.
+# Significant digits of a stored column: enough for float32.
 _DIGITS = 8
-# What stands in a line beside the courses, and which of these have a value for every epoch.
+# Fields of a line beside the curves, and the curves with a value for every epoch.
 _ABOUT = ("seed", "epochs", "row", "recipe", "recipe_sha256", "date", "environment")
 _TABLES: Mapping[str, type[Side | Apart]] = {
     "ours": Side,
@@ -29,14 +29,14 @@ _TABLES: Mapping[str, type[Side | Apart]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class WholeRun:
-    """A run of ours, and the author's PyTorch on the same batches.
+    """A run of ours, and the author's PyTorch network on the same batches.
 
     Attributes:
       row: its name, as `article/row`.
       recipe: with its seed.
       date: of the run, as 2026-01-31.
-      environment: as of `RunDirectory`, with PyTorch among the packages.
-      followed: the courses of both, and how far they are apart.
+      environment: as in `RunDirectory`, with PyTorch among the packages.
+      followed: the training curves of both, and their differences.
     """
 
     row: str
@@ -47,7 +47,7 @@ class WholeRun:
 
     @property
     def epochs(self) -> int:
-        """How many of the recipe's epochs were run."""
+        """The number of the recipe's epochs that were run."""
         return len(self.followed.apart.predictions)
 
     def to_json(self) -> str:
@@ -95,7 +95,7 @@ class WholeRun:
 
 
 def load(folder: Path = FOLDER) -> list[WholeRun]:
-    """Reads and checks the kept file, in its order, each row and seed's longest run alone.
+    """Reads and validates the stored file, in order; only the longest run of each row and seed.
 
     Raises:
       Failure: a line is damaged.
@@ -114,14 +114,14 @@ def load(folder: Path = FOLDER) -> list[WholeRun]:
 
 
 def append(run: WholeRun, folder: Path = FOLDER) -> None:
-    """Adds a run to the kept file.
+    """Adds a run to the stored file.
 
     Raises:
       Failure: it can't be written.
     """
     path = _path(folder)
     try:
-        lock = os.open(folder, os.O_RDONLY)  # The folder's, since the file is replaced.
+        lock = os.open(folder, os.O_RDONLY)  # Locks the folder, since the file is replaced.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             text = path.read_text() if path.exists() else ""

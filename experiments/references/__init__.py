@@ -1,4 +1,4 @@
-"""The articles' own programs, written independently of `mnist_jax`, to compare it with."""
+"""The articles' own programs, written independently of `mnist_jax`, as references."""
 
 from importlib import util
 
@@ -6,7 +6,7 @@ from mnist_jax.errors import UsageError
 
 
 def require_torch() -> None:
-    """Makes sure that PyTorch is there, which is not needed for anything else.
+    """Makes sure that PyTorch, an optional dependency, is installed.
 
     Raises:
       UsageError: it is not.

@@ -1,4 +1,4 @@
-"""How far this project's training by article A's protocol is from `network3.py`'s rules."""
+"""Differences between this project's training by article A's protocol and `network3.py`."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ from mnist_jax.training.step import TrainState, step_keys, train_step
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network of ours, its learning rate and λ, and its dense layers' units: 0 for `omit_FC`."""
+    """A network of ours, its learning rate and λ, and units per dense layer (0 for `omit_FC`)."""
 
     model: str
     eta: float
@@ -34,7 +34,7 @@ class Case:
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """What makes our network article A's."""
+        """The arguments that make our network article A's."""
         args: dict[str, Any] = {"init": "nielsen"}
         if self.model == "double_fc_dropout":
             args["dropout"] = "classic"
@@ -55,13 +55,13 @@ CASES = [
     *(Case("expanded_double_fc", 0.03, 0.1, units) for units in (100, 300, 1000)),
     Case("double_fc_dropout", 0.03, units=1000),
 ]
-# Of 50,000 images in batches of 10; λ is divided by it.
+# For 50,000 images in batches of 10; λ is divided by it.
 _BATCHES = 5000
 
 
 @dataclasses.dataclass(frozen=True)
 class TheanoDifferences:
-    """The largest absolute differences: between the losses of any step, and at the end."""
+    """The largest absolute differences: of the losses of any step, and at the end."""
 
     losses: float
     values: float
@@ -73,8 +73,8 @@ def training(case: Case, steps: int = 20, *, all_maxima: bool = False) -> Theano
 
     Args:
       case: what to train.
-      steps: of 10 images each.
-      all_maxima: whether the other side treats equal maxima as Theano does; ours takes the first.
+      steps: number of steps, of 10 images each.
+      all_maxima: whether the reference treats equal maxima as Theano does; ours takes the first.
     """
     with jax.enable_x64(True):
         ours = make_network(case.model, **case.model_args)
@@ -135,7 +135,7 @@ def initial_values(case: Case, seeds: int) -> tuple[dict[str, np.ndarray], dict[
 
 
 def _arrays(network: Network, params: nnx.State) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Our weights and biases as network3's: dense [in, out], convolutions flipped."""
+    """Our weights and biases in network3's layout: dense [in, out], flipped convolutions."""
     prefixes = pytorch.torch_layers(network, {})
     tensors = pytorch.to_torch(pytorch.by_layer(params), prefixes)
     weights = [tensors[f"{prefix}.weight"] for prefix in prefixes]

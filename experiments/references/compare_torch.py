@@ -1,7 +1,7 @@
-"""How far this project's networks and training are from the PyTorch articles', in numbers.
+"""Differences between this project's networks and training and the PyTorch articles'.
 
-Both sides get the same weights, images and, where there is dropout, the same masks, in float64
-unless it says otherwise.
+Both sides get the same weights, images and, with dropout, the same masks, in float64 unless stated
+otherwise.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ from mnist_jax.training.trainer import Trainer
 
 Tensors = Mapping[str, np.ndarray]
 
-# Images a batch that the training of wide networks is compared by: more take long, and fewer let
-# BatchNorm divide by the spread of a few values, which enlarges the rounding.
+# Batch sizes for comparing the training of wide networks: larger ones take long, and with smaller
+# ones BatchNorm divides by the spread of a few values, which amplifies rounding.
 WIDE = {"residual_cnn": 4, "strided_cnn": 32}
 
 
@@ -49,9 +49,9 @@ class TorchDifferences:
     """The largest differences after training.
 
     Attributes:
-      losses: of any step.
+      losses: of the loss of any step.
       values: of a parameter or a BatchNorm statistic at the end.
-      moments: of the optimiser, relative to the tensor's largest value; 0 without moments.
+      moments: of the optimiser's moments, relative to the tensor's largest value; 0 without them.
     """
 
     losses: float
@@ -60,10 +60,10 @@ class TorchDifferences:
 
 
 class FixedMask(nn.Module):
-    """Stands in for dropout: which units it drops in training is set from outside.
+    """Replaces dropout: the units it drops in training are set from outside.
 
     Args:
-      rate: of the dropout, by which it scales the units that stay.
+      rate: the dropout rate, by which it scales the units that are kept.
     """
 
     mask: torch.Tensor
@@ -73,7 +73,7 @@ class FixedMask(nn.Module):
         self.rate = rate
 
     def drop(self, mask: jax.Array) -> None:
-        """From now on drops the units where a mask of ours is 0."""
+        """Sets the units to drop: those where a mask of ours is 0."""
         ours = torch.tensor(np.asarray(mask))
         self.mask = (ours != 0).to(ours.dtype) / (1 - self.rate)
 
@@ -86,7 +86,7 @@ class Pair:
     """One network in both frameworks, with the same values.
 
     Args:
-      reference: the PyTorch side, and which network of ours is its counterpart.
+      reference: the PyTorch side, with the name of its counterpart.
       dtype: of both sides; float64 needs `jax.enable_x64(True)`.
     """
 
@@ -106,11 +106,11 @@ class Pair:
         self.theirs.load_state_dict({name: torch.tensor(v) for name, v in values.items()})
 
     def tensors(self, *states: nnx.State, steps: int = 0) -> dict[str, np.ndarray]:
-        """Copies arrays of ours (parameters, gradients, statistics) under PyTorch's names."""
+        """Copies our arrays (parameters, gradients, statistics) under PyTorch's names."""
         return pytorch.to_torch(pytorch.by_layer(*states), self.prefixes, batches=steps)
 
     def state(self, optimizer: optax.GradientTransformation) -> TrainState:
-        """Our network about to be trained with the recipe's loss."""
+        """The initial training state of our network with the recipe's loss."""
         loss = LOSSES[self.recipe.loss]
         return TrainState.create(self.ours, optimizer, loss, key=jax.random.key(0))
 
@@ -141,7 +141,7 @@ def gradients(
 
     A difference is relative to the tensor's largest value.
 
-    With `dropout` units are dropped, the same ones on both sides.
+    With `dropout`, both sides drop the same units.
     """
     with jax.enable_x64(True):
         pair = Pair(reference)
@@ -161,7 +161,7 @@ def gradients(
 
 
 def training(reference: Original, steps: int = 50) -> TorchDifferences:
-    """Compares training by the article's protocol, without dropout, two epochs long.
+    """Compares two epochs of training by the article's protocol, without dropout.
 
     The last batch of each epoch holds half as many images as the others.
     """
@@ -177,7 +177,7 @@ def training(reference: Original, steps: int = 50) -> TorchDifferences:
         for batch in batches * 2:
             state, metrics = _step(state, *batch)
             loss = reference.step(pair.theirs, optimizer, to_torch(batch[0]), to_labels(batch[1]))
-            # Not read yet, so that JAX computes while PyTorch does.
+            # Not read yet, so that JAX and PyTorch compute in parallel.
             losses.append((metrics.loss, loss))
         parameters = dict(pair.theirs.named_parameters(remove_duplicate=False))
         of_moments = [0.0]
@@ -220,7 +220,7 @@ def training_mode_evaluation(reference: Original) -> tuple[float, float]:
     """Compares evaluation of three batches without leaving training mode.
 
     Returns:
-      The differences of the logits, relative to the largest, and of the moved statistics.
+      The differences of the logits, relative to the largest, and of the updated statistics.
     """
     size, batches = reference.batch_size, 3
     with jax.enable_x64(True):
@@ -267,7 +267,7 @@ def gradients_of(network: nn.Module) -> dict[str, np.ndarray]:
 
 
 def fix_masks(module: nn.Module) -> list[FixedMask]:
-    """Replaces every dropout inside a module, in place; returns what replaces them, in order."""
+    """Replaces every dropout inside a module, in place; returns the replacements in order."""
     masks = []
     for name, child in list(module.named_children()):
         if isinstance(child, nn.Dropout):
@@ -298,7 +298,7 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
 def largest(
     difference: Callable[[np.ndarray, np.ndarray], float], ours: Tensors, theirs: Tensors
 ) -> float:
-    """The largest difference between equally named tensors.
+    """The largest difference between tensors of the same name.
 
     Raises:
       ValueError: the names differ.

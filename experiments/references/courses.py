@@ -1,10 +1,10 @@
-"""The courses of runs that took the same batches: what is kept of them."""
+"""Stored training curves of runs on the same batches."""
 
 from typing import NamedTuple
 
 
 class Side(NamedTuple):
-    """The course of one side, a value for every epoch: means over its images, and the test's."""
+    """The curves of one side, one value per epoch: means over its images, and test results."""
 
     train_loss: list[float]
     train_accuracy: list[float]
@@ -13,10 +13,10 @@ class Side(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """How far another run is from ours after every epoch.
+    """The differences between another run and ours after every epoch.
 
     Attributes:
-      predictions: of how many test images the predicted labels differ.
+      predictions: the number of test images whose predicted labels differ.
       values: the largest difference of a parameter or BatchNorm statistic.
     """
 
@@ -25,17 +25,17 @@ class Apart(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """Runs that took the same batches.
+    """Runs on the same batches.
 
     Attributes:
-      ours: our course.
-      theirs: that of the author's network.
-      apart: how far they are apart.
-      nudged: how far our second run is from ours.
-      first_step: the first step, from 1 on, of whose batch the two had another number of images
-        right; None if there is none.
+      ours: our curves.
+      theirs: those of the author's network.
+      apart: the author's network compared with ours.
+      nudged: our perturbed run compared with ours.
+      first_step: the first step, from 1 on, at which the two classified different numbers of the
+        batch's images correctly; None if there is none.
       losses: the largest difference of the loss of any step before that.
-      steps: taken.
+      steps: the number of steps.
     """
 
     ours: Side
@@ -53,5 +53,5 @@ class Followed(NamedTuple):
 
     @property
     def distances(self) -> tuple[Apart, Apart]:
-        """From the author's network, and from our second run."""
+        """The author's network's, and our perturbed run's."""
         return self.apart, self.nudged

@@ -1,4 +1,4 @@
-"""Comparing two sources of random tensors by their mean and variance."""
+"""Comparison of two sources of random tensors by mean and variance."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def pooled(samples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Every tensor's values over all samples together: [count], by its name."""
+    """The values of each tensor pooled over all samples: [count], by name."""
     values: dict[str, list[np.ndarray]] = {}
     for sample in samples:
         for name, tensor in sample.items():
@@ -16,9 +16,9 @@ def pooled(samples: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 
 def standard_errors_apart(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """How many standard errors two means or two variances differ by, whichever is more.
+    """The number of standard errors by which means or variances differ, whichever is larger.
 
-    Constants are 0 apart if they are equal, and infinitely far otherwise.
+    For constants it is 0 if they are equal, and infinite otherwise.
     """
     first, second = _moments(ours), _moments(theirs)
     counts = len(ours), len(theirs)

@@ -1,11 +1,11 @@
-"""The author's network in PyTorch, led along a run of ours step by step, in float32.
+"""Replays a run of ours with the author's network in PyTorch, step by step, in float32.
 
-It starts from our initial values and takes our batches, shifted, warped and turned as ours are, and
-drops the units that ours drops; a learning rate that changes takes our course. Everything else is
-PyTorch's and the author's: normalisation, layers, gradients, optimiser, evaluation. What differs
-then is what the two make of the same numbers. How much of that is rounding, which training
-amplifies, a second run of ours tells: it begins with every parameter moved by one unit in the last
-place, and is the same otherwise.
+It starts from our initial values and takes our batches, shifted, warped and rotated as ours are,
+with our dropout masks and learning-rate schedule. Everything else is PyTorch's and the author's:
+normalisation, layers, gradients, optimiser, evaluation. Any difference thus lies in what the two
+compute from the same values. How much of it is rounding, which training amplifies, is measured by a
+second, perturbed run of ours: it starts with every parameter moved by one unit in the last place
+and is otherwise identical.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,9 +49,9 @@ def follow(
     Args:
       out: where to print.
       recipe: what to train.
-      dataset: where its images come from.
-      epochs: how many of the recipe's epochs.
-      author: what follows; by default the author's network under the recipe.
+      dataset: the source of its images.
+      epochs: how many of the recipe's epochs to run.
+      author: the replaying network; by default the author's under the recipe.
 
     Raises:
       UsageError: there is no such network, or the recipe evaluates in training mode.
@@ -59,10 +59,10 @@ def follow(
     """
     if recipe.evaluation == "training_mode":
         raise UsageError(
-            "An evaluation in training mode changes what is trained, with masks of its own;"
-            " choose a row that is evaluated exactly."
+            "Evaluation in training mode updates running statistics, with dropout masks of its own;"
+            " choose a row with exact evaluation."
         )
-    # The second one is to be nudged.
+    # The second one is to be perturbed.
     trainer = Trainer(recipe, dataset, seeds=[recipe.seed] * 2, num_devices=1)
     schedule = trainer.schedule
     author = author or torch_runs.reference(recipe, schedule.steps_per_epoch)
@@ -120,7 +120,7 @@ def _nudge_second(trainer: Trainer) -> None:
 
 
 def parting(log: np.ndarray) -> tuple[int | None, float]:
-    """`first_step` and `losses` of each side's loss and right answers, [2, steps, 2]."""
+    """`first_step` and `losses` from each side's losses and correct counts, [2, steps, 2]."""
     (other,) = np.nonzero(log[0, :, 1] != log[1, :, 1])
     first = int(other[0]) if other.size else None
     apart = np.abs(log[0, :first, 0] - log[1, :first, 0])
@@ -128,10 +128,10 @@ def parting(log: np.ndarray) -> tuple[int | None, float]:
 
 
 class _Follower:
-    """The author's network and optimiser, beginning where a trainer is before its first step.
+    """The author's network and optimiser, starting from a trainer's initial state.
 
     Attributes:
-      network: of the author.
+      network: the author's network.
     """
 
     network: nn.Module
@@ -151,7 +151,7 @@ class _Follower:
         self._dropout = fix_masks(self.network) if drops else []
 
     def epoch(self) -> np.ndarray:
-        """Takes an epoch's steps; returns every step's loss and accuracy on its batch."""
+        """Trains for one epoch; returns every step's loss and batch accuracy."""
         trainer, recipe = self._trainer, self._trainer.recipe
         order = trainer.order(recipe.seed, self._epoch)
         first = self._epoch * trainer.schedule.steps_per_epoch
@@ -169,13 +169,13 @@ class _Follower:
         return np.array(log)
 
     def tensors(self, state: TrainState, steps: int) -> dict[str, np.ndarray]:
-        """The arrays of our state after so many steps, under the network's names."""
+        """The arrays of our state after `steps` steps, under the network's names."""
         arrays = pytorch.by_layer(state.params, state.batch_stats)
         return pytorch.to_torch(arrays, self._layers, batches=steps)
 
 
 def _inputs(trainer: Trainer) -> Callable[[TrainState, np.ndarray], tuple[Tensor, Tensor]]:
-    """A function from a state and its next batch's indices to what the network is trained on."""
+    """A function from a state and its next batch's indices to the network's inputs and targets."""
     recipe, pixels = trainer.recipe, jnp.asarray(trainer.train.images)
     take = jax.jit(lambda images, index: images[index])
     if recipe.one_pixel_shifts:
@@ -200,7 +200,7 @@ def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 @partial(jax.jit, static_argnames="size")
 def _masks(state: TrainState, size: int) -> list[jax.Array]:
-    """The dropout masks of a state's next step, on a batch of so many images."""
+    """The dropout masks of a state's next step, on a batch of `size` images."""
     return dropout_masks(state, jnp.zeros((size, 28, 28, 1)), step_keys(state, size, None))
 
 

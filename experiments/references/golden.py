@@ -1,7 +1,7 @@
-"""Small records of the PyTorch programs' results, to test against where PyTorch is not installed.
+"""Golden results of the PyTorch programs, for tests without PyTorch.
 
-`python -m experiments.references.golden` makes `tests/golden_torch.npz` anew; that needs PyTorch.
-A record holds logits and losses, and of larger tensors two numbers each, all float64.
+`python -m experiments.references.golden` regenerates `tests/golden_torch.npz`, which needs PyTorch.
+A record holds logits, losses and two numbers per larger tensor, all float64.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ _STEPS = 3
 
 
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
-    """A batch that needs no dataset: uniform noise [8, 28, 28, 1] and labels [8]."""
+    """A batch without a dataset: uniform noise [8, 28, 28, 1] and labels [8]."""
     rng = np.random.RandomState(1)
     return rng.uniform(size=(8, 28, 28, 1)), rng.randint(0, 10, 8)
 
 
 def fingerprints(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """For each tensor its length and its product with a fixed vector of length 1: [2]."""
+    """For each tensor, its norm and its product with a fixed unit vector: [2]."""
     prints = {}
     for name, tensor in tensors.items():
         direction = np.random.RandomState(2).uniform(-1, 1, tensor.size)
@@ -38,7 +38,7 @@ def fingerprints(prefix: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np
 
 
 def our_record(name: str) -> dict[str, np.ndarray]:
-    """What our network gives, without dropout.
+    """Our network's results, without dropout.
 
     Returns:
       `logits`, the `losses` of some steps of training by the recipe, and the fingerprints of the
@@ -49,7 +49,7 @@ def our_record(name: str) -> dict[str, np.ndarray]:
     with jax.enable_x64(True):
         network = without_dropout(make_network(name, **entry.recipe.model_args))
         prefixes = pytorch.torch_layers(network, entry.torch_names)
-        # Its moment is the last gradient, which it passes on.
+        # The trace's moment is the last gradient, which it passes on.
         optimizer = optax.chain(optax.trace(0.0), make_optimizer(bare_recipe(name), 1))
         loss = LOSSES[entry.recipe.loss]
         state = TrainState.create(network, optimizer, loss, key=jax.random.key(0))
@@ -68,7 +68,7 @@ def our_record(name: str) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    """Writes the records of all networks."""
+    """Writes the golden results of all networks."""
     import torch
 
     from experiments.references.compare_torch import Pair, gradients_of, to_torch, values_of

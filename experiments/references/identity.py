@@ -1,4 +1,4 @@
-"""Measures how far every network is from its article's program, for `docs/identity.md`."""
+"""Measures the difference of every network from its article's program, for `docs/identity.md`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from mnist_jax.models import model_entry
 
 def differences() -> dict[str, Any]:
     """The differences, by network of `REFERENCES` and `VARIANTS`, and by Theano's `CASES`."""
-    # PyTorch's threads wait busily and would starve JAX's.
+    # PyTorch's threads busy-wait and would starve JAX's.
     torch.set_num_threads(1)
     names = "logits", "statistics"
     moved = compare_torch.training_mode_evaluation(REFERENCES["batchnorm_cnn"])
@@ -27,7 +27,7 @@ def differences() -> dict[str, Any]:
 
 
 def _torch(name: str, reference: Original) -> Mapping[str, Any]:
-    """By the names of `limits.TORCH`, and what of 1,000 images both have right."""
+    """Differences under the names of `limits.TORCH`, and both sides' correct images of 1,000."""
     images, labels = training_images(model_entry(reference.model).recipe, 8)
     found: dict[str, Any] = {
         "logits, float32": compare_torch.logits(reference, images, np.float32),
@@ -49,7 +49,7 @@ def _torch(name: str, reference: Original) -> Mapping[str, Any]:
 
 
 def _theano(case: compare_theano.Case) -> Mapping[str, Any]:
-    """The case, and what it gives by the names of `limits.THEANO`."""
+    """The case, and its differences under the names of `limits.THEANO`."""
     training = compare_theano.training(case)
     return {
         "network": case.model,

@@ -1,6 +1,6 @@
-"""How far this project may be from the articles' programs: what the tests hold, and the page says.
+"""Tolerances for differences from the articles' programs, for the tests and `docs/identity.md`.
 
-Differences are absolute or relative as the page says of each.
+Whether each is absolute or relative is stated there.
 """
 
 # After 50 steps (losses to moments) or before training.
@@ -16,10 +16,10 @@ TORCH = {
 }
 # After 20 steps.
 THEANO = {"losses": 1e-12, "weights": 1e-12, "logits": 1e-12}
-# One BatchNorm after the other enlarges the rounding.
+# A chain of BatchNorms amplifies rounding.
 _LARGER = {("strided_cnn", "gradients"): 1e-11, ("strided_cnn", "same masks"): 1e-11}
 
 
 def of_torch(what: str, network: str) -> float:
-    """The limit of a network's difference from PyTorch."""
+    """The tolerance for a network's difference from PyTorch."""
     return _LARGER.get((network, what), TORCH[what])

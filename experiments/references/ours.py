@@ -1,4 +1,4 @@
-"""This project's side of a comparison: networks and images in float64, arrays by layer."""
+"""This project's side of the comparisons: networks and images in float64, arrays by layer."""
 
 import dataclasses
 import os
@@ -20,9 +20,9 @@ ARRAYS = (nnx.Param, nnx.BatchStat)
 
 
 def bare_recipe(name: str) -> Recipe:
-    """What networks are compared by: a network's recipe, but for what it does to images and rate.
+    """A network's recipe for comparisons, without augmentation and learning-rate schedule.
 
-    Held-out images, which are no part of a step, it has none of either.
+    It holds out no images either, since these play no part in a step.
     """
     return dataclasses.replace(
         model_entry(name).recipe,
@@ -36,11 +36,11 @@ def bare_recipe(name: str) -> Recipe:
 def make_network(name: str, dtype: type = np.float64, **model_args: Any) -> Network:
     """Makes a network with fixed, unremarkable values that do not depend on JAX.
 
-    Nothing is 0 or 1, BatchNorm's scales and statistics included, so that mixing two of them up
+    No value is 0 or 1, not even in BatchNorm's scales and statistics, so that confusing two of them
     shows. For float64, call this inside `jax.enable_x64(True)`.
     """
     network = abstract_model(name, **model_args)
-    # The legacy generator's numbers are the same in every version of NumPy.
+    # The legacy generator's stream is the same in every version of NumPy.
     rng = np.random.RandomState(0)
 
     def value(path: tuple[Any, ...], like: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -72,7 +72,7 @@ def predict(state: TrainState, images: np.ndarray) -> jax.Array:
 
 
 def initial_states(name: str, seeds: int, **model_args: Any) -> Iterator[nnx.State]:
-    """The parameters and statistics that a network starts from, for many seeds."""
+    """The initial parameters and statistics of a network, for many seeds."""
 
     @jax.jit
     def initial(key: jax.Array) -> nnx.State:
@@ -82,7 +82,7 @@ def initial_states(name: str, seeds: int, **model_args: Any) -> Iterator[nnx.Sta
 
 
 def dataset_at_hand(recipe: Recipe) -> Dataset:
-    """The recipe's dataset; without `MNIST_JAX_DATA_DIR` scikit-learn's digits."""
+    """The recipe's dataset, or scikit-learn's digits without `MNIST_JAX_DATA_DIR`."""
     return load_dataset(recipe.dataset if "MNIST_JAX_DATA_DIR" in os.environ else "digits")
 
 
@@ -110,10 +110,10 @@ def evaluation_keys(state: TrainState, number: int, size: int) -> jax.Array:
 
 @jax.jit
 def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> list[jax.Array]:
-    """What the network in training mode multiplies the input of each dropout layer by.
+    """The masks by which the network in training mode multiplies the inputs of dropout layers.
 
     Returns:
-      For each dropout layer, in the other programs' order of axes, [N, C, H, W], or [N, C·H·W]
+      For each dropout layer, in the reference programs' axis order, [N, C, H, W], or [N, C·H·W]
       after flattening.
     """
     network = nnx.merge(state.graphdef, state.params, state.batch_stats)
@@ -124,7 +124,7 @@ def dropout_masks(state: TrainState, images: np.ndarray, keys: jax.Array) -> lis
     for (name, dropout), before in zip(network.named_layers().items(), shapes, strict=False):
         if not isinstance(dropout, nnx.Dropout):
             continue
-        # The same layer in the same place, among layers that change nothing.
+        # The same layer in the same position, with identity layers around it.
         layers: dict[str, Layer] = dict.fromkeys(network.layer_names, lambda x: x)
         alone = Network(**layers | {name: dropout})
         mask = alone(jnp.ones(shapes[before]), keys=keys)

@@ -1,7 +1,7 @@
-"""The rules of Nielsen's `network3.py` (article A) in float64 NumPy: slow and plain.
+"""The rules of Nielsen's `network3.py` (article A) in plain, slow float64 NumPy.
 
-Images are [N, C, H, W]; dense weights are [in, out]. What distinguishes these rules from the
-PyTorch articles': the filters are flipped (a true convolution), pooling comes before bias and
+Images are [N, C, H, W]; dense weights are [in, out]. These rules differ from the PyTorch
+articles': the filters are flipped (a true convolution), pooling comes before bias and
 activation, the penalty is on weights only and divided by the number of batches, dropout drops a
 layer's inputs in training and scales them by 1 − p otherwise, and batches come in file order.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 Array = np.ndarray
-WayBack = Callable[[Array], tuple[Array, Array, Array]]
+Backward = Callable[[Array], tuple[Array, Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ RELU = Activation(lambda z: np.maximum(0.0, z), lambda z: (z > 0).astype(z.dtype
 class ConvPoolLayer:
     """A 5×5 convolution, 2×2 max-pool, bias, activation: w is [filters, channels, 5, 5].
 
-    Theano passes the gradient of a maximum to every element that attains it (`all_maxima`), others
-    to the first.
+    Theano passes the gradient of a maximum to every element that attains it (`all_maxima`), other
+    frameworks to the first.
     """
 
     w: Array
@@ -53,17 +53,17 @@ class ConvPoolLayer:
         w = rng.normal(0, deviation, (filters, channels, 5, 5))
         return cls(w, rng.normal(0, 1, filters), activation)
 
-    def forward(self, x: Array) -> tuple[Array, WayBack]:
-        """[N, C, H, W] to [N, filters, (H−4)/2, (W−4)/2], and the way back.
+    def forward(self, x: Array) -> tuple[Array, Backward]:
+        """[N, C, H, W] to [N, filters, (H−4)/2, (W−4)/2], and the backward function.
 
-        The way back takes the gradient of the output to those of input, weights and biases.
+        The latter maps the gradient of the output to those of input, weights and biases.
         """
         n, _, height, width = x.shape
         rows, columns = height - 4, width - 4
         taps = [(i, j) for i in range(5) for j in range(5)]
 
         def window(images: Array, i: int, j: int) -> Array:
-            """What filter entry (i, j) meets: the filter is flipped, so entry 0 meets the last."""
+            """The pixels under filter entry (i, j); filters are flipped, so entry 0 is last."""
             return images[:, :, 4 - i : 4 - i + rows, 4 - j : 4 - j + columns]
 
         convolved = np.zeros((n, len(self.w), rows, columns))
@@ -114,8 +114,8 @@ class FullyConnectedLayer:
         w = rng.normal(0, np.sqrt(1 / n_out), (n_in, n_out))
         return cls(w, rng.normal(0, 1, n_out), activation, p)
 
-    def forward(self, x: Array, keep: Array | None) -> tuple[Array, WayBack]:
-        """[N, ...] to [N, out], and the way back, as `ConvPoolLayer.forward`.
+    def forward(self, x: Array, keep: Array | None) -> tuple[Array, Backward]:
+        """[N, ...] to [N, out], and the backward function, as `ConvPoolLayer.forward`.
 
         Args:
           x: the inputs, flattened here in the order channel, row, column.
@@ -139,15 +139,17 @@ class Network3:
 
     layers: list[ConvPoolLayer | FullyConnectedLayer]
 
-    def _forward(self, images: Array, masks: Iterator[Array] | None) -> tuple[Array, list[WayBack]]:
-        x, ways_back = images, list[WayBack]()
+    def _forward(
+        self, images: Array, masks: Iterator[Array] | None
+    ) -> tuple[Array, list[Backward]]:
+        x, backwards = images, list[Backward]()
         for layer in self.layers:
             if isinstance(layer, ConvPoolLayer):
                 x, backward = layer.forward(x)
             else:
                 x, backward = layer.forward(x, next(masks) if masks and layer.p else None)
-            ways_back.append(backward)
-        return x, ways_back
+            backwards.append(backward)
+        return x, backwards
 
     def logits(self, images: Array) -> Array:
         """Evaluation: [N, 1, 28, 28] to [N, 10], inputs scaled by 1 − p where dropout acts."""
@@ -180,7 +182,7 @@ class Network3:
         Returns:
           The cost before the update, penalty included, as network3 computes it.
         """
-        logits, ways_back = self._forward(images, iter(masks))
+        logits, backwards = self._forward(images, iter(masks))
         shifted = logits - logits.max(1, keepdims=True)
         softmax = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
         chosen = np.arange(len(labels)), labels
@@ -189,7 +191,7 @@ class Network3:
         grad = softmax.copy()
         grad[chosen] -= 1
         grad /= len(labels)
-        for layer, backward in zip(reversed(self.layers), reversed(ways_back), strict=True):
+        for layer, backward in zip(reversed(self.layers), reversed(backwards), strict=True):
             grad, w_grad, b_grad = backward(grad)
             layer.w = layer.w - eta * (w_grad + lmbda / batches * layer.w)
             layer.b = layer.b - eta * b_grad

@@ -1,7 +1,7 @@
 """The PyTorch articles' networks and how their authors train them, as plain PyTorch.
 
 Attribute names are the authors', so `state_dict` has their keys. Inputs are [N, 1, 28, 28],
-outputs [N, 10]. The figures stand here a second time on purpose: they come from the articles, and
+outputs [N, 10]. The hyperparameters are repeated here on purpose: they come from the articles, and
 the tests compare `mnist_jax` with them.
 """
 
@@ -29,7 +29,7 @@ class TorchDense(nn.Module):
 
 
 class TorchShallow(nn.Module):
-    """Article A's dense network with article B's names; its output is logits."""
+    """Article A's dense network with article B's names; it outputs logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class TorchShallow(nn.Module):
 
 
 class TorchBasicConv(nn.Module):
-    """Article B's ConvNetSimple: one convolution, activated and then pooled."""
+    """Article B's ConvNetSimple: one convolution, activation, then pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class TorchDoubleFc(nn.Module):
 
 
 class TorchCmuCnn(nn.Module):
-    """Article C's network; its text names no ReLU after the convolutions, its program has one."""
+    """Article C's network; its program has a ReLU after the convolutions, its text does not."""
 
     def __init__(self, conv_activation: Callable[[Tensor], Tensor] = torch.relu) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def lenet(
 ) -> nn.Sequential:
     """Article D's LeNet, with the layers that its output lists and Xavier-uniform weights.
 
-    Its first exercise replaces `pool`, its second `activation`.
+    The article's first exercise replaces `pool`, its second `activation`.
     """
     network = nn.Sequential(
         Reshape(),
@@ -198,10 +198,10 @@ class TorchBatchNormCnn(nn.Module):
 
 
 class TorchDropoutCnn(nn.Module):
-    """Article F's network, with its text's forward pass or with its notebook's.
+    """Article F's network, with its text's forward pass or its notebook's.
 
-    `layer4` holds `fc1` itself, so the tensor has two names in `state_dict`. The notebook's
-    forward pass goes past `layer4`: no ReLU and no dropout between the two dense layers.
+    `layer4` contains `fc1` itself, so the tensor has two names in `state_dict`. The notebook's
+    forward pass bypasses `layer4`: no ReLU and no dropout between the two dense layers.
     """
 
     def __init__(self, dropout: float = 0.3, notebook: bool = False) -> None:
@@ -246,7 +246,7 @@ class TorchSimpleCnn(nn.Module):
 
 
 class TorchResidual(nn.Module):
-    """Source G's residual block: what is added to is the normalised input."""
+    """Source G's residual block: the skip connection starts after the normalisation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class TorchResidual(nn.Module):
 
 
 def residual_cnn(width: int = 128, *, first_block: bool = True) -> nn.Sequential:
-    """Source G's network; the ladder of widths is ours, and what lacks the first block."""
+    """Source G's network; other widths and the variant without the first block are ours."""
     return nn.Sequential(
         nn.Conv2d(1, width, 5, padding=2),
         nn.ReLU(),
@@ -284,10 +284,10 @@ def residual_cnn(width: int = 128, *, first_block: bool = True) -> nn.Sequential
 
 
 class TorchStridedCnn(nn.Module):
-    """Source H's Keras network with Keras' initial values, and this project's names.
+    """Source H's Keras network with Keras' initialisation and this project's names.
 
     "Same" padding at stride 2 is one row and column of zeros before the image and two after it.
-    Keras' momentum is what a running value keeps, PyTorch's what is new.
+    Keras' momentum weights the old running value, PyTorch's the new one.
     """
 
     def __init__(self, dropout: float = 0.4) -> None:
@@ -330,7 +330,7 @@ class TorchStridedCnn(nn.Module):
 
 
 class KerasAdam(optim.Adam):
-    """Adam that adds ε to the root of the second moment before the correction of its bias."""
+    """Adam that adds ε to the root of the second moment before bias correction."""
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -357,12 +357,12 @@ def one_hot_mse(outputs: Tensor, labels: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Original:
-    """One article's network and the optimiser, loss and batch size its author trains it with.
+    """An article's network, with its author's optimiser, loss and batch size.
 
     Attributes:
-      model: the same network's name in `mnist_jax.models`.
+      model: the network's name in `mnist_jax.models`.
       model_args: its arguments there.
-      network: makes the network, with the author's initial distributions.
+      network: makes the network, with the author's initialisation.
       optimizer: makes the optimiser from the network's parameters.
       batch_size: images in a batch; the last one of an epoch may be shorter.
       loss: the mean over the batch, from outputs [N, 10] and labels [N].
@@ -442,7 +442,7 @@ _ARTICLES = [
 ]
 REFERENCES = {reference.model: reference for reference in _ARTICLES}
 
-# Where an article can be read in two ways or suggests a change of the network.
+# Alternative readings of an article, and changes of the network that it suggests.
 VARIANTS = {
     "basic_conv, as omit_FC has it": dataclasses.replace(
         REFERENCES["basic_conv"], model_args={"fully_connected": False}, network=TorchOmitFc

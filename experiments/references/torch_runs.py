@@ -1,7 +1,7 @@
-"""The same recipes through the authors' PyTorch networks, for the rows measured in PyTorch.
+"""The same recipes trained with the authors' PyTorch networks, for the comparison with PyTorch.
 
-Initial values, order and dropout masks are PyTorch's own, so its runs share no randomness with
-ours. An interrupted run starts again.
+Initial values, data order and dropout masks are PyTorch's own, so its runs share no randomness with
+ours. An interrupted run starts from scratch.
 """
 
 import dataclasses
@@ -39,10 +39,10 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": F.cross_entropy,
     "mean_squared_error": one_hot_mse,
 }
-# Fields of a recipe that are known here at their defaults alone, and of `train` besides.
+# Recipe fields supported only at their defaults, and those that `train` also lacks.
 _LACKING = ("average_decay", "patience")
 _LACKING_IN_TRAINING = ("augmentation", "one_pixel_shifts", "held_out", "last_batch")
-# Images at a time when evaluating in evaluation mode, where it changes nothing.
+# Batch size in evaluation mode, where it does not affect results.
 _EVALUATION_BATCH = 1000
 
 
@@ -50,10 +50,10 @@ class Run(NamedTuple):
     """A finished run.
 
     Attributes:
-      metrics: every evaluation.
-      selected_step: of the evaluation that counts.
+      metrics: one for every evaluation.
+      selected_step: step of the selected evaluation.
       predictions: [N], that evaluation's label of every test image.
-      seconds: how long it took.
+      seconds: its duration.
     """
 
     metrics: list[Evaluation]
@@ -63,18 +63,18 @@ class Run(NamedTuple):
 
 
 def environment() -> dict[str, Any]:
-    """What a run's numbers depend on besides its recipe, as far as it is PyTorch's."""
+    """The PyTorch-specific environment that a run's results depend on."""
     packages = {name: metadata.version(name) for name in ("torch", "numpy")}
     device = {"platform": "cpu", "kind": "cpu", "mesh": {"threads": torch.get_num_threads()}}
     return {"packages": packages, "device": device, "seeds_together": 1}
 
 
 def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
-    """The author's network under a recipe, which may be another than the author's.
+    """The author's network under a recipe, which may differ from the author's.
 
     Raises:
-      UsageError: the recipe asks for what the PyTorch side does not have; or, when the network is
-        made, there is no such network.
+      UsageError: the recipe needs a feature that the PyTorch side lacks; or, when the network is
+        made, no such network exists.
     """
     _refuse(recipe, _LACKING)
     return Original(
@@ -87,10 +87,10 @@ def reference(recipe: Recipe, steps_per_epoch: int) -> Original:
 
 
 def check(recipe: Recipe) -> None:
-    """Makes sure that `train` takes a recipe.
+    """Makes sure that `train` supports a recipe.
 
     Raises:
-      UsageError: it has what the PyTorch side does not have.
+      UsageError: it needs a feature that the PyTorch side lacks.
     """
     _refuse(recipe, (*_LACKING, *_LACKING_IN_TRAINING))
     _network(recipe)
@@ -103,9 +103,10 @@ def _refuse(recipe: Recipe, names: Sequence[str]) -> None:
 
 
 def tensors(recipe: Recipe, split: Split) -> tuple[Tensor, Tensor]:
-    """Images [N, 1, 28, 28] and labels [N], as the network is evaluated on them.
+    """Images [N, 1, 28, 28] and labels [N] for evaluation of the network.
 
-    With augmentation they are ours, cropped and standardised, and else normalised here.
+    With augmentation, our preprocessing crops and standardises them; otherwise they are normalised
+    here.
     """
     labels = torch.from_numpy(split.labels.astype(np.int64))
     if recipe.augmentation:
@@ -120,7 +121,7 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
 
     Raises:
       UsageError: as from `check`.
-      Failure: the loss is no longer a finite number.
+      Failure: the loss is no longer finite.
     """
     check(recipe)
     torch.manual_seed(recipe.seed)
@@ -135,7 +136,7 @@ def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
     rows: list[Evaluation] = []
     best: tuple[float, Evaluation, np.ndarray] | None = None
     started = since = time.perf_counter()
-    # Summed here, so that a step waits for nothing: loss, right answers, images.
+    # Accumulated as tensors, so that steps do not synchronise: loss, correct images, images.
     totals = torch.zeros(3, dtype=torch.float64)
     of_epoch = np.zeros(3)  # Loss, images, seconds.
     for step, index in enumerate(_batches(recipe, len(labels)), start=1):
@@ -206,7 +207,7 @@ def _initialize_like_nielsen(network: nn.Module) -> None:
     """Article A: N(0, 1/n_out) weights, N(0, 1) biases, zeros in the last layer."""
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for layer in layers:
-        # The area of a convolution's kernel, and of the pooling window behind it.
+        # The area of a convolution's kernel over that of the pooling window that follows.
         scale = layer.weight[0, 0].numel() / 4 if isinstance(layer, nn.Conv2d) else 1
         nn.init.normal_(layer.weight, std=(len(layer.weight) * scale) ** -0.5)
         assert layer.bias is not None
@@ -236,10 +237,10 @@ def _optimizer(
 
 
 def _scheduled(recipe: Recipe, steps_per_epoch: int, optimizer: optim.Optimizer) -> optim.Optimizer:
-    """The optimiser, whose learning rate then takes our course."""
-    course = learning_rate(recipe, steps_per_epoch)
-    if callable(course):
-        scheduler = LambdaLR(optimizer, lambda step: float(course(step)) / recipe.learning_rate)
+    """The optimiser with our learning-rate schedule attached."""
+    schedule = learning_rate(recipe, steps_per_epoch)
+    if callable(schedule):
+        scheduler = LambdaLR(optimizer, lambda step: float(schedule(step)) / recipe.learning_rate)
         optimizer.register_step_post_hook(lambda *_: scheduler.step())
     return optimizer
 
@@ -255,7 +256,7 @@ def _batches(recipe: Recipe, count: int) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def evaluate(recipe: Recipe, network: nn.Module, split: Split) -> tuple[float, np.ndarray]:
-    """Mean loss and predicted labels [N]; by the recipe, the network leaves training mode."""
+    """Mean loss and predicted labels [N]; in evaluation mode if the recipe says so."""
     size = _EVALUATION_BATCH
     if recipe.evaluation == "training_mode":
         size = recipe.batch_size

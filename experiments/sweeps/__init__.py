@@ -1,1 +1,1 @@
-"""Many runs: what there is to do, who does it, and how far it is."""
+"""Sweeps over many runs: planning, workers and progress."""

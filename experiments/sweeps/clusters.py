@@ -1,4 +1,4 @@
-"""A sweep as a Slurm job array or a Kubernetes Indexed Job, to be read and then submitted."""
+"""A sweep as a Slurm job array or a Kubernetes Indexed Job, to review and then submit."""
 
 import shlex
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 _SLURM = """\
 #!/bin/bash
 # {outlook}.
-# Every task is a worker that takes one run after another until none is left. Submitted again, the
-# script goes on with what is left. What the lines below do not say, sbatch takes as options, such
-# as --time, --partition or, on GPUs, --gpus=1.
+# Every array task is a worker that takes one run after another until none is left. Submitted again,
+# the script resumes with what is left. Pass further options to sbatch, such as --time, --partition
+# or, on GPUs, --gpus=1.
 #SBATCH --job-name=sweep
 #SBATCH --array=0-{last}
 #SBATCH --ntasks=1
@@ -20,10 +20,10 @@ _SLURM = """\
 #SBATCH --output=sweep-%A_%a.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
-# Two minutes before its time is over a task saves and joins the queue again.
+# Two minutes before its time limit, a task saves and is requeued.
 #SBATCH --signal=B:USR1@120
 
-# SIGHUP saves like SIGTERM, of which a second one, from Slurm itself, would end it at once.
+# SIGHUP saves like SIGTERM; a second SIGTERM, from Slurm itself, would end the worker at once.
 trap 'kill -HUP $worker' TERM
 trap 'again=yes; kill -HUP $worker' USR1
 
@@ -31,9 +31,9 @@ trap 'again=yes; kill -HUP $worker' USR1
 worker=$!
 while wait $worker; code=$?; [ $code -gt 128 ] && kill -0 $worker 2>/dev/null; do :; done
 
-# Killed, as for want of memory: ten tries at most.
+# Killed, e.g. out of memory: at most ten restarts.
 [ $code -eq 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 10 ] && again=yes
-# Not by its job's number, which for one of the tasks is that of the whole array.
+# Not by its job ID, which for one of the tasks is that of the whole array.
 [ "$again" ] && scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 exit $code
 """
@@ -41,8 +41,8 @@ exit $code
 _KUBERNETES = """\
 # {outlook}.
 # For `kubectl create -f -`, Kubernetes 1.33 or newer. Every pod is a worker that takes one run
-# after another until none is left. They share the claim `sweep`, on which locks must hold between
-# nodes.
+# after another until none is left. The pods share the PersistentVolumeClaim `sweep`, whose file
+# locks must work across nodes.
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -54,7 +54,7 @@ spec:
   backoffLimitPerIndex: 10
   podFailurePolicy:
     rules:
-    # Evicted or preempted: another pod goes on, however often.
+    # Evicted or preempted: a new pod resumes, without a limit.
     - action: Ignore
       onPodConditions:
       - type: DisruptionTarget
@@ -79,7 +79,7 @@ spec:
           valueFrom:
             fieldRef:
               fieldPath: metadata.labels['batch.kubernetes.io/controller-uid']
-        # For a GPU each, add `limits: {{nvidia.com/gpu: 1}}`.
+        # For one GPU each, add `limits: {{nvidia.com/gpu: 1}}`.
         resources:
           requests:
             cpu: 1
@@ -93,15 +93,15 @@ spec:
           claimName: sweep
 """
 
-# Where the manifest mounts what pods share, and the flags that say so.
+# The flags for the volume that the manifest mounts and pods share.
 SHARED = ("--workdir=/shared/runs", "--results=/shared/results", "--data_dir=/shared/data")
 
-# Of a worker: generous, since `double_fc_dropout` took 580 MiB and others were not measured.
+# Per worker: generous, since `double_fc_dropout` took 580 MiB and others were not measured.
 _MEMORY = "4G"
 
 
 def slurm(outlook: str, command: Sequence[str], workers: int) -> str:
-    """The script for `sbatch`; `command` is what comes after Python's name."""
+    """The script for `sbatch`; `command` holds the arguments to Python."""
     return _SLURM.format(
         outlook=outlook,
         last=workers - 1,

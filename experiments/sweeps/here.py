@@ -1,4 +1,4 @@
-"""Workers on this machine: a process for every core or GPU."""
+"""Workers on this machine: one process per core or GPU."""
 
 import os
 import signal
@@ -14,21 +14,21 @@ from mnist_jax.cli.signals import Stop
 from mnist_jax.errors import Failure
 from mnist_jax.training import devices
 
-# How often a worker that was killed gets a successor: what kills it may be what it trains.
-_SUCCESSORS = 3
-# Seconds between two looks at the workers.
+# How often a killed worker is restarted: what it trains may be what kills it.
+_RESTARTS = 3
+# Polling interval in seconds.
 _PERIOD = 0.2
-# What of this machine JAX computes on, and how many there are of it.
+# Prints the backend that JAX uses here and its number of devices.
 _ASK = "import jax; print(jax.default_backend(), jax.local_device_count())"
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a worker has to itself.
+    """Resources for one worker.
 
     Attributes:
-      core: the CPU core that it runs on; None for any.
-      variables: of its environment.
+      core: the CPU core it is pinned to; None for any.
+      variables: environment variables.
     """
 
     core: int | None
@@ -36,12 +36,12 @@ class Place:
 
 
 def places() -> list[Place]:
-    """One for every GPU that JAX would use, else one for every core of a CPU.
+    """One per GPU that JAX would use, otherwise one per CPU core.
 
     Raises:
       Failure: JAX does not start here.
     """
-    # In a process of its own, because whoever asks takes a GPU's memory.
+    # In a process of its own, because JAX allocates a GPU's memory when asked.
     asked = subprocess.run(
         [sys.executable, "-c", _ASK], capture_output=True, text=True, check=False
     )
@@ -51,7 +51,7 @@ def places() -> list[Place]:
     platform, count = asked.stdout.split()
     if platform == "gpu":
         return [Place(None, _gpu(number)) for number in range(int(count))]
-    if platform != "cpu":  # A TPU's chips belong to one process.
+    if platform != "cpu":  # Only one process can use a TPU's chips.
         return [Place(None, {})]
     if not hasattr(os, "sched_getaffinity"):  # On macOS.
         return [Place(None, {})] * devices.cores()
@@ -59,7 +59,7 @@ def places() -> list[Place]:
 
 
 def _gpu(number: int) -> dict[str, str]:
-    # The networks are small: several workers find room on one.
+    # The networks are small: several workers fit on one GPU.
     return {
         "JAX_CUDA_VISIBLE_DEVICES": str(number),
         "JAX_ROCM_VISIBLE_DEVICES": str(number),
@@ -68,11 +68,11 @@ def _gpu(number: int) -> dict[str, str]:
 
 
 class Worker:
-    """A process that works, with a session of its own: the terminal's Ctrl-C is not for it."""
+    """A worker process in a session of its own, so the terminal's Ctrl-C does not reach it."""
 
     def __init__(self, command: Sequence[str], place: Place):
         self._command, self._place = command, place
-        self._successors = _SUCCESSORS
+        self._restarts = _RESTARTS
         self._start()
 
     def _start(self) -> None:
@@ -81,35 +81,35 @@ class Worker:
             self._process = subprocess.Popen(self._command, env=environment, start_new_session=True)
             return
         before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, [self._place.core])  # Is inherited.
+        os.sched_setaffinity(0, [self._place.core])  # Inherited by the child.
         try:
             self._process = subprocess.Popen(self._command, env=environment, start_new_session=True)
         finally:
             os.sched_setaffinity(0, before)
 
     def stop(self) -> None:
-        """Has it save and end."""
+        """Asks it to save and exit."""
         self._process.terminate()
 
     def ended(self, out: Console, stopping: bool) -> bool:
-        """Whether it has, after a successor was started where it was killed."""
+        """Whether it has exited; restarts it first if it was killed."""
         code = self._process.poll()
         if code is None:
             return False
         if code >= 0 or stopping:
             return True
         what = f"A worker was killed by {signal.Signals(-code).name}"
-        if not self._successors:
-            out.print(f"{what} again, and has no successor.")
+        if not self._restarts:
+            out.print(f"{what} again and is not restarted.")
             return True
-        self._successors -= 1
-        out.print(f"{what}; another goes on.")
+        self._restarts -= 1
+        out.print(f"{what} and is restarted.")
         self._start()
         return False
 
 
 def work(out: Console, command: Sequence[str], places: Sequence[Place], stop: Stop) -> None:
-    """Has workers work until all have ended, or until `stop`, which has them save first."""
+    """Runs workers until all have exited; on `stop`, asks them to save and exit."""
     workers = [Worker(command, place) for place in places]
     asked = False
     while workers:

@@ -1,4 +1,4 @@
-"""What a sweep is to train, how long that takes, and how far each run of it is."""
+"""The runs of a sweep, their expected duration, and the state of each."""
 
 import contextlib
 import dataclasses
@@ -17,13 +17,13 @@ from mnist_jax.files import make_folder, parse_json, write_text
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
 
-# In a run's directory, beside the run's own files.
+# In the run directory, beside the run's own files.
 _FAILURE = "failure.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A seed of a row, and where it is trained."""
+    """A seed of a row, and its run directory."""
 
     article: Article
     row: Row
@@ -32,28 +32,28 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it is called in a line."""
+        """Its name in messages."""
         return f"{self.row_name} seed {self.seed}"
 
     @property
     def row_name(self) -> str:
-        """Its row, as the command line takes it."""
+        """Its row, as given on the command line."""
         return row_name(self.article, self.row)
 
     @property
     def recipe(self) -> Recipe:
-        """What is trained."""
+        """The row's recipe with this seed."""
         return dataclasses.replace(self.row.recipe, seed=self.seed)
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Which seeds of every row a sweep is to have.
+    """The seeds of every row in a sweep.
 
     Attributes:
       first: the smallest.
-      count: how many; None for as many as a row is to have.
-      fill: whether other seeds that are recorded count, too.
+      count: how many; None for the row's own number.
+      fill: whether any recorded seeds count towards that number.
     """
 
     first: int
@@ -61,7 +61,7 @@ class Seeds:
     fill: bool
 
     def missing(self, row: Row, recorded: Collection[int]) -> list[int]:
-        """Those of a row to train beside the recorded ones, in order."""
+        """The seeds of a row that are still to be trained, in order."""
         count = self.count or row.seeds
         free = (seed for seed in itertools.count(self.first) if seed not in recorded)
         if self.fill:
@@ -72,14 +72,14 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Rows, which of their seeds there shall be, and where everything is."""
+    """Rows, their seeds, and where everything is stored."""
 
     rows: Sequence[tuple[Article, Row]]
     seeds: Seeds
     places: Places
 
     def recorded(self) -> dict[str, set[int]]:
-        """The seeds of each row that have a record, as the files are now.
+        """The seeds of each row that have a record, read from the files now.
 
         Raises:
           Failure: a record is damaged or of another recipe than its row.
@@ -104,17 +104,17 @@ class Sweep:
 
 
 def row_name(article: Article, row: Row) -> str:
-    """A row as the command line takes it."""
+    """A row as given on the command line."""
     return f"{article.name}/{row.id}"
 
 
 def chosen(
     articles: Sequence[Article], names: Sequence[str], everything: bool
 ) -> list[tuple[Article, Row]]:
-    """The rows of these names, each once; an ensemble's name stands for its members' row.
+    """The rows with these names, each once; an ensemble's name stands for its members' row.
 
     Raises:
-      UsageError: there is no such row, or no row is asked for.
+      UsageError: a row does not exist, or none is given.
     """
     if everything == bool(names):
         raise UsageError("Give rows as ARTICLE/ROW, or --all or --missing for every row.")
@@ -137,15 +137,15 @@ State = Literal["running", "failed", "waiting"]
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run without a record is.
+    """The state of a run without a record.
 
     Attributes:
-      run: which.
-      state: `running` where a process trains it, else `failed` where the last one that did says
-        why, else `waiting`.
-      done: the share of its epochs up to the last evaluation, from 0 to 1.
-      seconds: what is left takes on one worker; None where nothing says so.
-      why: the sentence of a failed one.
+      run: the run.
+      state: `running` if a process is training it, else `failed` if the last process that did left
+        a reason, else `waiting`.
+      done: the fraction of its epochs up to the last evaluation, from 0 to 1.
+      seconds: time left on one worker; None if unknown.
+      why: the reason for a failure.
     """
 
     run: Run
@@ -156,10 +156,10 @@ class Standing:
 
 
 def standing(run: Run, whole: float | None) -> Standing:
-    """Looks at a run's directory; `whole` is how long all of it is expected to take, in seconds."""
+    """Reads the state from the run directory; `whole` is the run's expected duration in seconds."""
     failure = failure_of(run)
     done, left = 0.0, whole
-    with contextlib.suppress(Failure):  # Whoever trains there says so.
+    with contextlib.suppress(Failure):  # Whoever trains the run reports this.
         if rows := run.directory.metrics():
             done = min(1.0, rows[-1].epoch / run.recipe.epochs)
             left = rows[-1].seconds / done * (1 - done) if done else whole
@@ -171,7 +171,7 @@ def standing(run: Run, whole: float | None) -> Standing:
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
-    """How long so many workers take who each take the longest run that is left."""
+    """How long `workers` take if each always takes the longest remaining run."""
     ends = [0.0] * workers
     for one in sorted(seconds, reverse=True):
         heapq.heapreplace(ends, ends[0] + one)
@@ -179,7 +179,7 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
 
 
 def failure_of(run: Run) -> Mapping[str, str]:
-    """Why the last process that trained a run gave up, as `why`, and in which `sweep`."""
+    """The `why` and `sweep` of the last process that gave up on a run; empty if none did."""
     try:
         found = parse_json((run.directory.path / _FAILURE).read_text())
     except (OSError, ValueError):
@@ -190,7 +190,7 @@ def failure_of(run: Run) -> Mapping[str, str]:
 
 
 def note_failure(run: Run, sweep: str, why: str) -> None:
-    """Says so to other processes; where nothing can be written, they find out themselves."""
+    """Stores a failure for other processes; if that is impossible, they find out themselves."""
     with contextlib.suppress(OSError):
         make_folder(run.directory.path)
         write_text(run.directory.path / _FAILURE, json.dumps({"sweep": sweep, "why": why}) + "\n")

@@ -1,4 +1,4 @@
-"""What a sweep still has to do, in words and as a table."""
+"""Progress of a sweep, as sentences and as a table."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -13,7 +13,7 @@ _STATES = ("running", "waiting", "failed")
 
 
 def expected(sweep: Sweep, results: Results) -> dict[str, float | None]:
-    """Seconds that a seed of each row takes on one core, by the row's name."""
+    """Expected seconds for a seed of each row on one core, by row name."""
     return {
         plan.row_name(article, row): durations.on_a_core(results, row)
         for article, row in sweep.rows
@@ -21,12 +21,12 @@ def expected(sweep: Sweep, results: Results) -> dict[str, float | None]:
 
 
 def longest_first(runs: Sequence[Run], whole: Mapping[str, float | None]) -> list[Run]:
-    """The runs in the order in which workers end soonest: of unknown length, then the longest."""
+    """The runs in the order that finishes soonest: unknown lengths first, then longest first."""
     return sorted(runs, key=lambda run: -(whole[run.row_name] or float("inf")))
 
 
 def outlook(runs: Sequence[Run], whole: Mapping[str, float | None], workers: int) -> str:
-    """How many runs there are and how long so many workers take."""
+    """The number of runs, and how long this many workers take for them."""
     rows = len({run.row_name for run in runs})
     count = f"{_count(len(runs), 'run')} of {_count(rows, 'row')}"
     return f"{count}: {_time([whole[run.row_name] for run in runs], workers)}"
@@ -35,7 +35,7 @@ def outlook(runs: Sequence[Run], whole: Mapping[str, float | None], workers: int
 def _time(seconds: Sequence[float | None], workers: int) -> str:
     known = [one for one in seconds if one is not None]
     if not known:
-        return "how long they take is in no record"
+        return "no record says how long they take"
     unknown = len(seconds) - len(known)
     beside = f", and {_count(unknown, 'run')} of unknown length" if unknown else ""
     ends = hours(plan.makespan(known, workers))
@@ -47,7 +47,7 @@ def table(
     standings: Sequence[Standing],
     whole: Mapping[str, float | None],
 ) -> Table:
-    """A line for every row, all of which `recorded` has."""
+    """A table with one line per row of `recorded`."""
     head = ("row", "done", "running", "waiting", "failed", "a seed takes", "left, of one core")
     made = Table(*head, box=None)
     for name, seeds in recorded.items():
@@ -71,7 +71,7 @@ def table(
 def summary(
     recorded: Mapping[str, Collection[int]], standings: Sequence[Standing], workers: int
 ) -> str:
-    """One sentence on all rows, for as many workers as are at work, or else so many."""
+    """One sentence on all rows; the time is for the running workers, or `workers` if none run."""
     count = {state: sum(one.state == state for one in standings) for state in _STATES}
     done = sum(map(len, recorded.values()))
     states = ", ".join(f"{count[state]} {state}" for state in _STATES)
@@ -81,12 +81,12 @@ def summary(
 
 
 def failures(standings: Sequence[Standing]) -> list[str]:
-    """A line for every run that failed."""
+    """One line per failed run."""
     return [f"{one.run.name} failed: {one.why}" for one in standings if one.state == "failed"]
 
 
 def hours(seconds: float) -> str:
-    """A duration, in the unit that suits it."""
+    """A duration in a suitable unit."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

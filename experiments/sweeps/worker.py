@@ -1,4 +1,4 @@
-"""One worker of a sweep: trains one run after another, those that no other process has."""
+"""One worker of a sweep: trains one run after another that no other process has claimed."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,22 @@ from mnist_jax.training.trainer import Trainer
 
 
 def work(out: Console, sweep: Sweep, name: str, stop: Stop) -> int:
-    """Trains until nothing is left that waits, and records what it trained.
+    """Trains and records runs until none is waiting.
 
-    A run is taken by the lock of its directory. One that fails is left, with what it says, and no
-    worker of this sweep tries it again.
+    A run is claimed by locking its directory. If it fails, its message is stored and no worker of
+    this sweep retries it.
 
     Args:
-      out: gets a line when a run begins or goes on, and when it ends.
-      sweep: what there is to do; rows that are named first are trained first.
-      name: of the sweep, the same for all of its workers.
-      stop: whether to save and end.
+      out: gets a line when a run starts or resumes, and when it ends.
+      sweep: what to train, in this order of rows.
+      name: of the sweep, the same for all its workers.
+      stop: whether to save and exit.
 
     Returns:
       How many runs failed.
 
     Raises:
-      Stopped: it was asked to, in the middle of a run.
+      Stopped: `stop` asked for it during a run.
     """
     failed = set[str]()
     while not stop() and (run := next(_free(sweep, name, failed), None)):
@@ -45,7 +45,7 @@ def work(out: Console, sweep: Sweep, name: str, stop: Stop) -> int:
             raise
         except Failure as failure:
             why = _why(failure)
-        except Exception as error:  # Of one run: the others do not suffer from it.
+        except Exception as error:  # One run's error must not affect the others.
             logging.exception("%s", run.name)
             why = _why(error)
         else:
@@ -66,7 +66,7 @@ def _free(sweep: Sweep, name: str, failed: set[str]) -> Iterator[Run]:
 
 def _train(out: Console, sweep: Sweep, run: Run, name: str, stop: Stop) -> None:
     listener = partial(_claimed, out, run, name)
-    # One device, since there are others who work: also where a machine shows all of its own.
+    # One device, even where more are visible: they are for the other workers.
     made = training.train(
         sweep.places,
         run.article,
@@ -89,10 +89,10 @@ def _why(error: Exception) -> str:
 def _claimed(
     out: Console, run: Run, name: str, trainer: Trainer, runs: Sequence[RunDirectory]
 ) -> Iterator[Listener]:
-    """Tells of a run, and that it failed as long as no other worker can take it."""
+    """Reports a run; notes its failure while the lock still keeps other workers from it."""
     del runs
     if plan.failure_of(run).get("sweep") == name:
-        raise Busy(f"{run.name} failed while this worker looked for something to do.")
+        raise Busy(f"{run.name} failed while this worker was looking for a run.")
     out.print(f"{run.name}: {trainer.schedule.total_steps} steps")
 
     def listener(event: Progress | Evaluated | Resumed) -> None:
