@@ -2,10 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-# Most modules are never imported; the others are compiled when they are.
+# Most modules are never imported; the others are compiled on first import.
 PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 
-# A stamp per requirements file: a second call installs nothing.
+# One stamp per requirements file, so that a second call installs nothing.
 $(VENV)/requirements.stamp: requirements.txt
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install $(PIP_OPTIONS) -r requirements.txt
@@ -25,7 +25,7 @@ $(VENV)/requirements-onnx.stamp: requirements-onnx.txt $(VENV)/requirements-dev.
 
 .PHONY: train test test-all faults slurm slurm-packages check newest docs dist torch onnx
 
-# A process for every core; what one has left over at the end, another takes.
+# One process per core; an idle one takes over tests from others.
 PYTEST := $(RUN) -m pytest -n logical --dist=worksteal
 
 train: $(VENV)/requirements.stamp  ## Train dbl_conv_relu; ARGS= passes flags on.
@@ -40,20 +40,20 @@ test-all: $(VENV)/requirements-dev.stamp  ## Run all tests; ARGS= passes options
 faults: $(VENV)/requirements-dev.stamp  ## Run the long version of the fault and fuzz tests.
 	MNIST_JAX_FAULTS=long $(RUN) -m pytest tests/test_caches.py tests/test_checkpoint.py tests/test_faults.py tests/test_file_operations.py tests/test_fuzz.py $(ARGS)
 
-slurm-packages:  ## Install Debian's Slurm, where that can be had; tests that need it are skipped elsewhere.
+slurm-packages:  ## Install Debian's Slurm if possible; otherwise the tests that need it are skipped.
 	test -x /usr/sbin/slurmctld || { apt-get update && \
 	  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } || \
 	  echo "Slurm can't be installed here; its tests will be skipped."
 
-slurm: $(VENV)/requirements-dev.stamp slurm-packages  ## Test on a Slurm of two virtual nodes.
+slurm: $(VENV)/requirements-dev.stamp slurm-packages  ## Test on a Slurm cluster of two virtual nodes.
 	$(PYTEST) tests/slurm $(ARGS)
 
-check: $(VENV)/requirements-dev.stamp  ## Lint, format and type checks.
+check: $(VENV)/requirements-dev.stamp  ## Lint, and check formatting and types.
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-newest:  ## Run the quick tests with the newest releases there are, without PyTorch; ARGS= passes options on.
+newest:  ## Run the quick tests with the newest releases of the dependencies, without PyTorch; ARGS= passes options on.
 	$(PYTHON) -m venv build/newest
 	sed 's/==.*//' requirements.txt requirements-dev.txt requirements-onnx.txt | \
 	  build/newest/bin/python -m pip install $(PIP_OPTIONS) --upgrade -r /dev/stdin
@@ -62,7 +62,7 @@ newest:  ## Run the quick tests with the newest releases there are, without PyTo
 docs: $(VENV)/requirements-dev.stamp  ## Build docs/api/: the API reference, with the guides.
 	$(RUN) -m docs.build_pages docs/api
 
-dist: $(VENV)/requirements-dev.stamp  ## Build dist/, and try the wheel in a fresh environment, outside the checkout.
+dist: $(VENV)/requirements-dev.stamp  ## Build dist/, and test the wheel in a fresh environment outside the checkout.
 	rm -rf dist
 	$(RUN) -m build
 	$(RUN) -m twine check --strict dist/*
@@ -73,4 +73,4 @@ dist: $(VENV)/requirements-dev.stamp  ## Build dist/, and try the wheel in a fre
 
 torch: $(VENV)/requirements-torch.stamp  ## Install PyTorch for the cross-framework tests and the benchmark.
 
-onnx: $(VENV)/requirements-onnx.stamp  ## Install ONNX and its runtime, for export and its tests.
+onnx: $(VENV)/requirements-onnx.stamp  ## Install ONNX and ONNX Runtime, for export and its tests.

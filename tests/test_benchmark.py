@@ -180,7 +180,7 @@ def test_the_readme_has_the_ratios_of_the_measurements() -> None:
     words = " ".join((page.KEPT.parents[1] / "README.md").read_text().split())
     evaluated = json.loads((page.KEPT / "evaluation.json").read_text())["rows"]
     assert {model_entry(row["model"]).article[0] for row in evaluated} >= set("ABCDEF")
-    assert "evaluated, where they have convolutions, at" in words
+    assert "networks with convolutions are evaluated at" in words
     claims = (
         ("training.json", "AB"),
         ("training.json", "CDEF"),

@@ -1,4 +1,4 @@
-"""The plan of the house: every module's imports point downward, and none go in a circle."""
+"""The layers of the code: every module's imports point downward, and there are no cycles."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("mnist_jax", "experiments")
-# From the top floor to the ground; a module belongs to the floor that names it or its room.
-FLOORS = [
+# From top to bottom; a module belongs to the layer that names it or its package.
+LAYERS = [
     {"experiments"},
     {"experiments.sweeps"},
     {"experiments.evidence", "experiments.contenders"},
@@ -38,13 +38,13 @@ def modules() -> dict[str, Path]:
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
 
 
-DOORS = FLOORS.index({"mnist_jax"})
+ENTRY_POINTS = LAYERS.index({"mnist_jax"})
 
 MODULES = modules()
 
 
 def imports(path: Path) -> set[str]:
-    """Every module of ours that a file names in an import, wherever in the file it stands."""
+    """Every module of ours that a file imports, anywhere in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -59,22 +59,22 @@ def imports(path: Path) -> set[str]:
 IMPORTS = {name: imports(path) for name, path in MODULES.items()}
 
 
-def floor(module: str) -> int:
-    """The number of a module's floor; that of its room, or its own."""
+def layer(module: str) -> int:
+    """The index of a module's layer: its own or that of its package."""
     name = module.removesuffix(".__init__")
-    while not any(name in rooms for rooms in FLOORS):
+    while not any(name in members for members in LAYERS):
         name = name.rpartition(".")[0]
-    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+    return next(index for index, members in enumerate(LAYERS) if name in members)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_downward(module: str) -> None:
-    upward = {name for name in IMPORTS[module] if floor(name) < floor(module)}
-    assert not upward, f"{module} imports {upward} from a floor above"
+    upward = {name for name in IMPORTS[module] if layer(name) < layer(module)}
+    assert not upward, f"{module} imports {upward} from a higher layer"
 
 
-def test_there_are_no_circles() -> None:
-    # A package's own `__init__` gathers what is in it.
+def test_there_are_no_cycles() -> None:
+    # A package's own `__init__` re-exports its contents.
     graph = {
         name: {other if other in MODULES else f"{other}.__init__" for other in others}
         for name, others in IMPORTS.items()
@@ -83,21 +83,21 @@ def test_there_are_no_circles() -> None:
     assert len(order) >= len(MODULES)
 
 
-@pytest.mark.parametrize("door", sorted(name for name in MODULES if floor(name) == DOORS))
-def test_doors_set_the_log_level_before_jax_is_imported(door: str) -> None:
-    # `mnist_jax.cli` does so, and comes first in the order in which imports are sorted.
-    tree = ast.parse(MODULES[door].read_text()).body
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if layer(name) == ENTRY_POINTS))
+def test_entry_points_set_the_log_level_before_jax_is_imported(module: str) -> None:
+    # `mnist_jax.cli` does so, and sorted imports put it first.
+    tree = ast.parse(MODULES[module].read_text()).body
     names = [node.module for node in tree if isinstance(node, ast.ImportFrom) and node.module]
     names += [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
     assert not {name.split(".")[0] for name in names} & {"jax", "jaxlib", "flax", "optax"}
-    if "mnist_jax.cli" in IMPORTS[door]:
+    if "mnist_jax.cli" in IMPORTS[module]:
         ours = [name for name in names if name.startswith("mnist_jax")]
         assert ours[0] == "mnist_jax"
 
 
-def test_an_upward_import_and_a_circle_would_be_seen() -> None:
+def test_an_upward_import_would_be_detected() -> None:
     assert (
-        floor("mnist_jax.kernels.ops") > floor("mnist_jax.models.layers") > floor("mnist_jax.train")
+        layer("mnist_jax.kernels.ops") > layer("mnist_jax.models.layers") > layer("mnist_jax.train")
     )
     assert "mnist_jax.kernels.ops" in IMPORTS["mnist_jax.models.layers"]
     assert "mnist_jax.cli.tensorboard" in IMPORTS["mnist_jax.train"]
