@@ -26,9 +26,9 @@ def build(folder: Path) -> None:
     """Writes the pages: `index.html` is the README.
 
     Args:
-      folder: where they go; what they link to in the checkout is found from there.
+      folder: where they go; links into the checkout are relative to it.
     """
-    # The package imports these when they are asked for, and pdoc only looks.
+    # The package imports these lazily, and pdoc does not trigger that.
     for name in mnist_jax.__all__:
         setattr(mnist_jax, name, getattr(mnist_jax, name))
     modules = {"mnist_jax": doc.Module(mnist_jax)}
@@ -36,7 +36,7 @@ def build(folder: Path) -> None:
         if found.name.removeprefix("mnist_jax.") not in COMMANDS:
             modules[found.name] = doc.Module(import_module(found.name))
     for name, module in modules.items():
-        # Pdoc would pass over those that `__all__` does not name.
+        # Pdoc would skip those that `__all__` does not name.
         below = (other for other in modules if other.rpartition(".")[0] == name)
         module.__dict__["submodules"] = [modules[other] for other in below]
     for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))):
@@ -57,7 +57,7 @@ def _page_name(path: Path) -> str:
 
 
 def _linked(path: Path, folder: Path) -> str:
-    """A guide's text with links to the other pages, and from `folder` to what is none."""
+    """A guide's text, its links turned into those of a page in `folder`."""
 
     def link(found: re.Match[str]) -> str:
         file, mark, place = found[1].partition("#")
@@ -72,8 +72,8 @@ def _linked(path: Path, folder: Path) -> str:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
-    # Optax's type of its states refers to this one by a name that is known in its module only, and
-    # what is optional need not be installed to read of it.
+    # Optax's state type refers to `ArrayTree` by a name that only its own module knows; optional
+    # packages need not be installed to build the pages.
     warnings.filterwarnings("ignore", ".* Import of (ArrayTree|onnx) failed")
     warnings.filterwarnings("ignore", ".* No module named 'onnx'")
     build(Path(sys.argv[1]).resolve())
