@@ -15,7 +15,7 @@ from experiments.evidence import whole_run_page, whole_runs
 from experiments.evidence.records import Record, append
 from experiments.evidence.rows import all_articles, find
 from experiments.evidence.whole_runs import WholeRun
-from experiments.references.courses import Apart, Followed, Side
+from experiments.references.replays import Apart, Followed, Side
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.recipe import Recipe

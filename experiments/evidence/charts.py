@@ -88,7 +88,7 @@ def accuracy_by_epoch(
     """Draws a panel for each row: its seeds' test accuracy, and the published figures.
 
     Args:
-      rows: a course for each seed, by the row's name.
+      rows: a curve for each seed, by the row's name.
       published: accuracies in percent, by the row's name.
       wide: whether to draw up to five panels side by side, instead of two.
     """

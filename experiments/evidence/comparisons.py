@@ -94,8 +94,8 @@ def selection(results: Results, article: Article, row: Row) -> Selection | None:
     """The gain from selecting on the test set; None without runs."""
     if not (runs := results.runs[article.name, row.id, "jax"]):
         return None
-    courses = [100 * np.asarray(run.curve["test_accuracy"]) for run in runs]
-    last, best = np.asarray([(one[-1], one.max()) for one in courses]).T
+    curves = [100 * np.asarray(run.curve["test_accuracy"]) for run in runs]
+    last, best = np.asarray([(one[-1], one.max()) for one in curves]).T
     chosen = last if row.recipe.selection == "last" else [run.accuracy for run in runs]
     return Selection(
         n=len(runs),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.evidence.records import digest
-from experiments.references.courses import Apart, Followed, Side
+from experiments.references.replays import Apart, Followed, Side
 from mnist_jax.errors import Failure
 from mnist_jax.files import parse_json, unwritable, write_text
 from mnist_jax.recipe import Recipe
@@ -53,8 +53,8 @@ class WholeRun:
     def to_json(self) -> str:
         """One line."""
         recipe = self.recipe.to_dict()
-        courses = {
-            name: {column: _rounded(course) for column, course in value._asdict().items()}
+        curves = {
+            name: {column: _rounded(curve) for column, curve in value._asdict().items()}
             if isinstance(value, Side | Apart)
             else value
             for name, value in self.followed._asdict().items()
@@ -68,7 +68,7 @@ class WholeRun:
             "date": self.date,
             "environment": dict(self.environment),
         }
-        return json.dumps(about | courses)
+        return json.dumps(about | curves)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -83,9 +83,9 @@ class WholeRun:
         if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         stated = values.pop("seed"), values.pop("epochs")
-        courses = {name: values.pop(name) for name in Followed._fields}
-        tables = {name: kind(**courses[name]) for name, kind in _TABLES.items()}
-        followed = Followed(**courses | tables)
+        curves = {name: values.pop(name) for name in Followed._fields}
+        tables = {name: kind(**curves[name]) for name, kind in _TABLES.items()}
+        followed = Followed(**curves | tables)
         run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"]), "followed": followed})
         if {len(column) for table in tables.values() for column in table} != {run.epochs}:
             raise ValueError("its columns have different lengths")

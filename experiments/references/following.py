@@ -27,8 +27,8 @@ from experiments.references.compare_torch import (
     to_torch,
     values_of,
 )
-from experiments.references.courses import Apart, Followed, Side
 from experiments.references.ours import dropout_masks
+from experiments.references.replays import Apart, Followed, Side
 from experiments.references.torch_networks import Original
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
