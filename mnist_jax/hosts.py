@@ -41,7 +41,7 @@ _END = "mnist_jax/end"
 
 
 @dataclass
-class _Meeting:
+class _ProcessGroup:
     """A process's state in a run of several processes.
 
     Attributes:
@@ -50,7 +50,7 @@ class _Meeting:
       client: JAX's client of the coordination service, which the first process runs.
       ending: set once this process is ending, for a known reason.
       speaking: held by the thread that reports the reason.
-      talks: the number of messages so far.
+      messages: the number of messages so far.
       heard: keys that the first process has set since it last heard from all others.
     """
 
@@ -59,26 +59,26 @@ class _Meeting:
     client: Any = None
     ending: threading.Event = field(default_factory=threading.Event)
     speaking: threading.Lock = field(default_factory=threading.Lock)
-    talks: int = 0
+    messages: int = 0
     heard: list[str] = field(default_factory=list)
 
-    def next_name(self) -> str:
+    def next_key(self) -> str:
         """The key of the next message, the same in all processes."""
-        self.talks += 1
-        return f"mnist_jax/{self.talks}"
+        self.messages += 1
+        return f"mnist_jax/{self.messages}"
 
 
-_meeting: _Meeting | None = None
+_group: _ProcessGroup | None = None
 
 
 def count() -> int:
     """The number of processes that train together."""
-    return _meeting.count if _meeting else 1
+    return _group.count if _group else 1
 
 
 def index() -> int:
     """The index of this process."""
-    return _meeting.index if _meeting else 0
+    return _group.index if _group else 0
 
 
 def is_first() -> bool:
@@ -92,7 +92,7 @@ def launched_as() -> int:
     return launched[2] if launched else 0
 
 
-def meet(
+def connect(
     coordinator: str | None,
     num_processes: int | None,
     process_id: int | None,
@@ -140,10 +140,10 @@ def meet(
 
 
 def _initialize(coordinator: str | None, total: int | None, mine: int | None, detect: bool) -> None:
-    global _meeting
+    global _group
     import jax
 
-    _meeting = _Meeting(mine or 0, total or 0)
+    _group = _ProcessGroup(mine or 0, total or 0)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -155,7 +155,7 @@ def _initialize(coordinator: str | None, total: int | None, mine: int | None, de
             heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
-        _meeting = None
+        _group = None
         if total is None and isinstance(error, ValueError):
             return  # A single machine with its own TPUs.
         reason = str(error).partition("\n")[0].rstrip(".")
@@ -165,51 +165,51 @@ def _initialize(coordinator: str | None, total: int | None, mine: int | None, de
         ) from error
     # There is no public API for the key-value store that JAX's processes share.
     state = importlib.import_module("jax._src.distributed").global_state
-    _meeting = _Meeting(state.process_id, state.num_processes, state.client)
-    if _meeting.count == 1:
-        _meeting = None
+    _group = _ProcessGroup(state.process_id, state.num_processes, state.client)
+    if _group.count == 1:
+        _group = None
     else:
-        _start_watch(_meeting, jax.distributed.shutdown)
+        _start_watch(_group, jax.distributed.shutdown)
 
 
-def told(value: T) -> T:
+def broadcast(value: T) -> T:
     """Broadcasts the first process's value, of JSON types; all processes must call it."""
-    if _meeting is None:
+    if _group is None:
         return value
-    name = _meeting.next_name()
+    name = _group.next_key()
     if is_first():
-        _meeting.client.key_value_set(name, json.dumps(value))
-        _meeting.heard.append(name)
-    answer: T = json.loads(_meeting.client.blocking_key_value_get(name, 1000 * _MESSAGE_TIMEOUT))
+        _group.client.key_value_set(name, json.dumps(value))
+        _group.heard.append(name)
+    answer: T = json.loads(_group.client.blocking_key_value_get(name, 1000 * _MESSAGE_TIMEOUT))
     return answer
 
 
-def gathered(value: T) -> list[T]:
+def gather(value: T) -> list[T]:
     """Gathers every process's value, of JSON types, in the first; returns [] in the others."""
-    if _meeting is None:
+    if _group is None:
         return [value]
-    name = _meeting.next_name()
+    name = _group.next_key()
     if not is_first():
-        _meeting.client.key_value_set(f"{name}/{index()}", json.dumps(value))
+        _group.client.key_value_set(f"{name}/{index()}", json.dumps(value))
         return []
     values = [value]
-    for other in range(1, _meeting.count):
-        text = _meeting.client.blocking_key_value_get(f"{name}/{other}", 1000 * _MESSAGE_TIMEOUT)
+    for other in range(1, _group.count):
+        text = _group.client.blocking_key_value_get(f"{name}/{other}", 1000 * _MESSAGE_TIMEOUT)
         values.append(json.loads(text))
-    for old in (*_meeting.heard, name):  # Who sent this has read all earlier messages.
-        _meeting.client.key_value_delete(old)
-    _meeting.heard.clear()
+    for old in (*_group.heard, name):  # Who sent this has read all earlier messages.
+        _group.client.key_value_delete(old)
+    _group.heard.clear()
     return values
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Waits until all processes have reached this point.
 
     Collectives on CPUs fail if a process reaches them half a minute before another, for example
     because it found in its cache what the other has to compile.
     """
-    if _meeting is not None:
-        _meeting.client.wait_at_barrier(_meeting.next_name(), 1000 * _MESSAGE_TIMEOUT)
+    if _group is not None:
+        _group.client.wait_at_barrier(_group.next_key(), 1000 * _MESSAGE_TIMEOUT)
 
 
 def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) -> None:
@@ -222,7 +222,7 @@ def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) 
     Raises:
       UsageError: in the first process, if another process's facts differ.
     """
-    for place, other in enumerate(gathered(facts)):
+    for place, other in enumerate(gather(facts)):
         if other != facts:
             raise UsageError(
                 f"Process {place} has {difference(other, facts)}, not"
@@ -231,23 +231,23 @@ def check_same(facts: Mapping[str, Any], difference: Callable[[Any, Any], str]) 
             )
 
 
-def _start_watch(meeting: _Meeting, shutdown: Callable[[], None]) -> Callable[[], None]:
+def _start_watch(group: _ProcessGroup, shutdown: Callable[[], None]) -> Callable[[], None]:
     """Starts a thread that watches for the end of the run; returns a function that stops it.
 
     The function is also called when this process exits.
 
     Args:
-      meeting: the state of this process.
+      group: the state of this process.
       shutdown: waits for the other processes, any of which may still end the run.
     """
-    watching = threading.Thread(target=_watch, args=(meeting,), daemon=True)
+    watching = threading.Thread(target=_watch, args=(group,), daemon=True)
     watching.start()
 
     def end() -> None:
         try:
             shutdown()
         finally:
-            meeting.ending.set()
+            group.ending.set()
             watching.join()
 
     # A thread inside JAX's client when Python exits may crash the process.
@@ -255,57 +255,57 @@ def _start_watch(meeting: _Meeting, shutdown: Callable[[], None]) -> Callable[[]
     return end
 
 
-def _watch(meeting: _Meeting) -> None:
+def _watch(group: _ProcessGroup) -> None:
     """Ends this process as soon as another one has announced the end of the run."""
-    while not meeting.ending.is_set():
+    while not group.ending.is_set():
         # Not yet; or the first process is lost, which JAX will report.
         with contextlib.suppress(Exception):
-            code = int(meeting.client.blocking_key_value_get(_END, _POLL_MS))
-            if not meeting.ending.is_set():
-                _leave(meeting, code)
+            code = int(group.client.blocking_key_value_get(_END, _POLL_MS))
+            if not group.ending.is_set():
+                _leave(group, code)
             return
-        meeting.ending.wait(0.1)
+        group.ending.wait(0.1)
 
 
-def is_to_say_why(code: int) -> bool:
+def announce_end(code: int) -> bool:
     """Announces the end of the run; returns whether this process is to report the reason.
 
     The process that fails first reports it; the others learn of it and end silently.
     """
-    if _meeting is None:
+    if _group is None:
         return True
-    _meeting.ending.set()
+    _group.ending.set()
     if not is_first():
         time.sleep(_REPORT_DELAY)  # The first process reports what fails in all of them.
     try:
-        _meeting.client.key_value_set(_END, str(code))
+        _group.client.key_value_set(_END, str(code))
     except RuntimeError as error:
         # If the first process is lost, the second one reports.
         if "ALREADY_EXISTS" in str(error) or index() != 1:
             return False
-    return _meeting.speaking.acquire(blocking=False)
+    return _group.speaking.acquire(blocking=False)
 
 
 def leave(code: int) -> None:
-    """Ends this process after `is_to_say_why`, once the others know; does nothing if alone."""
-    if _meeting is None:
+    """Ends this process after `announce_end`, once the others know; does nothing if alone."""
+    if _group is None:
         return
     if is_first():  # The coordination service that informs the others ends with it.
         until = time.monotonic() + _SHUTDOWN_TIMEOUT
-        for other in range(1, _meeting.count):
+        for other in range(1, _group.count):
             left = max(1, round(1000 * (until - time.monotonic())))
             with contextlib.suppress(RuntimeError):
-                _meeting.client.blocking_key_value_get(f"mnist_jax/left/{other}", left)
-    _leave(_meeting, code)
+                _group.client.blocking_key_value_get(f"mnist_jax/left/{other}", left)
+    _leave(_group, code)
 
 
-def _leave(meeting: _Meeting, code: int) -> None:
+def _leave(group: _ProcessGroup, code: int) -> None:
     with contextlib.suppress(RuntimeError):
-        meeting.client.key_value_set(f"mnist_jax/left/{meeting.index}", "")
+        group.client.key_value_set(f"mnist_jax/left/{group.index}", "")
     os._exit(code)  # JAX would wait for all others to end as well.
 
 
-def why_lost(text: str) -> str | None:
+def lost_process_message(text: str) -> str | None:
     """The error message for a JAX error about a process that is lost or has not connected.
 
     Args:
@@ -314,12 +314,12 @@ def why_lost(text: str) -> str | None:
     Returns:
       The message, or None if the text is about something else.
     """
-    if _meeting is None or not any(sign in text for sign in _SIGNS):
+    if _group is None or not any(sign in text for sign in _SIGNS):
         return None
-    if _meeting.client is None:
+    if _group.client is None:
         state = importlib.import_module("jax._src.distributed").global_state
         return (
-            f"Not all {_meeting.count} processes connected to {state.coordinator_address} within"
+            f"Not all {_group.count} processes connected to {state.coordinator_address} within"
             f" {_CONNECT_TIMEOUT} s; start each one where this address can be reached, with the"
             " same command except for --process_id."
         )
@@ -329,13 +329,13 @@ def why_lost(text: str) -> str | None:
     )
     reason = text.partition("\n")[0].rpartition("] ")[2].rstrip(".") if "Gloo" in text else ""
     return (
-        f"{who} of this run's {_meeting.count} has ended or can't be reached"
+        f"{who} of this run's {_group.count} has ended or can't be reached"
         f"{f' ({reason})' if reason else ''};"
         " start all of them again with the same command to resume from the last checkpoint."
     )
 
 
-def last_words(text: str) -> str | None:
+def abort_message(text: str) -> str | None:
     """The error message for what JAX has written before it aborts, when its API is unusable.
 
     Args:
@@ -344,13 +344,13 @@ def last_words(text: str) -> str | None:
     Returns:
       The message; None if the text is about something else; empty if another process reports it.
     """
-    sentence = why_lost(text)
-    if _meeting is None or sentence is None:
+    sentence = lost_process_message(text)
+    if _group is None or sentence is None:
         return None
-    _meeting.ending.set()
+    _group.ending.set()
     # If processes never connected, one or two report it; if the first is lost, the second does.
-    speaks = is_first() or (index() == 1 and (_meeting.client is None or "leader" in text))
-    if not _meeting.speaking.acquire(blocking=False):
+    speaks = is_first() or (index() == 1 and (_group.client is None or "leader" in text))
+    if not _group.speaking.acquire(blocking=False):
         time.sleep(_REPORT_DELAY)  # Another thread is reporting it.
         return ""
     return sentence if speaks else ""

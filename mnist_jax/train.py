@@ -14,7 +14,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from mnist_jax import cli, hosts
-from mnist_jax.cli import display, meeting, recipe_flags, streams
+from mnist_jax.cli import display, processes, recipe_flags, streams
 from mnist_jax.cli.signals import in_thread, stopping
 from mnist_jax.data import DATASETS, Dataset, load_dataset, resolve_dataset
 from mnist_jax.errors import UsageError
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
         display.list_models(display.console())
         streams.delivered()
         return
-    meeting.meet()
+    processes.connect()
     out = display.console()
     if math.isnan(_SAVE_EVERY.value):
         raise UsageError("--save_every is nan; give a number of seconds.")
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     look = hosts.is_first() and not _OVERWRITE.value
     there = _runs_there(recipe, parent) if look else []
     unfinished = [run for run in there if (run.result() or {}).get("epochs") != recipe.epochs]
-    begun = hosts.told(next((run.device() for run in unfinished if run.parts()), {}))
+    begun = hosts.broadcast(next((run.device() for run in unfinished if run.parts()), {}))
     if begun.get("threads", devices.cores()) != devices.cores():
         out.print(f"Resuming with {begun['threads']} CPU devices and threads, as it began.")
     devices.configure_process(cache_folder() / "compiled", like=begun)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
             _print_result(out, recipe, run, result)
         else:
             todo.append((one, run))
-    seeds = hosts.told([one.seed for one, _ in todo])
+    seeds = hosts.broadcast([one.seed for one, _ in todo])
     todo = [(one, run) for one, run in pairs if one.seed in seeds]
     runs = [run for _, run in todo]
     if todo:
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
 
         listeners.append(tensorboard.writers)
     with stopping() as stop:
-        for group in hosts.told(_groups(recipe, runs, look=look)):
+        for group in hosts.broadcast(_groups(recipe, runs, look=look)):
             together = [todo[place] for place in group]
             results = in_thread(
                 train,

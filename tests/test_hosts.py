@@ -64,8 +64,8 @@ def test_no_thread_is_within_jax_when_python_ends() -> None:
             raise RuntimeError("DEADLINE_EXCEEDED")
 
     before = set(threading.enumerate())
-    meeting = hosts._Meeting(index=1, count=2, client=Client())
-    end = hosts._start_watch(meeting, lambda: order.append("all are here"))
+    group = hosts._ProcessGroup(index=1, count=2, client=Client())
+    end = hosts._start_watch(group, lambda: order.append("all are here"))
     assert asked.wait(5)
     end()
     assert order == ["all are here", "asked in vain"]
@@ -200,7 +200,7 @@ def test_what_would_keep_processes_from_meeting_is_said_before(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=words):
-        hosts.meet(*flags, before=lambda: pytest.fail("They would have met."))
+        hosts.connect(*flags, before=lambda: pytest.fail("They would have met."))
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,8 @@ def test_a_process_alone_meets_nobody(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    hosts.meet(None, None, None, before=lambda: pytest.fail("There is nobody to meet."))
-    hosts.meet("localhost:1", 1, 0, before=lambda: pytest.fail("There is nobody to meet."))
+    hosts.connect(None, None, None, before=lambda: pytest.fail("There is nobody to meet."))
+    hosts.connect("localhost:1", 1, 0, before=lambda: pytest.fail("There is nobody to meet."))
     assert (hosts.count(), hosts.is_first()) == (1, True)
 
 
@@ -228,7 +228,7 @@ def test_in_a_job_of_several_tasks_but_not_by_srun_a_process_is_alone_and_says_s
         monkeypatch.setenv(name, "4")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    hosts.meet(None, None, None, before=lambda: pytest.fail("There is nobody to meet."))
+    hosts.connect(None, None, None, before=lambda: pytest.fail("There is nobody to meet."))
     assert "srun did not start this one: running as one process" in caplog.text
 
 
@@ -236,4 +236,4 @@ def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("localhost", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Exception, match=f"Port {port} can't be used here"):
-            hosts.meet(f"localhost:{port}", 2, 0)
+            hosts.connect(f"localhost:{port}", 2, 0)

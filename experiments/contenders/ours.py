@@ -35,7 +35,7 @@ def build(job: Job, dataset: Dataset) -> Work:
     if is_host:
         jax.config.update("jax_platforms", "cpu")
         if job.address:
-            hosts.meet(job.address, 2, job.place)
+            hosts.connect(job.address, 2, job.place)
     # Not pinned to one core each: that would measure compute and network threads taking turns.
     devices.configure_process(cache_folder() / "compiled", {"threads": 1} if is_host else {})
     if job.variant == MATMUL:

@@ -68,7 +68,7 @@ def run(main: Callable[[Sequence[str]], None], *, operands: bool = False) -> Non
         end(f"{os.fsdecode(error.filename)}: {error.strerror}; give another path.", 1)
     except (MemoryError, RuntimeError) as error:
         text = str(error)
-        if lost := hosts.why_lost(text):
+        if lost := hosts.lost_process_message(text):
             end(lost, 1)
         if isinstance(error, RuntimeError) and not any(words in text for words in _EXHAUSTED):
             raise
@@ -142,7 +142,7 @@ def _parse_with_operands(arguments: Sequence[str]) -> Sequence[str]:
 
 def end(sentence: str, code: int) -> NoReturn:
     """Ends the command and the other processes of its run; only one of them prints the message."""
-    if hosts.is_to_say_why(code):
+    if hosts.announce_end(code):
         sys.stderr.write(sentence.strip() + "\n")
     hosts.leave(code)
     sys.exit(code)

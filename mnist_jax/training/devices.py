@@ -192,7 +192,7 @@ def fetch(tree: Any, mesh: Mesh) -> Any:
         leaf.is_fully_replicated or leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)
     ):
         jax.block_until_ready(tree)
-        hosts.wait_for_all()
+        hosts.barrier()
         tree = jax.jit(_same, out_shardings=everywhere)(tree)
     return jax.device_get(tree)
 
@@ -201,7 +201,7 @@ def broadcast(tree: Any) -> Any:
     """Sends the first process's NumPy arrays to all; every process passes the same shapes."""
     if jax.process_count() == 1:
         return tree
-    hosts.wait_for_all()
+    hosts.barrier()
     leaves, structure = jax.tree.flatten(tree)
     # As bytes, because JAX broadcasts by adding zeros, which would change -0.0.
     content = np.concatenate([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])

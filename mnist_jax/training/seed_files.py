@@ -57,7 +57,7 @@ class SeedFiles:
         trainer = self._trainer
         pairs = zip(self._runs, self._stores, strict=True)
         usable = [_resumable(trainer.schedule, run, store) for run, store in pairs]
-        step = hosts.told(max(set.intersection(*usable), default=0) if usable else 0)
+        step = hosts.broadcast(max(set.intersection(*usable), default=0) if usable else 0)
         if step:
             like = {"log": self._padded_log()[0], "times": np.zeros(3)}
             states = [state | like for state in trainer.saved()]
@@ -77,7 +77,7 @@ class SeedFiles:
                     self._best[i] = row
                 if i == 0:
                     self._note_validation(row)
-        self._validated = hosts.told(self._validated)
+        self._validated = hosts.broadcast(self._validated)
 
     def save(self) -> None:
         """Saves every seed, and keeps the checkpoint that is selected so far."""

@@ -122,7 +122,7 @@ def train(
     seeds = [recipe.seed for recipe, _ in pairs]
     # Only the first process reads and writes files.
     runs = [run for _, run in pairs] if hosts.is_first() else []
-    begun = hosts.told([] if overwrite else [parts for run in runs if (parts := run.parts())])
+    begun = hosts.broadcast([] if overwrite else [parts for run in runs if (parts := run.parts())])
     trainer = Trainer(
         pairs[0][0],
         dataset,
@@ -149,7 +149,7 @@ def train(
         done = not overwrite and all(
             run.finished(recipe) for (recipe, _), run in zip(pairs, runs, strict=False)
         )
-        if hosts.told(done):
+        if hosts.broadcast(done):
             return [run.result() or {} for run in runs]  # Another command was faster.
         for (recipe, _), run in zip(pairs, runs, strict=False):
             if overwrite:
@@ -195,7 +195,7 @@ def fit(
                 run.note(init_from_sha256=weights.sha256)
         if not files.ended:
             trainer.compile()
-            hosts.wait_for_all()
+            hosts.barrier()
         stopping = 0
         saved = time.perf_counter()
         interval = 1
@@ -218,8 +218,8 @@ def fit(
                 listener(Evaluated(rows))
             due = time.perf_counter() - saved >= save_every
             # All processes take, save after and stop after the same steps.
-            stopping = max(hosts.gathered(int(stop())), default=0)
-            agreed = hosts.told([stopping, interval, int(selected), int(due)])
+            stopping = max(hosts.gather(int(stop())), default=0)
+            agreed = hosts.broadcast([stopping, interval, int(selected), int(due)])
             stopping, interval = agreed[:2]
             selected, due = bool(agreed[2]), bool(agreed[3])
             last = stopping > 0 or files.ended

@@ -23,14 +23,16 @@ _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _KEPT = list[object]()
 
 
-def meet() -> None:
+def connect() -> None:
     """Waits for the other processes, if the flags or a launcher specify any.
 
     Raises:
-      Failure: as `hosts.meet`.
+      Failure: as `hosts.connect`.
     """
     interrupt = signal.getsignal(signal.SIGINT)
-    hosts.meet(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, before=_before_waiting)
+    hosts.connect(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, before=_before_waiting
+    )
     signal.signal(signal.SIGINT, interrupt)
     if hosts.count() > 1:
         sys.excepthook = _unexpected
@@ -43,7 +45,7 @@ def _unexpected(
 ) -> None:
     """Ends the other processes too, so that none waits for one that a bug has ended."""
     sys.__excepthook__(kind, error, trace)
-    hosts.is_to_say_why(1)
+    hosts.announce_end(1)
     hosts.leave(1)
 
 
@@ -55,7 +57,7 @@ def _before_waiting() -> None:
 
     def aborted(number: int) -> None:
         text = os.pread(libraries.fileno(), 1 << 20, 0).decode(errors="replace")
-        if (words := hosts.last_words(text)) is not None:
+        if (words := hosts.abort_message(text)) is not None:
             sys.stderr.write(words and f"{words}\n")
             os._exit(1)
         sys.stderr.write(text)
