@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     """Writes the files or the report, or checks the files."""
     del argv
     if not _RESULTS.value.is_dir():
-        raise Failure(f"{_RESULTS.value} is no folder; give one with records to --results.")
+        raise Failure(f"{_RESULTS.value} is not a folder; give one with records to --results.")
     if _REPORT.value:
         # Imported here: the tables need no plots, and importing Matplotlib takes a second.
         from experiments.evidence import pages
@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
 
         comparison = pages.comparison(Results.load(all_articles(), _RESULTS.value))
         written = page.write(comparison, _pages(_RESULTS.value) / "report")
-        display.console().print(f"{written} has the report; its pictures are beside it.")
+        display.console().print(f"{written} has the report; its figures are beside it.")
         return
     for path, text in files(_RESULTS.value).items():
         if not _CHECK.value:
