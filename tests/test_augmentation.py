@@ -58,7 +58,7 @@ def test_a_recipe_with_augmentation_goes_to_json_and_back() -> None:
     "changes", [{"augmentation": AUGMENTED[::-1]}, {"mean": 0.5}, {"std": 0.5}]
 )
 def test_standardisation_has_the_last_word(changes: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="give it as the last of augmentation, with mean 0"):
+    with pytest.raises(UsageError, match="make it the last of augmentation, with mean 0"):
         recipe(**changes)
 
 

@@ -373,7 +373,7 @@ def test_says_that_orbax_cannot_read_what_is_as_it_was_saved(saved: Path, tmp_pa
     store = Checkpoints(directory)
     assert store.intact() == [1, 2]
     with pytest.raises(
-        Failure, match=r"The checkpoint .*/2 can't be read \(.*; remove it to go on"
+        Failure, match=r"The checkpoint .*/2 can't be read \(.*; remove it to resume from"
     ):
         store.restore({"log": np.zeros(4)})
 

@@ -44,7 +44,7 @@ def test_reads_gzipped_and_plain_files_whatever_their_name(
     [
         (b"", "truncated within its header"),
         (IMAGE_FILE[:15], "truncated within its header"),
-        (LABEL_FILE + bytes(8), r"no IDX file of images \(magic number 0x801 instead of 0x803"),
+        (LABEL_FILE + bytes(8), r"not an IDX file of images \(magic number 0x801 instead of 0x803"),
         (IMAGE_FILE[:-1], "truncated \\(2351 bytes of data instead of 2352"),
         (IMAGE_FILE[:16], "truncated \\(0 bytes"),
         (IMAGE_FILE + b"\0", "has 1 trailing bytes"),
@@ -60,7 +60,7 @@ def test_defective_images_are_refused(content: bytes, problem: str) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (IMAGE_FILE, r"no IDX file of labels \(magic number 0x803"),
+        (IMAGE_FILE, r"not an IDX file of labels \(magic number 0x803 instead of 0x801"),
         (LABEL_FILE[:-1], "truncated"),
         (LABEL_FILE + b"\0", "has 1 trailing bytes"),
         (LABEL_FILE[:-1] + b"\x0a", "holds the label 10, above 9"),

@@ -173,7 +173,7 @@ def test_a_transform_without_a_known_form_is_refused_by_name() -> None:
     pytest.importorskip("onnx", reason="`make onnx` installs it")
     network = _network("dense")
     inverted = _recipe("dense", augmentation=(_Inverted(),))
-    with pytest.raises(Failure, match=r"The recipe's horizontal_flip changes .* --input=norm"):
+    with pytest.raises(Failure, match=r"The recipe's transform horizontal_flip .* --input=norm"):
         to_onnx(network, inverted, pixels=True, metadata={})
     to_onnx(network, inverted, pixels=False, metadata={})
 

@@ -110,7 +110,7 @@ def test_a_recipe_that_names_weights_is_not_trained_without(
     digits: Dataset, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(FROM_SCRATCH, init_from="run")
-    with pytest.raises(ValueError, match="needs `read_weights`"):
+    with pytest.raises(ValueError, match="if, and only if, the recipe has `init_from`"):
         train([(recipe, RunDirectory(tmp_path / "run"))], digits, num_devices=1)
     assert not list(tmp_path.iterdir())
 

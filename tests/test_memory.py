@@ -56,7 +56,7 @@ def test_states_are_on_accelerators_and_what_is_saved_of_them_on_the_host(
     if place is None:
         check_memory(ADAM, 4)
     else:
-        with pytest.raises(UsageError, match=f"and {place} has"):
+        with pytest.raises(UsageError, match=f"but {place} has"):
             check_memory(ADAM, 4)
 
 

@@ -237,7 +237,7 @@ def test_a_dropout_rate_of_zero_keeps_every_unit() -> None:
 
 
 def test_dropout_of_every_unit_is_refused() -> None:
-    with pytest.raises(UsageError, match="less than 1, not 1"):
+    with pytest.raises(UsageError, match="The dropout rate is 1; give a number from 0 to below 1"):
         Dropout(1)
 
 

@@ -213,7 +213,7 @@ def test_without_an_address_a_sentence_says_where_to_put_it(
     with pytest.raises(Failure) as caught:
         load_pretrained("dense")
     place = tmp_path / "cache/mnist_jax/pretrained"
-    assert f"put {large.release} into {place}, or give the" in str(caught.value)
+    assert f"put {large.release} into {place}, or set $MNIST_JAX_RELEASES" in str(caught.value)
     place.mkdir(parents=True)
     (tmp_path / "theirs.safetensors").rename(place / large.release)
     assert load_pretrained("dense").step == 1

@@ -66,7 +66,7 @@ def test_an_image_that_is_not_there_is_said(histories: list[History], digits: Da
     ("arguments", "code", "sentence"),
     [
         (["--workdir=.", "--images=first"], 1, "neither a run"),
-        (["--workdir={}", "--images=first"], 2, "--images is 'first'; give numbers"),
+        (["--workdir={}", "--images=first"], 2, "--images is 'first'; give indices of test images"),
     ],
 )
 def test_misuse_is_one_sentence(
