@@ -268,10 +268,17 @@ def test_one_tensor_under_two_names_must_be_one(tensors: dict[str, np.ndarray]) 
     assert "fc1.weight and layer4.0.weight" in _refusal(tensors | {"layer4.0.weight": different})
 
 
-def test_a_network_with_other_layers_than_its_author_s() -> None:
-    network = make_network("lenet", np.float32, hidden=(120,))
-    with pytest.raises(Failure, match="other layers"):
-        pytorch.torch_layers(network, model_entry("lenet").torch_names)
+def test_a_variant_with_other_layers_has_our_names(tensors: dict[str, np.ndarray]) -> None:
+    network = make_network("residual_cnn", np.float32, width=2, first_block=False)
+    names = pytorch.torch_layers(network, model_entry("residual_cnn").torch_names)
+    assert list(names)[:4] == ["conv1", "bn2", "res2.conv", "bn3"]
+    layers = pytorch.by_layer(nnx.state(network))
+    theirs = pytorch.to_torch(layers, names, batches=5)
+    assert theirs["res2.conv.weight"].shape == (2, 2, 3, 3)
+    again = pytorch.from_torch(theirs, names, layers)
+    np.testing.assert_array_equal(again["res2.conv"]["kernel"], layers["res2.conv"]["kernel"])
+    with pytest.raises(Failure, match=r"lacks the tensor bn2\.bias"):
+        pytorch.from_torch(tensors, names, layers)
 
 
 def test_what_is_pooled_globally_has_no_order_to_know() -> None:

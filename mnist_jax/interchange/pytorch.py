@@ -88,19 +88,20 @@ def fill(state: Variables, layers: Layers) -> Variables:
 
 
 def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, Layer]:
-    """Maps each prefix of the author's `state_dict` to a layer.
+    """Maps each prefix of a `state_dict`, the author's if its layers are the same, to a layer.
 
     Args:
       network: a network whose arrays are all in convolutions, dense layers and BatchNorm, LayerNorm
         or GroupNorm. A dense layer in a nested module must get inputs that are already flat.
-      torch_names: as in the registry; empty if the author's names are the same as ours.
+      torch_names: the author's, as in the registry. They apply to a network with the author's
+        layers; a variant with other layers, and any network if they are empty, has our names.
 
     Returns:
       Layers by prefix, in network order.
 
     Raises:
-      Failure: the network has other layers than the author's, or one that can't be converted. The
-        message is a clause without a subject.
+      Failure: the network has a layer that can't be converted. The message is a clause without a
+        subject.
     """
     modules = dict(nnx.iter_modules(network))
     flattened = _flattened_channels(network)
@@ -127,10 +128,9 @@ def torch_layers(network: Network, torch_names: Mapping[str, str]) -> dict[str, 
         layers[owner] = Layer(dotted(owner), channels or 1)
     in_order = sorted(layers, key=lambda owner: order.index(owner[:1]))
     by_name = {layers[owner].name: layers[owner] for owner in in_order}
-    names = torch_names or {name: name for name in by_name}
-    if set(names.values()) != set(by_name):
-        raise Failure("has other layers than its author's network")
-    return {prefix: by_name[name] for prefix, name in names.items()}
+    if set(torch_names.values()) != set(by_name):
+        return by_name
+    return {prefix: by_name[name] for prefix, name in torch_names.items()}
 
 
 def _flattened_channels(network: Network) -> dict[str, int | None]:

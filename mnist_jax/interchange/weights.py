@@ -108,8 +108,8 @@ def export_weights(run: RunDirectory, target: Path | str, step: int | None = Non
 
     Raises:
       UsageError: the file has another suffix.
-      Failure: there is no such run or checkpoint, the network's layers are not its author's, or
-        the file can't be written.
+      Failure: there is no such run or checkpoint, the network has a layer that can't be converted,
+        or the file can't be written.
     """
     loaded = load_run(run.path, step)
     names = _torch_layers(loaded.network, loaded.recipe.model)
