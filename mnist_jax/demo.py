@@ -1,4 +1,4 @@
-"""Writes a page to draw on: `python -m mnist_jax.demo --workdir=DIR --to=demo.html`.
+"""Writes a drawing page: `python -m mnist_jax.demo --workdir=DIR --to=demo.html`.
 
 With the network of a run, or with a pretrained one: `--model=NAME`.
 

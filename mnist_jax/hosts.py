@@ -49,18 +49,18 @@ class _ProcessGroup:
       count: the number of processes.
       client: JAX's client of the coordination service, which the first process runs.
       ending: set once this process is ending, for a known reason.
-      speaking: held by the thread that reports the reason.
+      reporting: held by the thread that reports the reason.
       messages: the number of messages so far.
-      heard: keys that the first process has set since it last heard from all others.
+      pending: broadcast keys that the first process has yet to delete, once all have read them.
     """
 
     index: int
     count: int
     client: Any = None
     ending: threading.Event = field(default_factory=threading.Event)
-    speaking: threading.Lock = field(default_factory=threading.Lock)
+    reporting: threading.Lock = field(default_factory=threading.Lock)
     messages: int = 0
-    heard: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
 
     def next_key(self) -> str:
         """The key of the next message, the same in all processes."""
@@ -179,7 +179,7 @@ def broadcast(value: T) -> T:
     name = _group.next_key()
     if is_first():
         _group.client.key_value_set(name, json.dumps(value))
-        _group.heard.append(name)
+        _group.pending.append(name)
     answer: T = json.loads(_group.client.blocking_key_value_get(name, 1000 * _MESSAGE_TIMEOUT))
     return answer
 
@@ -196,9 +196,9 @@ def gather(value: T) -> list[T]:
     for other in range(1, _group.count):
         text = _group.client.blocking_key_value_get(f"{name}/{other}", 1000 * _MESSAGE_TIMEOUT)
         values.append(json.loads(text))
-    for old in (*_group.heard, name):  # Who sent this has read all earlier messages.
+    for old in (*_group.pending, name):  # Who sent this has read all earlier messages.
         _group.client.key_value_delete(old)
-    _group.heard.clear()
+    _group.pending.clear()
     return values
 
 
@@ -283,7 +283,7 @@ def announce_end(code: int) -> bool:
         # If the first process is lost, the second one reports.
         if "ALREADY_EXISTS" in str(error) or index() != 1:
             return False
-    return _group.speaking.acquire(blocking=False)
+    return _group.reporting.acquire(blocking=False)
 
 
 def leave(code: int) -> None:
@@ -349,8 +349,8 @@ def abort_message(text: str) -> str | None:
         return None
     _group.ending.set()
     # If processes never connected, one or two report it; if the first is lost, the second does.
-    speaks = is_first() or (index() == 1 and (_group.client is None or "leader" in text))
-    if not _group.speaking.acquire(blocking=False):
+    reports = is_first() or (index() == 1 and (_group.client is None or "leader" in text))
+    if not _group.reporting.acquire(blocking=False):
         time.sleep(_REPORT_DELAY)  # Another thread is reporting it.
         return ""
-    return sentence if speaks else ""
+    return sentence if reports else ""

@@ -1,4 +1,4 @@
-"""The page to draw on as a file: what it holds, what it refuses, and how it is asked for."""
+"""The drawing page as a file: what it holds, what it refuses, and how it is asked for."""
 
 import base64
 import dataclasses

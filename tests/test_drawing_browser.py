@@ -1,4 +1,4 @@
-"""The page to draw on in a real browser: it reads what predict reads, and can be used."""
+"""The drawing page in a real browser: it reads what predict reads, and can be used."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the page to draw on computes with, in a real browser: the same function and frames."""
+"""What the drawing page computes with, in a real browser: the same function and frames."""
 
 import base64
 import dataclasses
@@ -28,7 +28,7 @@ PAD, MARGIN = 280, 50
 
 @pytest.fixture(scope="module")
 def scripts(browser: Any) -> Any:
-    """An empty page with what the page to draw on computes with."""
+    """An empty page with the scripts that the drawing page computes with."""
     page = browser.new_page()
     for name in ("network.js", "framing.js"):
         page.add_script_tag(path=Path(drawing.__file__).parent / name)

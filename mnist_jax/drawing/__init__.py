@@ -1,1 +1,1 @@
-"""A page to draw on: one HTML file with a network in plain JavaScript and its weights."""
+"""The drawing page: one HTML file with a network in plain JavaScript and its weights."""

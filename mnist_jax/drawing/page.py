@@ -25,7 +25,7 @@ _MOST_WRONG = 10
 
 
 def write(run: LoadedRun, dataset: Dataset | None, target: Path) -> None:
-    """Writes a page to draw on, which frames drawings like `mnist_jax.predict` and classifies them.
+    """Writes a drawing page, which frames drawings like `mnist_jax.predict` and classifies them.
 
     Args:
       run: the network.
