@@ -1,7 +1,7 @@
-"""Command lines as processes of their own that need not import JAX first.
+"""Commands as child processes that need not import JAX first.
 
-They are forked from a process that has, as `python -m` would start them but for that: with their
-own arguments, environment, folder and output, and with an exit code.
+They are forked from a server process that has imported it. Otherwise they run as `python -m` would
+run them: with their own arguments, environment, working directory, output and exit code.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import matplotlib
 
 from mnist_jax.files import cache_folder
 
-# Programs that the suite compiled before, in this process and in command lines.
+# The suite's compilation cache, shared by the tests and the commands that they run.
 COMPILED = cache_folder() / "tests"
 
 # Whether a test may mount a small file system.
@@ -40,7 +40,7 @@ _FORKS.set_forkserver_preload(
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of somebody without datasets, who has compiled what the suite has."""
+    """The environment of a user without datasets, who shares the suite's compilation cache."""
     compiled = home / ".cache" / "mnist_jax" / "compiled"
     if not compiled.is_symlink():
         compiled.parent.mkdir(parents=True, exist_ok=True)
@@ -52,10 +52,10 @@ def environment(home: Path) -> dict[str, str]:
 
 
 class Command:
-    """A command line that has been started, with the part of `Popen` that tests need.
+    """A running command, with the part of `Popen`'s interface that tests need.
 
-    It writes into files, or all of it to `output`: a device, and if that is a terminal, it is the
-    command's own.
+    Its output goes to files, or all of it to `output`, a device. If that is a terminal, it becomes
+    the command's controlling terminal.
     """
 
     def __init__(
@@ -66,18 +66,20 @@ class Command:
         cwd: Path | None = None,
         output: str = "",
         ignored: Sequence[signal.Signals] = (),
+        stdin: bytes | None = None,
     ):
         self._folder = Path(tempfile.mkdtemp())
+        what = (self._folder, module, arguments, dict(env), cwd or Path.cwd())
         self._process = _FORKS.Process(
             target=_run,
-            args=(self._folder, module, arguments, dict(env), cwd or Path.cwd(), output, ignored),
+            args=(*what, output, ignored, stdin),
             daemon=True,  # Does not outlive the tests.
         )
         self._process.start()
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The process ID."""
         assert self._process.pid
         return self._process.pid
 
@@ -86,21 +88,21 @@ class Command:
         return self._process.exitcode
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Nothing happens if it has ended."""
+        """Sends a signal; does nothing if the process has ended."""
         if self.poll() is None and self._process.pid:
-            # It is the fork server's child, and may be gone before that says so.
+            # It is the fork server's child, which may report its end only later.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
     def wait(self, seconds: float) -> int | None:
-        """Waits for it to end, so many seconds at most."""
+        """Waits at most this long for it to end; returns the exit code, or None."""
         self._process.join(seconds)
         return self.poll()
 
     def end(self, seconds: float = 600) -> subprocess.CompletedProcess[str]:
-        """Waits for it to end."""
+        """Waits for it to end; returns its exit code and output."""
         code = self.wait(seconds)
-        assert code is not None, f"no end after {seconds} s"
+        assert code is not None, f"still running after {seconds} s"
         output, errors = (
             path.read_text() if (path := self._folder / name).exists() else ""
             for name in ("stdout", "stderr")
@@ -110,10 +112,15 @@ class Command:
 
 
 def run(
-    home: Path, module: str, *arguments: str | Path, cwd: Path | None = None
+    home: Path,
+    module: str,
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command line to its end."""
-    return Command(module, *map(str, arguments), env=environment(home), cwd=cwd).end()
+    """Runs a command and waits for it to end; `stdin` is piped to it, and must fit into a pipe."""
+    env = environment(home)
+    return Command(module, *map(str, arguments), env=env, cwd=cwd, stdin=stdin).end()
 
 
 def _run(
@@ -124,11 +131,17 @@ def _run(
     cwd: Path,
     output: str,
     ignored: Sequence[signal.Signals],
+    stdin: bytes | None,
 ) -> None:
-    os.setsid()  # A session without a terminal takes the first that it opens to read.
+    os.setsid()  # The first terminal that a session leader opens becomes its controlling one.
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(output or folder / name, os.O_RDWR | os.O_CREAT), number)
-    # Whatever started the tests ignores.
+    if stdin is not None:
+        reader, writer = os.pipe()
+        os.write(writer, stdin)
+        os.close(writer)
+        os.dup2(reader, 0)
+    # Whether or not the process that started the tests ignores it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN if signal.SIGHUP in ignored else signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(env)

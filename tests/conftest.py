@@ -1,6 +1,6 @@
-"""Settings every test runs under, and what several files of tests look at.
+"""Settings of all tests, and fixtures that several test modules share.
 
-Eight virtual CPU devices, strict dtype and rank promotion.
+JAX has eight virtual CPU devices, and implicit rank promotion is an error.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Before JAX is imported: a compiled program from the cache makes XLA log that the processor lacks
-# "+prefer-no-gather", which is a preference of the compiler and no feature of any processor.
+# Before JAX is imported: loading a compiled program from the cache makes XLA log an error about
+# "+prefer-no-gather", which is a compiler preference, not a feature that the processor lacks.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
@@ -34,10 +34,10 @@ from mnist_jax.training import compiled
 # Before the backend starts: the data-parallel tests need several devices.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Traced and compiled programs stay to the end: a sixth of the time went into looking at them for
-# what is garbage.
+# Traced and compiled programs live until the end; the garbage collector spent a sixth of the time
+# on traversing them.
 gc.set_threshold(50_000, 20, 100)
-# Compilation is most of the suite's time, and tests compile the same programs again.
+# Most of the time is spent on compiling, and many tests compile the same programs.
 compiled.keep_in(COMPILED)
 
 
@@ -48,7 +48,7 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds' runs, as `report_runs` writes them."""
+    """The runs of two seeds, as written by `report_runs`."""
     path = tmp_path_factory.mktemp("runs")
     write_runs(path)
     return path
@@ -66,7 +66,7 @@ def whole_report(histories: list[History], digits: Dataset) -> Page:
 
 @pytest.fixture
 def normed(monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """Two steps an epoch, for two epochs, of a network with BatchNorm and dropout."""
+    """A recipe of two epochs of two steps, for a network with BatchNorm and dropout."""
     entry = model_entry("batchnorm_cnn")
     recipe = dataclasses.replace(entry.recipe, model="normed", batch_size=60, epochs=2)
     entry = dataclasses.replace(entry, network=Normed, recipe=recipe)
@@ -76,13 +76,13 @@ def normed(monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 @pytest.fixture
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step at a time, so that there are many places to stop at."""
+    """Makes training report, and check whether to stop, after every step."""
     monkeypatch.setattr("mnist_jax.training.session._REPORT_EVERY", 0.0)
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never interrupted, with a checkpoint after every step."""
+    """An uninterrupted run that saved a checkpoint after every step."""
     path = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnist_jax.training.session._REPORT_EVERY", 0.0)
@@ -92,27 +92,40 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(whole: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """A copy of `whole`, for a test to modify."""
     return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """PyTorch's threads busy-wait, which starves JAX's on a machine with few cores."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium; what needs it is skipped where it is not to be had."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="there is no playwright")
+    """Chromium; tests that need it are skipped where it is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        pytest.skip("there is no chromium")
+        pytest.skip("Chromium is not installed")
     with sync_api.sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        running = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield running
-        running.close()
+        instance = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield instance
+        instance.close()
 
 
 @pytest.fixture(scope="module")
 def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
-    """Counts what was done, and says so at the end."""
+    """Counts of the faults injected by a test module, printed at its end.
+
+    The long version also stores them for `docs/robustness.md`.
+    """
     counts: Counter[str] = Counter()
     failed_before = request.session.testsfailed
     yield counts
@@ -121,6 +134,6 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
         lines = (f"{number} {what}" for what, number in sorted(counts.items()))
         plugins.getplugin("terminalreporter").write_line("\n" + "\n".join(lines))
     failed = request.session.testsfailed > failed_before
-    whole = not (failed or request.config.option.keyword)
-    if whole and os.environ.get("MNIST_JAX_FAULTS") == "long":
+    complete = not (failed or request.config.option.keyword)
+    if complete and os.environ.get("MNIST_JAX_FAULTS") == "long":
         robustness.record(request.module.__name__, counts)

@@ -1,4 +1,4 @@
-"""Tiny datasets in the formats that the real ones come in."""
+"""Tiny datasets in the file formats of the real ones."""
 
 import gzip
 import hashlib
@@ -17,7 +17,7 @@ Contents = dict[str, bytes]
 
 
 def make_contents(seed: int, train: int = 7, test: int = 5) -> Contents:
-    """Random images and labels as the content of the four IDX files."""
+    """The contents of the four IDX files, with random images and labels."""
     rng = np.random.default_rng(seed)
     contents = {}
     for part, count in (("train", train), ("t10k", test)):
@@ -28,13 +28,13 @@ def make_contents(seed: int, train: int = 7, test: int = 5) -> Contents:
 
 
 def make_file_set(name: str, contents: Contents, mirrors: tuple[str, ...] = ()) -> FileSet:
-    """The description under which `contents` is the one right content."""
+    """A `FileSet` with the checksums of `contents`."""
     first, second, third, fourth = (hashlib.sha256(contents[file]).hexdigest() for file in FILES)
     return FileSet(name, (first, second, third, fourth), f"{name.upper()}/raw", mirrors)
 
 
 def write_idx(folder: Path, contents: Contents, compressed: bool = True) -> None:
-    """Writes IDX files, gzipped unless told otherwise."""
+    """Writes IDX files, gzipped if `compressed`."""
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in contents.items():
         if compressed:
@@ -44,7 +44,7 @@ def write_idx(folder: Path, contents: Contents, compressed: bool = True) -> None
 
 
 def assert_is(dataset: Dataset, contents: Contents) -> None:
-    """Checks every image and label."""
+    """Asserts that a dataset has exactly the images and labels of `contents`."""
     images, labels = idx.encode_images, idx.encode_labels
     assert images(dataset.train.images) == contents["train-images-idx3-ubyte"]
     assert labels(dataset.train.labels) == contents["train-labels-idx1-ubyte"]
@@ -53,7 +53,7 @@ def assert_is(dataset: Dataset, contents: Contents) -> None:
 
 
 def write_prepared(folder: Path, contents: Contents) -> None:
-    """Writes what TensorFlow Datasets prepares from `contents` as array_record, named `tiny`."""
+    """Writes `contents` as TensorFlow Datasets prepares a dataset `tiny` in array_record format."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     folder.mkdir(parents=True)

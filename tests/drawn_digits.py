@@ -1,7 +1,7 @@
-"""Drawn digits on the pages that people take pictures of: a generator, seeded.
+"""A seeded generator of pictures of handwritten digits on paper.
 
-A digit is a few strokes, polylines and curves, shifted by a smooth random field, sheared,
-stretched and turned a little, and drawn with a round pen. Nothing of it comes from MNIST.
+A digit is a few strokes, polylines and curves, which are distorted by a smooth random displacement
+field, sheared, stretched and rotated a little, and drawn with a round pen. No MNIST data are used.
 """
 
 import io
@@ -16,10 +16,10 @@ from scipy.spatial import KDTree
 Picture = np.ndarray
 Rng = np.random.Generator
 
-# Ways to write each digit: strokes, as points (x, y) in hundredths of the digit's height, through
-# which a line goes from point to point (degree 1) or a curve (degree 3).
+# Shapes of each digit: strokes, each a spline of this degree (1: a polyline, 3: a curve) through
+# these points (x, y), in hundredths of the digit's height.
 _BOWL = (3, [(8, 45), (32, 36), (58, 55), (52, 85), (28, 100), (3, 90)])
-_WAYS: list[list[list[tuple[int, list[tuple[int, int]]]]]] = [
+_SHAPES: list[list[list[tuple[int, list[tuple[int, int]]]]]] = [
     [
         [(3, [(32, 0), (7, 20), (3, 60), (28, 100), (57, 75), (60, 28), (32, 0)])],
         [(3, [(40, 3), (10, 15), (2, 55), (22, 98), (52, 85), (60, 40), (44, 8), (28, 12)])],
@@ -100,19 +100,22 @@ _WAYS: list[list[list[tuple[int, list[tuple[int, int]]]]]] = [
 def drawn(
     digit: int, rng: Rng, *, width: float, degrees: float = 0, height: float, shape: tuple[int, int]
 ) -> Picture:
-    """One digit somewhere on a page: how far ink covers each pixel, [height, width], 0 to 1.
+    """Draws one digit at a random position on a page.
 
     Args:
         digit: 0 to 9.
-        rng: what its form and its place are drawn from.
-        width: of the pen, in pixels.
-        degrees: by how much it is turned, counterclockwise.
-        height: of the digit, in pixels.
-        shape: of the page.
+        rng: the source of its random shape and position.
+        width: the pen's width in pixels.
+        degrees: the counterclockwise rotation, to which up to 5 degrees are randomly added.
+        height: the digit's height in pixels before it is sheared and rotated.
+        shape: the page's height and width.
+
+    Returns:
+        The ink's coverage of each pixel, from 0 to 1.
     """
-    ways = _WAYS[digit]
+    shapes = _SHAPES[digit]
     strokes = []
-    for degree, corners in ways[rng.integers(len(ways))]:
+    for degree, corners in shapes[rng.integers(len(shapes))]:
         t = np.linspace(0, 1, len(corners))
         spline = make_interp_spline(t, np.array(corners, float) / 100, k=degree)
         strokes.append(spline(np.linspace(0, 1, 600)))
@@ -123,9 +126,9 @@ def drawn(
         for wave, phase in zip(waves, phases, strict=True)
     )
     angle = np.radians(degrees + rng.uniform(-5, 5))
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     shear = np.array([[1, -rng.uniform(-0.1, 0.25)], [0, 1]])
-    points = points @ (turn @ shear @ np.diag([rng.uniform(0.85, 1.2), 1])).T * height
+    points = points @ (rotation @ shear @ np.diag([rng.uniform(0.85, 1.2), 1])).T * height
     low, high = points.min(0), points.max(0)
     room = np.array(shape[::-1]) - (high - low)
     points += room * rng.uniform(0.3, 0.7, 2) - low
@@ -135,35 +138,35 @@ def drawn(
     return (width / 2 + 0.5 - distance).clip(0, min(1, width)).reshape(shape)
 
 
-def _dark_on_light(cover: Picture, paper: Picture, ink: Picture) -> Picture:
-    return paper * (1 - cover[..., None]) + ink * cover[..., None]
+def _dark_on_light(coverage: Picture, paper: Picture, ink: Picture) -> Picture:
+    return paper * (1 - coverage[..., None]) + ink * coverage[..., None]
 
 
-def _page(rng: Rng, cover: Picture) -> Picture:
-    paper = np.full((*cover.shape, 3), rng.uniform(225, 255)) + rng.uniform(-6, 0, 3)
-    return _dark_on_light(cover, paper, rng.uniform(10, 70, 3))
+def _page(rng: Rng, coverage: Picture) -> Picture:
+    paper = np.full((*coverage.shape, 3), rng.uniform(225, 255)) + rng.uniform(-6, 0, 3)
+    return _dark_on_light(coverage, paper, rng.uniform(10, 70, 3))
 
 
-def _faint(rng: Rng, cover: Picture) -> Picture:
+def _faint(rng: Rng, coverage: Picture) -> Picture:
     paper = rng.uniform(225, 250)
-    grain = rng.uniform(0.7, 1, cover.shape)[..., None]  # The pencil's.
+    grain = rng.uniform(0.7, 1, coverage.shape)[..., None]  # Of a pencil.
     page = _dark_on_light(
-        cover, np.full((*cover.shape, 3), paper), paper - rng.uniform(25, 50) * grain
+        coverage, np.full((*coverage.shape, 3), paper), paper - rng.uniform(25, 50) * grain
     )
-    return page + rng.normal(0, 2, (*cover.shape, 1))
+    return page + rng.normal(0, 2, (*coverage.shape, 1))
 
 
-def _coloured(rng: Rng, cover: Picture) -> Picture:
+def _coloured(rng: Rng, coverage: Picture) -> Picture:
     paper, ink = rng.uniform(0, 255, (2, 3))
     while np.linalg.norm(paper - ink) < 120:
         paper, ink = rng.uniform(0, 255, (2, 3))
-    return _dark_on_light(cover, np.full((*cover.shape, 3), paper), ink)
+    return _dark_on_light(coverage, np.full((*coverage.shape, 3), paper), ink)
 
 
-def _ruled(rng: Rng, cover: Picture, *, squared: bool) -> Picture:
-    """Lines every so often, perhaps a little tilted; squared paper's in both directions."""
-    height, width = cover.shape
-    rows, columns = np.indices(cover.shape) + 0.5
+def _ruled(rng: Rng, coverage: Picture, *, squared: bool) -> Picture:
+    """Ruled paper with slightly tilted lines, on squared paper in both directions."""
+    height, width = coverage.shape
+    rows, columns = np.indices(coverage.shape) + 0.5
     slope, spacing = rng.uniform(-0.02, 0.02), height / rng.uniform(7, 14)
     thickness, offset = rng.uniform(1, 2.5), rng.uniform(0, spacing)
     lines = [(rows + slope * columns + offset) % spacing]
@@ -172,14 +175,14 @@ def _ruled(rng: Rng, cover: Picture, *, squared: bool) -> Picture:
     elif rng.random() < 0.5:  # A margin.
         lines.append(np.abs(columns - width * rng.uniform(0.08, 0.15)))
     ruled = np.max([(thickness + 0.5 - line).clip(0, 1) for line in lines], axis=0)
-    paper = np.full((*cover.shape, 3), rng.uniform(235, 255))
+    paper = np.full((*coverage.shape, 3), rng.uniform(235, 255))
     colour = rng.uniform((90, 120, 150), (170, 200, 240))
-    return _dark_on_light(cover, _dark_on_light(ruled, paper, colour), rng.uniform(10, 70, 3))
+    return _dark_on_light(coverage, _dark_on_light(ruled, paper, colour), rng.uniform(10, 70, 3))
 
 
-def _scan_edge(rng: Rng, cover: Picture) -> Picture:
-    """A dark stripe along one or two sides of the page, as of a scanner's lid."""
-    page = _page(rng, cover)
+def _scan_edge(rng: Rng, coverage: Picture) -> Picture:
+    """A dark stripe along one or two sides of the page, as left by a scanner's lid."""
+    page = _page(rng, coverage)
     for side in rng.permutation(4)[: rng.integers(1, 3)]:
         page = np.rot90(page, side)
         stripe = rng.uniform(0.02, 0.09) * len(page)
@@ -188,26 +191,26 @@ def _scan_edge(rng: Rng, cover: Picture) -> Picture:
     return page
 
 
-def _shadow(rng: Rng, cover: Picture) -> Picture:
+def _shadow(rng: Rng, coverage: Picture) -> Picture:
     """A shadow with a hard, straight edge across the page, in any direction."""
     angle = rng.uniform(0, 2 * np.pi)
-    rows, columns = np.indices(cover.shape) / len(cover) - 0.5
+    rows, columns = np.indices(coverage.shape) / len(coverage) - 0.5
     beyond = columns * np.cos(angle) + rows * np.sin(angle) - rng.uniform(-0.25, 0.25)
-    dark = (beyond * len(cover) / rng.uniform(1, 4)).clip(0, 1)[..., None]
-    return _page(rng, cover) * (1 - dark * rng.uniform(0.3, 0.6))
+    dark = (beyond * len(coverage) / rng.uniform(1, 4)).clip(0, 1)[..., None]
+    return _page(rng, coverage) * (1 - dark * rng.uniform(0.3, 0.6))
 
 
-def _uneven(rng: Rng, cover: Picture) -> Picture:
-    """Light that falls off to one side and away from a lamp."""
-    rows, columns = np.indices(cover.shape) / len(cover)
+def _uneven(rng: Rng, coverage: Picture) -> Picture:
+    """Illumination with a linear gradient, which also falls off with the distance from a lamp."""
+    rows, columns = np.indices(coverage.shape) / len(coverage)
     slope, lamp = rng.uniform(-0.35, 0.35, 2), rng.uniform(0, 1, 2)
     distance = (rows - lamp[0]) ** 2 + (columns - lamp[1]) ** 2
     light = 0.85 + slope[0] * (rows - 0.5) + slope[1] * (columns - 0.5) - 0.25 * distance
-    return _page(rng, cover) * light[..., None]
+    return _page(rng, coverage) * light[..., None]
 
 
-def _noisy(rng: Rng, cover: Picture) -> Picture:
-    page = _page(rng, cover) + rng.normal(0, rng.uniform(8, 16), (*cover.shape, 3))
+def _noisy(rng: Rng, coverage: Picture) -> Picture:
+    page = _page(rng, coverage) + rng.normal(0, rng.uniform(8, 16), (*coverage.shape, 3))
     file = io.BytesIO()
     Image.fromarray(page.clip(0, 255).astype(np.uint8)).save(
         file, "JPEG", quality=rng.integers(15, 41).item()
@@ -219,12 +222,12 @@ _NORMAL = (0.07, 0.12)
 
 
 class Family(NamedTuple):
-    """How a kind of picture is made.
+    """How one family of pictures is generated.
 
     Attributes:
-        widths: the pen's, least and most, as parts of the digit's height.
-        degrees: by how much digits are turned, to either side.
-        look: from random numbers and the ink's cover to RGB.
+        widths: the smallest and largest pen width, as fractions of the digit's height.
+        degrees: by how much digits are rotated, in either direction.
+        look: renders the ink's coverage of a page as RGB.
     """
 
     widths: tuple[float, float]
@@ -238,25 +241,25 @@ FAMILIES = {
     "hairline": Family((0.006, 0.012), 0, _page),
     "faint": Family((0.025, 0.07), 0, _faint),
     "coloured": Family(_NORMAL, 0, _coloured),
-    "lined paper": Family(_NORMAL, 0, lambda rng, cover: _ruled(rng, cover, squared=False)),
-    "squared paper": Family(_NORMAL, 0, lambda rng, cover: _ruled(rng, cover, squared=True)),
+    "lined paper": Family(_NORMAL, 0, lambda rng, coverage: _ruled(rng, coverage, squared=False)),
+    "squared paper": Family(_NORMAL, 0, lambda rng, coverage: _ruled(rng, coverage, squared=True)),
     "rotated by 15°": Family(_NORMAL, 15, _page),
     "rotated by 30°": Family(_NORMAL, 30, _page),
     "dark scan edge": Family(_NORMAL, 0, _scan_edge),
     "hard shadow": Family(_NORMAL, 0, _shadow),
     "uneven light": Family(_NORMAL, 0, _uneven),
-    "light on dark": Family(_NORMAL, 0, lambda rng, cover: 255 - _page(rng, cover)),
+    "light on dark": Family(_NORMAL, 0, lambda rng, coverage: 255 - _page(rng, coverage)),
     "noise and JPEG": Family(_NORMAL, 0, _noisy),
 }
 
 
 def drawn_picture(family: str, digit: int, seed: int) -> Picture:
-    """A page with one digit: uint8 [height, width, 3]; a turn is to either side."""
+    """A picture of a page with one digit: uint8 [height, width, 3]."""
     rng = np.random.default_rng([*family.encode(), digit, seed])
     widths, degrees, look = FAMILIES[family]
     shape = (rng.integers(240, 400).item(), rng.integers(240, 400).item())
     height = min(shape) * rng.uniform(0.45, 0.72)
     width = height * rng.uniform(*widths)
     degrees *= rng.choice([-1, 1])
-    cover = drawn(digit, rng, width=width, degrees=degrees, height=height, shape=shape)
-    return np.rint(look(rng, cover)).clip(0, 255).astype(np.uint8)
+    coverage = drawn(digit, rng, width=width, degrees=degrees, height=height, shape=shape)
+    return np.rint(look(rng, coverage)).clip(0, 255).astype(np.uint8)

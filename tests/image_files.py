@@ -1,4 +1,4 @@
-"""Pictures of digits, as people make and damage them."""
+"""Image files of digits: drawn, photographed, oriented and damaged."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ def saved(picture: Picture, path: Path, **options: object) -> Path:
 
 
 def seen_of(path: Path, dataset: str = "mnist") -> Picture:
-    """What a network sees of a file with one digit or garment, as it stands: uint8 [28, 28]."""
+    """The network input framed from a file with one unrotated digit or garment: uint8 [28, 28]."""
     ((seen, *_),) = frames_of(read_image(path), dataset)
     return np.asarray(seen)
 
@@ -41,7 +41,7 @@ def coloured(digit: Picture, ink: tuple[int, ...], paper: tuple[int, ...]) -> Pi
 
 
 def photographed(digit: Picture) -> Picture:
-    """On grey paper under uneven light, with noise."""
+    """A photograph of a digit on grey paper in uneven light, with noise."""
     height, width = digit.shape
     rows, columns = np.mgrid[0:height, 0:width] / height
     noise = np.random.default_rng(0).normal(0, 4, digit.shape)
@@ -58,7 +58,7 @@ def shape_of(side: int = 60) -> Picture:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of a few bytes that claims side × side pixels."""
+    """A decompression bomb: a PNG of a few bytes that claims side × side pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"")
     chunks = (header, data, b"IEND")

@@ -1,17 +1,17 @@
-"""Trains two seeds over and over, with a fault each time.
+"""Trains two seeds again and again, injecting one fault each time.
 
-A process to be run with the library of `file_operations` preloaded:
-`python tests/inject_faults.py FOLDER WHAT SHARE OF SAMPLE` prints a line of JSON for every fault:
-which it was and its error, how the run ended and how many seconds later (null: it never happened),
-and in what the run that then goes on differs from one that was left alone. WHAT is
-  errors: every operation fails once with each error number that it can have;
-  commands: the same to a command line, for one of all operations that differ in seed and step only;
+Run with the library of `file_operations` preloaded, the script
+`python tests/inject_faults.py FOLDER KIND SHARD SHARDS STRIDE` prints a line of JSON per fault: its
+name and error, how the run ended, how many seconds later (null if the fault did not occur), and how
+the run, once resumed, differs from an undisturbed one. KIND is
+  errors: every operation fails once with each error that it can have;
+  commands: likewise in a command, for one of the operations that differ only in seed and step;
   kills: the process is killed after every operation;
-  crashes: the power is lost after some operations.
-It takes one fault of every SAMPLE, and of these one of every OF, from SHARE on.
+  crashes: the power fails after some operations.
+Of every STRIDE faults it takes one, and of these, shard SHARD of SHARDS.
 
-But for `commands`, training is repeated within one process, which makes this affordable. What a
-process leaves that is killed is what its operations before left: that is written as its files.
+Except for `commands`, training is repeated within one process, which makes this affordable. No
+process is actually killed: the files are written that its operations until then would have left.
 """
 
 import contextlib
@@ -43,12 +43,12 @@ from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training import devices, evaluation, trainer
 from mnist_jax.training.session import groups, train
 
-# Three steps, an evaluation and a checkpoint after each, so that old checkpoints are removed.
+# Three steps, with an evaluation and a checkpoint after each, so that old checkpoints are removed.
 RECIPE = dataclasses.replace(
     model_entry("dense").recipe, dataset="digits", batch_size=1500, epochs=3
 )
 SEEDS = (0, 1)
-CRASHES = 400  # Of each of the three histories.
+CRASHES = 400  # For each of the three histories.
 
 _SHORT_WRITE = -1
 _TRIES = 5
@@ -70,7 +70,7 @@ _ERRORS = {
 
 @dataclass(frozen=True)
 class History:
-    """Operations on the files of a run, and what was there before and is there after it."""
+    """The file operations of a training run, and the files before and after it."""
 
     operations: list[Operation]
     before: Path
@@ -79,21 +79,21 @@ class History:
     overwrite: bool
 
 
-def main(folder: Path, what: str, share: int, of: int, sample: int) -> None:
-    """Prints the outcome of every fault."""
+def main(folder: Path, kind: str, shard: int, shards: int, stride: int) -> None:
+    """Injects the faults of a shard and prints their outcomes."""
     folder.mkdir(parents=True)
     devices.configure_process(commands.COMPILED)
     injector = Injector(folder, load_dataset("digits"))
     _trace_once()
-    starting.end()  # As a command line, it passes over what Orbax's threads have to say.
-    for number, fault in enumerate(getattr(injector, what)()):
-        if number % sample == 0 and number // sample % of == share:
+    starting.end()  # As in a command, errors in Orbax's threads are suppressed.
+    for number, fault in enumerate(getattr(injector, kind)()):
+        if number % stride == 0 and number // stride % shards == shard:
             sys.stdout.write(json.dumps(fault()) + "\n")
             sys.stdout.flush()
 
 
 def _trace_once() -> None:
-    """Has all trainers of a recipe share their functions; tracing them is most of the time."""
+    """Makes all trainers of a recipe share traced functions; tracing takes most of the time."""
     for module, name in (
         (trainer, "_compile_run"),
         (trainer, "_initial_state"),
@@ -112,7 +112,7 @@ def _trace_once() -> None:
 
 
 class Injector:
-    """Makes the faults; each is a function that returns its outcome."""
+    """Yields faults, each as a function that injects it and returns the outcome."""
 
     def __init__(self, folder: Path, dataset: Dataset):
         self._folder, self._dataset = folder, dataset
@@ -120,14 +120,14 @@ class Injector:
         self._library = ctypes.CDLL(None)
 
     def errors(self) -> Iterator[Any]:
-        """Every operation of a fresh run, with every error."""
+        """Every operation of a new run, with every error."""
         fresh, *_ = self._histories()
         for operation in fresh.operations:
             for number in _ERRORS[operation.what]:
                 yield partial(self._fail, fresh, operation, number)
 
     def commands(self) -> Iterator[Any]:
-        """Every kind of operation of a fresh run of the command, with every error."""
+        """Every kind of operation of a new run of the command, with every error."""
         fresh, *_ = self._histories()
         kinds = {re.sub(r"\d+", "#", operation.name): operation for operation in fresh.operations}
         for operation in kinds.values():
@@ -135,14 +135,14 @@ class Injector:
                 yield partial(self._fail, fresh, operation, number, command=True)
 
     def kills(self) -> Iterator[Any]:
-        """After every operation of a fresh run."""
+        """After every operation of a new run."""
         fresh, *_ = self._histories()
         disk = Disk(fresh.operations, fresh.before)
         for after in range(len(fresh.operations) + 1):
             yield lambda after=after: self._replay(fresh, f"kill {after}", disk.kill(after))
 
     def crashes(self) -> Iterator[Any]:
-        """At some moments of a fresh run, of one that goes on, and of one that starts again."""
+        """At random moments of a new run, of a resumed run, and of one that starts again."""
         for seed, history in enumerate(self._histories()):
             disk = Disk(history.operations, history.before)
             for what, files in disk.crashes(CRASHES, seed):
@@ -153,7 +153,7 @@ class Injector:
         other = dataclasses.replace(RECIPE, learning_rate=2 * RECIPE.learning_rate)
         empty, three = self._folder / "empty", self._folder / "three"
         empty.mkdir()
-        self._train(empty, RECIPE)  # Compiles.
+        self._train(empty, RECIPE)  # So that the programs have been compiled.
         shutil.rmtree(empty)
         empty.mkdir()
         return [
@@ -166,7 +166,7 @@ class Injector:
         self, before: Path, after: Path, recipe: Recipe, *, overwrite: bool = False
     ) -> History:
         self._start_from(before)
-        with self._watched():
+        with self._intercepting():
             self._train(self._run, recipe, overwrite=overwrite)
         operations = read_log(self._log, self._run)
         shutil.copytree(self._run, after)
@@ -175,20 +175,20 @@ class Injector:
     def _fail(
         self, history: History, operation: Operation, number: int, *, command: bool = False
     ) -> dict[str, Any]:
-        """Tries more than once: TensorStore does not write in as many steps every time."""
+        """Makes an operation fail, with retries: TensorStore's operations vary between runs."""
         for _ in range(_TRIES):
-            outcome = self._try_to_fail(history, operation, number, command=command)
+            outcome = self._fail_once(history, operation, number, command=command)
             if outcome["seconds"] is not None:
                 break
         return outcome
 
-    def _try_to_fail(
+    def _fail_once(
         self, history: History, operation: Operation, number: int, *, command: bool
     ) -> dict[str, Any]:
         self._start_from(history.before)
         fault = {"FILE_OPERATIONS_AT": operation.name, "FILE_OPERATIONS_ERROR": str(number)}
         ended = "trained"
-        with self._watched(fault):
+        with self._intercepting(fault):
             if command:
                 ended = self._train_by_command() or ended
             else:
@@ -203,7 +203,7 @@ class Injector:
             "fault": operation.name,
             "ended": ended,
             "seconds": now - faults[0] / 1000 if faults else None,
-            "difference": self._difference_after_going_on(history),
+            "difference": self._difference_after_resuming(history),
         }
 
     def _replay(
@@ -211,14 +211,14 @@ class Injector:
     ) -> dict[str, Any]:
         shutil.rmtree(self._run)
         write_files(files, self._run)
-        return {"fault": fault, "difference": self._difference_after_going_on(history)}
+        return {"fault": fault, "difference": self._difference_after_resuming(history)}
 
-    def _difference_after_going_on(self, history: History) -> str:
-        """In what a run that goes on ends otherwise than it should; empty if in nothing."""
+    def _difference_after_resuming(self, history: History) -> str:
+        """How the resumed run differs from what it should be; empty if it does not."""
         try:
             try:
                 self._train(self._run, history.recipe)
-            except UsageError:  # Here is still the run of another recipe, or what is left of it.
+            except UsageError:  # The run of the other recipe is still there, at least in part.
                 self._train(self._run, history.recipe, overwrite=True)
             for seed in SEEDS:
                 assert_same_run(self._run / f"seed-{seed}", history.after / f"seed-{seed}")
@@ -232,7 +232,8 @@ class Injector:
         shutil.copytree(before, self._run)
 
     @contextlib.contextmanager
-    def _watched(self, fault: dict[str, str] | None = None) -> Iterator[None]:
+    def _intercepting(self, fault: dict[str, str] | None = None) -> Iterator[None]:
+        """Logs the file operations in the run directory, and lets one of them fail."""
         self._log.unlink(missing_ok=True)
         self._log.touch()
         self._library.begin_run()
@@ -249,7 +250,7 @@ class Injector:
                 del os.environ[name]
 
     def _train_by_command(self) -> str:
-        """What a command line says last that fails; nothing if it does not."""
+        """The last line of a command's error output if it fails, else nothing."""
         (self._folder / "recipe.json").write_text(RECIPE.to_json())
         done = commands.run(
             self._folder,
@@ -265,7 +266,7 @@ class Injector:
         return done.stderr.splitlines()[-1] if done.returncode else ""
 
     def _train(self, folder: Path, recipe: Recipe, *, overwrite: bool = False) -> None:
-        """What the command does: those together that can be."""
+        """Trains as the command does, seeds together if possible."""
         runs = [RunDirectory(folder / f"seed-{seed}") for seed in SEEDS]
         recipes = [dataclasses.replace(recipe, seed=seed) for seed in SEEDS]
         todo = [
@@ -277,7 +278,7 @@ class Injector:
         if not overwrite:
             together = groups([run for _, run in todo])
         for group in together:
-            pairs = [todo[place] for place in group]
+            pairs = [todo[index] for index in group]
             train(pairs, self._dataset, save_every=0, overwrite=overwrite)
 
 

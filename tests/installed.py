@@ -1,7 +1,7 @@
-"""What is tried of an installed package, by its environment's Python, in an empty folder.
+"""A smoke test of an installed package, run by its environment's Python in an empty folder.
 
-`make dist` does so where nothing else is installed, `test_distribution.py` beside the tests'
-packages.
+`make dist` runs it in a fresh environment, `test_distribution.py` in one that also has the packages
+of the tests.
 """
 
 import importlib
@@ -31,9 +31,9 @@ def command(*arguments: str) -> str:
 
 
 home = Path(mnist_jax.__file__).parent
-assert home.is_relative_to(sys.prefix), f"{home} is not what was installed"
+assert home.is_relative_to(sys.prefix), f"{home} is not the installed package"
 for module in pkgutil.walk_packages(mnist_jax.__path__, "mnist_jax."):
-    for flag in list(flags.FLAGS):  # A process has those of one command.
+    for flag in list(flags.FLAGS):  # Only one command's flags can be defined at a time.
         delattr(flags.FLAGS, flag)
     if module.name != "mnist_jax.__main__":
         importlib.import_module(module.name)
@@ -41,7 +41,7 @@ for module in pkgutil.walk_packages(mnist_jax.__path__, "mnist_jax."):
 assert command("--version") == f"mnist_jax {mnist_jax.__version__}\n"
 command("train", "--model=cmu_cnn", "--dataset=digits", "--epochs=1", "--workdir=run")
 assert json.loads((HERE / "run/result.json").read_text())["test_accuracy"] > 0.5
-# The folder may be part of somebody's checkout, which is not the package's.
+# The folder may be in a git repository, which is not the package's.
 assert json.loads((HERE / "run/environment.json").read_text())["git"] is None
 
 picture = Image.new("L", (280, 280), "white")

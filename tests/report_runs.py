@@ -1,6 +1,6 @@
-"""Small runs to report on, of two seeds: fresh networks, and metrics made up.
+"""Small runs of two seeds to report on, and checks of what a report shows.
 
-And what a report of them shows.
+Their networks are untrained and their metrics made up.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ RECIPE = dataclasses.replace(
     epochs=2,
     eval_every=4,
 )
-# How wide pictures are at least, in pixels of CSS: on a phone of 390, and drawn for a screen.
+# The least width of a picture in CSS pixels: on a phone 390 pixels wide, and on a desktop screen.
 PHONE, SCREEN = 358, 928
-# 10 steps an epoch.
+# The steps of evaluations, with 10 steps per epoch.
 STEPS = (4, 8, 10, 14, 18, 20)
 
 
@@ -50,7 +50,7 @@ def write_runs(parent: Path) -> None:
             run.create(recipe, environment | {"command": ["/x/mnist_jax/train.py", "--seed=<0>"]})
             for start, step in pairwise((0, *STEPS)):
                 row = _row(step, seed)
-                # Around the means that the row has.
+                # Steps whose means are those of the row.
                 means = np.asarray([[row.train_loss, row.train_accuracy]])
                 run.append_steps(means + np.linspace(-0.01, 0.01, step - start)[:, None])
                 run.append_metrics(row)
@@ -62,32 +62,33 @@ def write_runs(parent: Path) -> None:
             run.write_result(result | {"selected_step": last.step, "epochs": recipe.epochs})
 
 
-def pictures(shown: Page) -> dict[str, Figure]:
-    blocks = [block for section in shown.sections for block in section.blocks]
+def pictures(page: Page) -> dict[str, Figure]:
+    """The figures of a page by name."""
+    blocks = [block for section in page.sections for block in section.blocks]
     return {block.name: block.figure for block in blocks if isinstance(block, Picture)}
 
 
-def check_legible(figure: Figure, shown: float) -> None:
-    """Makes sure that all words of a picture, so many pixels of CSS wide, can be read.
+def check_legible(figure: Figure, css_width: float) -> None:
+    """Asserts that all texts of a figure are legible when it is shown this many CSS pixels wide.
 
-    That none is smaller than 10.5 pixels, cut off, or written over another.
+    None may be smaller than 10.5 pixels, cut off, or overlap another.
     """
-    words: list[tuple[Text, Bbox]] = []
+    texts: list[tuple[Text, Bbox]] = []
 
     def draw(text: Text, renderer: RendererBase) -> None:
         if text.get_visible() and text.get_text().strip():
-            words.append((text, text.get_window_extent(renderer)))
+            texts.append((text, text.get_window_extent(renderer)))
 
     with patch.object(Text, "draw", draw):
         figure.draw_without_rendering()
-    assert words
+    assert texts
     width, height = figure.bbox.size
-    for i, (text, box) in enumerate(words):
-        assert float(text.get_fontsize()) * figure.dpi / 72 * shown / width >= 10.5, text
+    for i, (text, box) in enumerate(texts):
+        assert float(text.get_fontsize()) * figure.dpi / 72 * css_width / width >= 10.5, text
         assert min(box.x0, box.y0, width - box.x1, height - box.y1) >= -1, text
-        for other, taken in words[:i]:
-            common = Bbox.intersection(box, taken)
-            assert common is None or min(common.size) < 1, f"{text} over {other}"
+        for other, other_box in texts[:i]:
+            common = Bbox.intersection(box, other_box)
+            assert common is None or min(common.size) < 1, f"{text} overlaps {other}"
 
 
 def _row(step: int, seed: int) -> Evaluation:

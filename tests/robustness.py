@@ -1,4 +1,4 @@
-"""What `make faults` counted, in docs/faults.json, and the page made of it."""
+"""The counts of `make faults`, stored in docs/faults.json, and the page that shows them."""
 
 import datetime
 import json
@@ -27,9 +27,9 @@ _WORDS = {
 
 
 def record(module: str, counts: Mapping[str, int]) -> None:
-    """Keeps what a file of tests counted, and writes the page."""
-    kept: dict[str, Any] = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
-    kept[module] = {
+    """Stores the counts of a test module, and writes the page."""
+    stored: dict[str, Any] = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
+    stored[module] = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "revision": _revision(),
         "python": platform.python_version(),
@@ -37,12 +37,12 @@ def record(module: str, counts: Mapping[str, int]) -> None:
         "machine": f"{platform.system()} {platform.machine()}",
         "counts": dict(sorted(counts.items())),
     }
-    write_text(COUNTS, json.dumps(dict(sorted(kept.items())), indent=2) + "\n")
+    write_text(COUNTS, json.dumps(dict(sorted(stored.items())), indent=2) + "\n")
     write_text(PAGE, page())
 
 
 def _revision() -> str:
-    """The commit, and whether more differs from it than what is written here."""
+    """The commit, marked as dirty if files differ from it other than those written here."""
 
     def git(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -55,7 +55,7 @@ def _revision() -> str:
 
 
 def page() -> str:
-    """The page with the counts that are kept."""
+    """The page with the stored counts filled in."""
     lines = ["| fault or check | count |", "| --- | ---: |"]
     for module in json.loads(COUNTS.read_text()).values():
         lines += [f"| {_label(what)} | {count:,} |" for what, count in module["counts"].items()]
@@ -63,7 +63,7 @@ def page() -> str:
 
 
 def _label(counted: str) -> str:
-    """What the page calls a count; keys stay as they are in files that are kept."""
+    """The page's name for a count; the keys of stored counts are never renamed."""
     for key, words in _WORDS.items():
         counted = counted.replace(key, words)
     return counted

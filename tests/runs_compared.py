@@ -1,4 +1,4 @@
-"""What two runs of one recipe must have in common: everything but times."""
+"""Comparison of two runs of one recipe, which may differ in nothing but times."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,17 @@ import numpy as np
 
 from mnist_jax.runs.checkpoints import Checkpoints
 
-TIMES = {"seconds", "images_per_second"}
+_TIMES = {"seconds", "images_per_second"}
 
 
 def assert_same_run(path: Path, other: Path) -> None:
-    """Asserts that two finished runs are the same, bit by bit but for times."""
+    """Asserts that two finished runs are equal bit for bit, except for times."""
     assert _rows(path) == _rows(other)
     for name in ("config.json", "steps.f32", "predictions.npy"):
         assert (path / name).read_bytes() == (other / name).read_bytes()
     result = json.loads((path / "result.json").read_text())
-    assert _timeless(result) == _timeless(json.loads((other / "result.json").read_text()))
+    other_result = json.loads((other / "result.json").read_text())
+    assert _without_times(result) == _without_times(other_result)
     last = max(row["step"] for row in _rows(path))
     for step in (last, result["selected_step"]):
         one, two = _arrays(path, step), _arrays(other, step)
@@ -31,11 +32,11 @@ def assert_same_run(path: Path, other: Path) -> None:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [_timeless(json.loads(line)) for line in lines]
+    return [_without_times(json.loads(line)) for line in lines]
 
 
-def _timeless(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in TIMES}
+def _without_times(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _TIMES}
 
 
 def _arrays(path: Path, step: int) -> dict[str, np.ndarray]:
@@ -48,6 +49,6 @@ def _arrays(path: Path, step: int) -> dict[str, np.ndarray]:
 
 
 def largest_difference(a: Any, b: Any) -> float:
-    """Between the numbers of two trees of arrays."""
+    """The largest absolute difference between the leaves of two trees of arrays."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)

@@ -1,7 +1,6 @@
-"""Runs of 14 steps on made-up images, for tests that stop, damage and repeat them."""
+"""Runs of 14 steps on synthetic images, for tests that stop, damage and repeat them."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from mnist_jax.runs.environment import describe_environment
 from mnist_jax.training.session import Resumed, fit
 from mnist_jax.training.trainer import Trainer
 
-# 7 steps an epoch, the last of 4 images; evaluations after 3, 6, 7, 9, 12 and 14 steps.
+# 7 steps per epoch, the last of 4 images; evaluations after 3, 6, 7, 9, 12 and 14 steps.
 RECIPE = Recipe(
     model="shallow",
     batch_size=16,
@@ -32,12 +31,13 @@ RECIPE = Recipe(
 
 
 def shallow(**changes: Any) -> Recipe:
-    """A recipe of one epoch, with these fields."""
+    """A recipe of one epoch, with these fields changed."""
     recipe = Recipe(model="shallow", batch_size=16, epochs=1, learning_rate=0.1)
     return dataclasses.replace(recipe, **changes)
 
 
 def _split(count: int) -> Split:
+    """Noise in which a bright row marks the label."""
     labels = np.arange(count, dtype=np.int32) % 10
     noise = np.random.default_rng(count).integers(0, 200, (count, 28, 28), np.uint8)
     noise[np.arange(count), labels] = 255
@@ -45,7 +45,7 @@ def _split(count: int) -> Split:
 
 
 class Normed(Network):
-    """BatchNorm and dropout without convolutions, which compile for half a minute."""
+    """BatchNorm and dropout, without convolutions, which take half a minute to compile."""
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         super().__init__(
@@ -67,7 +67,7 @@ def train_small(
     stop: Callable[[], bool] = lambda: False,
     save_every: float = 1e9,
 ) -> int:
-    """Trains one seed in each path; returns the step it went on from."""
+    """Trains a seed in each directory; returns the step from which they resumed, or 0."""
     runs = [RunDirectory(path) for path in paths]
     trainer = Trainer(recipe, dataset, seeds=range(len(runs)), num_devices=1)
     environment = describe_environment(dataset, {"platform": "test"})
@@ -84,7 +84,6 @@ def train_small(
     return max(steps, default=0)
 
 
-def cut(path: Path, epochs: int = 2) -> None:
+def remove_result(path: Path) -> None:
     """Makes a run unfinished, as if it had been killed before it wrote its result."""
     (path / "result.json").unlink()
-    assert json.loads((path / "config.json").read_text())["epochs"] == epochs

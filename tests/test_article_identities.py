@@ -1,4 +1,4 @@
-"""The small results that the articles work by hand, and the layers that they print."""
+"""Worked examples from the articles, and the layer summaries that they print."""
 
 import jax.numpy as jnp
 from flax import nnx

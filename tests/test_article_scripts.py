@@ -1,4 +1,4 @@
-"""The script of an article: what it trains, lists and says."""
+"""The script of an article: what it trains, lists and prints."""
 
 import shutil
 import signal
@@ -11,7 +11,7 @@ import pytest
 from experiments.evidence import records
 
 
-def test_a_million_seeds_begin_at_once(tmp_path):
+def test_a_million_seeds_start_without_delay(tmp_path):
     arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", "--experiment=row"]
     env = commands.environment(tmp_path)
     command = commands.Command("toy_article", *arguments, "--num_seeds=1000000", env=env)
@@ -24,17 +24,17 @@ def test_a_million_seeds_begin_at_once(tmp_path):
     assert max(map(len, done.stdout.splitlines())) < 1000
 
 
-def test_an_article_script_runs_what_is_missing(tmp_path):
+def test_an_article_script_trains_only_missing_seeds(tmp_path):
     def run(*flags):
         arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", *flags]
         done = commands.run(tmp_path, "toy_article", *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    listed = run("--num_seeds=2")  # Nobody said which row.
+    listed = run("--num_seeds=2")  # Without a row, it only lists them.
     assert "seeds to run" not in listed
     assert "vote  mean of 2 `row`" in listed
-    # What it may take is known from networks that have been run.
+    # The duration is estimated from records of other networks.
     (tmp_path / "results").mkdir()
     shutil.copy(records.RESULTS / "batchnorm_cnn.jsonl", tmp_path / "results")
     done = run("--num_seeds=2", "--experiment=all")
@@ -47,19 +47,19 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     best = np.max(first[0].curve["validation_accuracy"])
     selected = first[0].curve["step"].index(first[0].selected_step)
     assert first[0].curve["validation_accuracy"][selected] == best
-    for one in first:  # What the vote is made of.
+    for one in first:  # The probabilities that the vote averages.
         assert one.probabilities is not None
         np.testing.assert_array_equal(one.probabilities.argmax(-1), one.predictions)
         np.testing.assert_allclose(one.probabilities.sum(-1), 1, atol=1e-4)
     done = run("--num_seeds=2", "--experiment=vote")
     assert "toy/vote is the mean of 2 `row`, seeds 0 to 1" in done
     assert "toy/row: all of these seeds are recorded" in done
-    # A record that was lost after its run is made from the run directory.
+    # A record that was lost is made again from the run directory.
     lines = (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "results/toy.jsonl").write_text(lines[0])
     assert "epoch" not in run("--num_seeds=2", "--experiment=row")
     assert (tmp_path / "results/toy.jsonl").read_text().splitlines(keepends=True) == lines
-    # What is begun goes on by itself; beside a new seed it would have to start again.
+    # An unfinished run is resumed on its own; trained with a new seed it would have to restart.
     (tmp_path / "results/toy.jsonl").unlink()
     shutil.rmtree(tmp_path / "runs/toy/row/seed-1")
     (tmp_path / "runs/toy/row/seed-0/result.json").unlink()
@@ -69,7 +69,7 @@ def test_an_article_script_runs_what_is_missing(tmp_path):
     assert [r.curve for r in again] == [r.curve for r in first]
 
 
-def test_of_rows_that_torch_lacks_a_named_one_is_refused_first_and_others_are_left_out(tmp_path):
+def test_rows_without_a_torch_reference_are_refused_by_name_and_skipped_with_all(tmp_path):
     pytest.importorskip("torch")
 
     def run(article, rows):

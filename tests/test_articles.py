@@ -1,4 +1,4 @@
-"""The articles' rows: what is printed, and what a variant changes."""
+"""The articles' rows: published figures and protocols, and what each variant changes."""
 
 import dataclasses
 from typing import Any
@@ -29,7 +29,7 @@ ARTICLES = all_articles()
 ROWS = [(article, row) for article in ARTICLES for row in article.rows]
 
 
-def test_articles_are_found_by_being_there():
+def test_all_articles_are_discovered():
     letters = [article.letter for article in ARTICLES]
     assert len(set(letters)) == len(letters)
     assert set("ABCDEFGHO") <= set(letters)
@@ -38,7 +38,7 @@ def test_articles_are_found_by_being_there():
 
 
 @pytest.mark.parametrize(("article", "row"), ROWS, ids=lambda value: getattr(value, "id", ""))
-def test_rows_can_be_trained_and_state_what_was_printed(article, row):
+def test_rows_name_valid_networks_and_quote_their_figures(article, row):
     assert [other.id for other in article.rows].count(row.id) == 1
     abstract_model(row.recipe.model, **row.recipe.model_args)
     for figure in row.figures:
@@ -48,8 +48,8 @@ def test_rows_can_be_trained_and_state_what_was_printed(article, row):
         assert len(curve.values) <= row.recipe.epochs
 
 
-# As the articles print them: row, figure in percent, images in a batch, epochs, learning rate,
-# weight decay.
+# As printed in the articles: row, accuracy in percent, batch size, epochs, learning rate, weight
+# decay.
 PRINTED = """
 A shallow                            97.80  10 60  0.1     0
 A basic_conv                         98.78  10 60  0.1     0
@@ -127,7 +127,7 @@ O turned_longest                     nan   100 33  0.002   0
 O chosen                             nan   100 22  0.002   0
 """
 
-# Training images held out, order of the images, the epoch that counts, optimiser.
+# Validation images, shuffling, the epoch that is evaluated, optimiser.
 PROTOCOLS = {
     "A": (10_000, "never", "best_validation", "sgd"),
     "B": (0, "every_epoch", "last", "sgd"),
@@ -142,7 +142,7 @@ PROTOCOLS = {
 
 
 @pytest.mark.parametrize("line", PRINTED.strip().splitlines(), ids=lambda line: line[:30].strip())
-def test_rows_are_what_the_articles_print(line):
+def test_rows_follow_the_printed_protocols(line):
     letter, name, *numbers = line.split()
     (article,) = (article for article in ARTICLES if article.letter == letter)
     row = article.row(name)
@@ -163,7 +163,7 @@ def test_rows_are_what_the_articles_print(line):
     assert recipe.shuffle == ("once" if letter == "A" and expanded else order)
     if name == "early_stopping":
         validation, selection = 10_000, "best_validation"
-    if name == "chosen":  # By the others' held-out images; it trains on all.
+    if name == "chosen":  # On the other rows' validation images; it trains on all images.
         validation = 0
     assert (recipe.validation, recipe.selection) == (validation, selection)
     if name == "double_fc_dropout_augmented":  # Article B's.
@@ -179,7 +179,7 @@ def test_rows_are_what_the_articles_print(line):
     assert recipe.dataset == ("fashion_mnist" if fashion else "mnist")
 
 
-def test_the_protocols_of_g_and_h_are_their_programs():
+def test_protocols_of_g_and_h_are_those_of_their_programs():
     source_g, source_h = (
         rows.find(name).recipe for name in ("ttdoucet/residual_cnn", "cdeotte/strided_cnn")
     )
@@ -193,7 +193,7 @@ def test_the_protocols_of_g_and_h_are_their_programs():
     schedule = Schedule.of_images(source_h, 60_000)
     assert (schedule.steps_per_epoch, schedule.total_steps) == (843, 25_290)
     assert Schedule.of_images(source_g, 60_000).total_steps == 6600
-    # The first and last rates: G's cosine ends a step before a thousandth of where it began.
+    # Learning rates at steps; G's cosine decay ends a step before a thousandth of its initial rate.
     last = 4e-4 * 0.1 ** (5999 / 6000)
     cosine = last / 1000 + (last - last / 1000) * (1 + np.cos(np.pi * 599 / 600)) / 2
     for recipe, expected in (
@@ -206,16 +206,16 @@ def test_the_protocols_of_g_and_h_are_their_programs():
         np.testing.assert_allclose(found, list(expected.values()), rtol=1e-4)
 
 
-# What a row changes of another's recipe.
 _WITHOUT_CROP = (GridDistortion(), MagnifyingRotation(), Standardize())
 _OF_G = (CropResize(window=25, centre="published"), *_WITHOUT_CROP)
 
 
 def _one_cycle(epochs):
-    """Up from a tenth in an epoch, and down to zero in the others."""
+    """One epoch of warm-up from a tenth of the rate, then cosine decay to zero."""
     return (Linear(epochs=1, start=0.1, end=1), Cosine(epochs=epochs - 1, end=0))
 
 
+# Rows whose recipe is that of another row except for these fields.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "ttdoucet/half_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 64}}),
     "ttdoucet/quarter_width": ("ttdoucet/residual_cnn", {"model_args": {"width": 32}}),
@@ -241,7 +241,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "batchnorm_cnn/batchnorm_cnn",
         {"validation": 10_000, "selection": "best_validation"},
     ),
-    # Our own candidates, judged by images held out.
+    # Our own candidates, compared on validation images.
     "frontier/small": (
         "ttdoucet/residual_cnn",
         {"model_args": {"width": 32, "first_block": False}, "validation": 10_000},
@@ -313,22 +313,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_changes_what_it_says_and_nothing_else(name):
-    of, changes = VARIANTS[name]
-    assert rows.find(name).recipe == dataclasses.replace(rows.find(of).recipe, **changes)
+def test_variant_changes_exactly_the_listed_fields(name):
+    original, changes = VARIANTS[name]
+    assert rows.find(name).recipe == dataclasses.replace(rows.find(original).recipe, **changes)
 
 
-def test_a_vote_has_no_recipe_and_its_members_are_named():
+def test_vote_has_no_recipe_and_the_error_names_its_members():
     with pytest.raises(UsageError, match=r"a vote of .* they belong to, ttdoucet/residual_cnn"):
         rows.find("ttdoucet/committee")
 
 
-def test_every_row_of_e_g_and_ours_but_their_own_is_a_variant():
+def test_all_rows_of_e_g_and_o_but_the_published_ones_are_variants():
     others = {f"{article.name}/{row.id}" for article, row in ROWS if article.letter in "EGO"}
     assert others - VARIANTS.keys() == {"ttdoucet/residual_cnn", "batchnorm_cnn/batchnorm_cnn"}
 
 
-def test_committees_are_those_of_the_articles():
+def test_ensembles_are_those_of_the_articles():
     found = [
         (article.letter, one.members, one.size, one.vote, *(f.value for f in one.figures))
         for article in ARTICLES
@@ -342,7 +342,7 @@ def test_committees_are_those_of_the_articles():
     ]
 
 
-def test_what_the_repository_of_article_b_prints_for_the_same_commands():
+def test_rows_of_article_b_also_have_the_figures_of_its_repository():
     (article,) = (article for article in ARTICLES if article.letter == "B")
     others = {
         row.id: other.value
@@ -358,25 +358,25 @@ def test_what_the_repository_of_article_b_prints_for_the_same_commands():
         "dbl_conv_relu_expanded": 99.42,
         "double_fc_dropout": 99.59,
     }
-    assert not any("normalized" in name for name in others)
 
 
-def test_every_row_is_compared_with_what_is_printed():
+def test_printed_protocols_cover_every_row():
     listed = [tuple(line.split()[:2]) for line in PRINTED.strip().splitlines()]
     assert listed == [(article.letter, row.id) for article, row in ROWS]
 
 
-def test_ablations_and_ensembles_name_rows():
+def test_ablations_ensembles_and_costs_refer_to_existing_rows():
     names = {f"{article.name}/{row.id}" for article, row in ROWS}
-    for article in ARTICLES:
-        for ablation in article.ablations:
-            assert {ablation.first, ablation.second} <= names
-        for members in article.ensembles:
-            article.row(members.members)
-        for cost in article.costs:
-            article.row(cost.row)
+    ablations = [ablation for article in ARTICLES for ablation in article.ablations]
+    assert ablations
+    assert {name for one in ablations for name in (one.first, one.second)} <= names
+    used = {f"{article.name}/{one.members}" for article in ARTICLES for one in article.ensembles}
+    trained = {f"{article.name}/{cost.row}" for article in ARTICLES for cost in article.costs}
+    assert used
+    assert trained
+    assert used | trained <= names
 
 
-def test_an_unknown_row_is_named_with_the_rows_there_are():
+def test_unknown_row_is_an_error_that_lists_the_rows():
     with pytest.raises(UsageError, match="no row 'plane'; its rows are plain, variant"):
         ARTICLE.row("plane")

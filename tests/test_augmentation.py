@@ -1,4 +1,4 @@
-"""Augmentation in training: the same images however a step is computed, and in evaluation."""
+"""Augmentation: the same images however a training step is computed, and none in evaluation."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ def trainer(digits: Dataset) -> Trainer:
     return Trainer(recipe(), digits, seeds=[3], num_devices=1)
 
 
-def test_a_recipe_with_augmentation_goes_to_json_and_back() -> None:
+def test_a_recipe_with_augmentation_survives_a_json_round_trip() -> None:
     one = recipe()
     assert one.augmentation == (CropResize(), Affine(), Standardize())
     assert Recipe.from_dict(json.loads(one.to_json())) == one
@@ -57,7 +57,7 @@ def test_a_recipe_with_augmentation_goes_to_json_and_back() -> None:
 @pytest.mark.parametrize(
     "changes", [{"augmentation": AUGMENTED[::-1]}, {"mean": 0.5}, {"std": 0.5}]
 )
-def test_standardisation_has_the_last_word(changes: dict[str, Any]) -> None:
+def test_standardize_must_come_last_and_exclude_mean_and_std(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="make it the last of augmentation, with mean 0"):
         recipe(**changes)
 
@@ -65,11 +65,10 @@ def test_standardisation_has_the_last_word(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("augmentation", "tolerance"),
     [
-        # Standardised, to 3 and more: a unit in the last place of where a pixel is taken from,
-        # 10 rows away, is 1e-6.
+        # Standardised pixels reach 3 and more, and a coordinate of about 10 is rounded by 1e-6.
         (AUGMENTED, 2e-5),
         (({"name": "elastic"},), 1e-5),
-        # Of 8-bit numbers, which have no last digits.
+        # 8-bit integers, which are exact.
         (
             (
                 *({"name": "horizontal_flip"}, {"name": "crop_resize"}),
@@ -80,7 +79,7 @@ def test_standardisation_has_the_last_word(changes: dict[str, Any]) -> None:
     ],
     ids=["affine", "elastic", "8-bit"],
 )
-def test_images_do_not_depend_on_devices(
+def test_augmented_images_do_not_depend_on_the_number_of_devices(
     trainer: Trainer, digits: Dataset, augmentation: Any, tolerance: float
 ) -> None:
     images, state = jnp.asarray(digits.train.images[:48]), trainer.state(0)
@@ -95,12 +94,12 @@ def test_images_do_not_depend_on_devices(
     )
     seen_whole = jax.jit(partial(seen, axis_name=None))
     np.testing.assert_allclose(jax.jit(split)(images), seen_whole(images), rtol=0, atol=tolerance)
-    # Equal images are changed each in its own way.
+    # Equal images are each augmented differently.
     same = np.asarray(seen_whole(images[:1].repeat(48, axis=0)))
     assert len({image.tobytes() for image in same}) == 48
 
 
-def test_the_trainer_s_steps_are_those_by_hand(trainer: Trainer, digits: Dataset) -> None:
+def test_the_trainer_s_losses_match_manual_steps(trainer: Trainer, digits: Dataset) -> None:
     order = np.random.default_rng([3, 0]).permutation(np.arange(len(digits.train), dtype=np.int32))
 
     @jax.jit
@@ -118,7 +117,7 @@ def test_the_trainer_s_steps_are_those_by_hand(trainer: Trainer, digits: Dataset
         np.testing.assert_allclose(again.advance(2)[0, :, 0], losses, rtol=1e-4)
 
 
-def test_a_trainer_that_goes_on_sees_the_same_images(digits: Dataset) -> None:
+def test_a_resumed_trainer_continues_bit_for_bit(digits: Dataset) -> None:
     whole = Trainer(recipe(), digits, seeds=[3], num_devices=1)
     whole.advance(2)
     saved = whole.saved()
@@ -130,7 +129,7 @@ def test_a_trainer_that_goes_on_sees_the_same_images(digits: Dataset) -> None:
 
 
 @pytest.mark.usefixtures("short_intervals")
-def test_a_run_goes_on_with_the_same_images_rates_and_moments(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_images_learning_rates_and_moments(tmp_path: Path) -> None:
     changed = recipe(
         dataset="mnist",
         batch_size=16,
@@ -145,10 +144,10 @@ def test_a_run_goes_on_with_the_same_images_rates_and_moments(tmp_path: Path) ->
             {"name": "exponential", "epochs": 1.5, "factor": 0.5},
         ],
     )
-    asked = itertools.count()
+    calls = itertools.count()
     for _ in range(3):
         with pytest.raises(Stopped):
-            train_small([tmp_path / "run"], changed, stop=lambda: next(asked) % 3 == 2)
+            train_small([tmp_path / "run"], changed, stop=lambda: next(calls) % 3 == 2)
     assert train_small([tmp_path / "run"], changed) == 9
     train_small([tmp_path / "whole"], changed)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
@@ -178,13 +177,13 @@ def test_evaluation_crops_and_standardises(trainer: Trainer, digits: Dataset) ->
 def test_evaluation_in_training_mode_does_not_augment(digits: Dataset) -> None:
     changes = {"evaluation": "training_mode", "augmentation": AUGMENTED[:1]}
     trainer = Trainer(recipe(**changes), digits, seeds=[0], num_devices=1)
-    images = digits.test.images[:50]  # A batch and two more.
+    images = digits.test.images[:50]  # A batch of 48 and two more.
     inputs = evaluation_inputs(recipe(**changes), jnp.asarray(images))
     logits = trainer.state(0).model()(inputs)
     np.testing.assert_allclose(trainer.logits(images)[0], logits, atol=1e-4)
 
 
-def test_a_report_shows_images_as_they_are_trained_on(digits: Dataset) -> None:
+def test_a_report_shows_training_images_with_and_without_augmentation(digits: Dataset) -> None:
     (plain,) = training_images(digits, recipe(augmentation=()))
     plain_again, changed = training_images(digits, recipe())
     pictures = [
@@ -196,7 +195,7 @@ def test_a_report_shows_images_as_they_are_trained_on(digits: Dataset) -> None:
     np.testing.assert_array_equal(
         pictures[2], inspection.augmented(recipe(), digits.train.images[1:41])
     )
-    # Augmented, they are digits still, each elsewhere.
+    # Augmented images differ from the originals, but have about as much ink.
     moved = np.abs(pictures[2].astype(int) - pictures[0]).mean(axis=(1, 2))
     assert moved.min() > 5
     assert pictures[2].mean() == pytest.approx(pictures[0].mean(), rel=0.4)

@@ -1,4 +1,4 @@
-"""Moving averages of what a network learns: by hand, evaluated, saved, and gone on with."""
+"""Exponential moving averages of parameters and BatchNorm statistics."""
 
 import dataclasses
 from pathlib import Path
@@ -33,8 +33,8 @@ def averages(trainer: Trainer) -> list[np.ndarray]:
     return jax.tree.leaves(trainer.saved()[0]["averages"])
 
 
-def test_averages_are_those_by_hand(normed: Recipe) -> None:
-    """Of BatchNorm's statistics too."""
+def test_averages_match_those_computed_by_hand(normed: Recipe) -> None:
+    """Of parameters and of BatchNorm's statistics."""
     recipe = dataclasses.replace(normed, average_decay=DECAY)
     trainer = Trainer(recipe, DATASET, seeds=[0], num_devices=1)
     expected = [np.asarray(one, np.float64) for one in values(trainer)]
@@ -48,7 +48,7 @@ def test_averages_are_those_by_hand(normed: Recipe) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_averages_do_not_change_what_is_trained() -> None:
+def test_averaging_does_not_change_training() -> None:
     plain = Trainer(RECIPE, DATASET, seeds=[0], num_devices=1)
     averaged = Trainer(AVERAGED, DATASET, seeds=[0], num_devices=1)
     for trainer in (plain, averaged):
@@ -57,7 +57,7 @@ def test_averages_do_not_change_what_is_trained() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_what_is_evaluated_loaded_and_exported_is_the_average(tmp_path: Path) -> None:
+def test_evaluation_loading_and_export_use_the_averages(tmp_path: Path) -> None:
     path = tmp_path / "run"
     train_small([path], AVERAGED)
     run = mnist_jax.load_run(path)
@@ -68,16 +68,18 @@ def test_what_is_evaluated_loaded_and_exported_is_the_average(tmp_path: Path) ->
     assert (kernel != saved["params"]["fc1"]["kernel"]).any()
     probabilities = run.probabilities(DATASET.test.images)
     np.testing.assert_array_equal(
-        probabilities.argmax(-1), RunDirectory(path).predictions(), "as it was evaluated"
+        probabilities.argmax(-1),
+        RunDirectory(path).predictions(),
+        "not those of the run's evaluation",
     )
-    taken = read_weights(dataclasses.replace(RECIPE, init_from=str(path))).arrays
-    np.testing.assert_array_equal(taken["params"]["fc1"]["kernel"], kernel)
+    initial = read_weights(dataclasses.replace(RECIPE, init_from=str(path))).arrays
+    np.testing.assert_array_equal(initial["params"]["fc1"]["kernel"], kernel)
     export_weights(RunDirectory(path), tmp_path / "weights.safetensors")
     read = dataclasses.replace(RECIPE, init_from=str(tmp_path / "weights.safetensors"))
     np.testing.assert_array_equal(read_weights(read).arrays["params"]["fc1"]["kernel"], kernel)
 
 
-def test_averages_begin_at_the_weights_that_training_starts_from(tmp_path: Path) -> None:
+def test_averages_start_from_the_initial_weights(tmp_path: Path) -> None:
     train_small([tmp_path / "source"], RECIPE)
     weights = read_weights(dataclasses.replace(RECIPE, init_from=str(tmp_path / "source"))).arrays
     trainer = Trainer(AVERAGED, DATASET, seeds=[0, 1], num_devices=1)
@@ -86,11 +88,11 @@ def test_averages_begin_at_the_weights_that_training_starts_from(tmp_path: Path)
         np.testing.assert_array_equal(
             seed["averages"]["params"]["fc1"]["kernel"], weights["params"]["fc1"]["kernel"]
         )
-    trainer.advance(1)  # The averages have memory of their own.
+    trainer.advance(1)  # Donates the weights' buffers, which averages must not share.
 
 
 @pytest.mark.usefixtures("short_intervals")
-def test_averages_go_on_after_every_step(normed: Recipe, tmp_path: Path) -> None:
+def test_run_stopped_after_every_step_resumes_its_averages(normed: Recipe, tmp_path: Path) -> None:
     recipe = dataclasses.replace(normed, average_decay=DECAY)
     stops = 0
     while True:
@@ -116,7 +118,7 @@ def averages_in(path: Path) -> list[str]:
     return [name for name in arrays if name.startswith("averages")]
 
 
-def test_recipes_without_an_average_have_the_texts_of_before() -> None:
+def test_average_decay_is_in_a_recipe_s_json_only_if_set() -> None:
     assert "average_decay" not in RECIPE.to_json()
     assert f'"average_decay": {DECAY}' in AVERAGED.to_json()
 
@@ -129,6 +131,6 @@ def test_recipes_without_an_average_have_the_texts_of_before() -> None:
         ({"average_decay": 0.5, "evaluation": "training_mode"}, "average_decay needs evaluation"),
     ],
 )
-def test_averages_that_are_none_are_refused(changes: dict[str, Any], sentence: str) -> None:
+def test_invalid_average_decay_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         dataclasses.replace(RECIPE, **changes)

@@ -1,4 +1,4 @@
-"""Batch normalisation against its definition, differentiated by JAX."""
+"""Batch normalisation, compared with its definition as differentiated by JAX."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     return batch_norm(x, scale, bias, epsilon=EPSILON)[0]
 
 
-def test_values_and_gradients_are_those_of_the_definition() -> None:
+def test_values_and_gradients_match_the_definition() -> None:
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         x = jnp.asarray(3 + 2 * rng.normal(size=(6, 5, 4, 3)))
@@ -36,12 +36,12 @@ def test_values_and_gradients_are_those_of_the_definition() -> None:
         results = []
         for function in (ours, definition):
             results.append(jax.jit(value_and_gradients, static_argnums=0)(function))
-        for a, e in zip(*results, strict=True):
-            assert a.dtype == jnp.float64
-            np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
+        for actual, expected in zip(*results, strict=True):
+            assert actual.dtype == jnp.float64
+            np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_statistics_are_the_batch_s_and_constant() -> None:
+def test_statistics_are_those_of_the_batch_and_not_differentiated() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(1, size=(4, 3, 3, 2)), jnp.float32)
     ones, zeros = jnp.ones(2), jnp.zeros(2)
     _, mean, var = batch_norm(x, ones, zeros, epsilon=EPSILON)
@@ -52,7 +52,7 @@ def test_statistics_are_the_batch_s_and_constant() -> None:
         assert not np.any(gradient)
 
 
-def test_an_accelerator_transposes_nothing_and_gets_the_same(
+def test_on_an_accelerator_nothing_is_transposed_and_results_are_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys = jax.random.split(jax.random.key(0), 3)
@@ -65,7 +65,7 @@ def test_an_accelerator_transposes_nothing_and_gets_the_same(
         return y, *pullback(grad)
 
     on_cpu = step(x, scale, bias)
-    # Functions of their own, because JAX remembers what it has traced.
+    # A new function each time, because JAX caches traces.
     traced = str(jax.make_jaxpr(lambda *args: step(*args))(x, scale, bias))
     assert "transpose" in traced
     assert "optimization_barrier" in traced
@@ -73,5 +73,5 @@ def test_an_accelerator_transposes_nothing_and_gets_the_same(
     traced = str(jax.make_jaxpr(lambda *args: step(*args))(x, scale, bias))
     assert "transpose" not in traced
     assert "optimization_barrier" not in traced
-    for a, e in zip(step(x, scale, bias), on_cpu, strict=True):
-        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5)
+    for actual, expected in zip(step(x, scale, bias), on_cpu, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)

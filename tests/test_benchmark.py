@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, its rivals' networks, and one worker."""
+"""The benchmark: its arithmetic, its competitors' networks, its workers and its pages."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert Spread.of(ours) == (20.0, 10.0, 30.0)
 
 
-def test_results_compare_like_with_like() -> None:
+def test_results_compare_equal_numbers_of_seeds() -> None:
     rates = {
         Entrant(MATMUL, 1): [1e6, 2e6],
         Entrant("ours", 1): [30.0, 10.0],
@@ -104,7 +104,7 @@ def test_results_compare_like_with_like() -> None:
     assert two == "| dense | 100 | 2 | 90 | 6% | 3.50 (3.00 to 4.00) |  | 1, 1 |"
 
 
-def test_the_pages_have_the_tables_of_the_measurements() -> None:
+def test_pages_are_up_to_date_with_the_stored_measurements() -> None:
     pages = page.pages()
     for path, text in pages.items():
         assert text == path.read_text()
@@ -112,8 +112,8 @@ def test_the_pages_have_the_tables_of_the_measurements() -> None:
     assert {name for path in pages for name in sections.names(path)} == {*kept, "links"}
 
 
-def _kept(**head: Any) -> dict[str, Any]:
-    """A kept file as its writer makes it, with two networks' checkpoints."""
+def _stored(**head: Any) -> dict[str, Any]:
+    """A file of measurements as it is stored: of saving one network, at two batch sizes."""
     row = {"task": "save", "bytes": 1000, "seconds": 1e-3, "background_seconds": 1e-3}
     row |= {"seconds_range": [1e-3, 1e-3], "background_seconds_range": [1e-3, 1e-3]}
     rows = [row | {"model": "lenet", "batch_size": size} for size in (10, 100)]
@@ -121,8 +121,8 @@ def _kept(**head: Any) -> dict[str, Any]:
     return made | {"git": {"revision": "a" * 40, "dirty": False}} | head | {"rows": rows}
 
 
-def test_a_page_tells_which_rows_were_measured_anew() -> None:
-    kept = _kept()
+def test_page_names_the_revision_of_rows_measured_later() -> None:
+    kept = _stored()
     assert ": revision" not in page._part(kept)
     kept["rows"] = [row | {"revision": "a" * 40} for row in kept["rows"]]
     assert ": revision" not in page._part(kept)
@@ -132,13 +132,13 @@ def test_a_page_tells_which_rows_were_measured_anew() -> None:
 
 
 @pytest.mark.parametrize(("busy", "evidence"), [(None, True), (0.9, True), (1.0, False)])
-def test_what_was_measured_beside_others_is_no_evidence(busy: float, evidence: bool) -> None:
-    text = page.circumstances(_kept(busy_before=busy))
+def test_measurements_on_a_busy_machine_are_no_evidence(busy: float | None, evidence: bool) -> None:
+    text = page.circumstances(_stored(busy_before=busy))
     assert ("no evidence of speed" not in text) == evidence
     assert ("load average" in text) == (busy is not None)
 
 
-def test_every_row_keeps_its_revision(tmp_path: Path) -> None:
+def test_every_row_records_its_revision(tmp_path: Path) -> None:
     arguments = ["--task=save", "--models=dense", "--rounds=1", f"--json={tmp_path}/kept.json"]
     done = commands.run(tmp_path, "experiments.benchmark", *arguments)
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,7 @@ def test_every_row_keeps_its_revision(tmp_path: Path) -> None:
         (["--models=dense", "--json=."], "--json is ., no file in a folder"),
     ],
 )
-def test_misuse_is_said_before_anything_is_measured(
+def test_misuse_is_reported_before_anything_is_measured(
     arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("experiments.benchmark.Contender", None)
@@ -166,7 +166,7 @@ def test_misuse_is_said_before_anything_is_measured(
             benchmark.main([])
 
 
-def test_the_readme_has_the_ratios_of_the_measurements() -> None:
+def test_readme_quotes_the_measured_ratios() -> None:
     def ratios(file: str, letters: str) -> str:
         found = []
         for row in json.loads((page.KEPT / file).read_text())["rows"]:
@@ -191,8 +191,8 @@ def test_the_readme_has_the_ratios_of_the_measurements() -> None:
     assert claimed == [ratios(*claim) for claim in claims]
 
 
-def test_stock_flax_is_the_same_network() -> None:
-    @nnx.jit  # Compiled as one, which takes less than as many small programs.
+def test_stock_flax_computes_the_same_network() -> None:
+    @nnx.jit  # One program compiles faster than many small ones.
     def make(key: jax.Array) -> Network:
         rngs = nnx.Rngs(key)
         return Network(
@@ -227,7 +227,7 @@ def test_stock_flax_is_the_same_network() -> None:
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_pytorch_is_the_same_network(name: str) -> None:
+def test_pytorch_network_has_parameters_of_the_same_sizes(name: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     from experiments.references.torch_runs import reference
 
@@ -238,7 +238,7 @@ def test_pytorch_is_the_same_network(name: str) -> None:
     assert sorted(leaf.size for leaf in jax.tree.leaves(nnx.state(ours, nnx.Param))) == theirs
 
 
-def test_article_a_s_decay_leaves_pytorch_s_biases_alone() -> None:
+def test_weight_decay_of_article_a_excludes_biases_in_pytorch() -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed")
     from experiments.references.torch_runs import reference
 
@@ -252,13 +252,13 @@ def test_article_a_s_decay_leaves_pytorch_s_biases_alone() -> None:
     assert decays == {True: pytest.approx(0.1 / 100), False: 0}
 
 
-def test_what_is_augmented_is_changed_as_its_source_says_or_as_h_does() -> None:
+def test_augmented_training_uses_the_recipe_s_transforms_or_those_of_h() -> None:
     own = model_entry("residual_cnn").recipe.augmentation
     assert augmented(bare_recipe("residual_cnn")).augmentation == own
     assert augmented(RECIPE) == replace(RECIPE, augmentation=(Affine(),))
 
 
-def test_short_last_batches_are_left_out() -> None:
+def test_incomplete_last_batches_are_dropped() -> None:
     dataset = load_dataset("digits")
     assert len(dataset.train) % 400
     assert len(whole_batches(dataset, 400).train) % 400 == 0
@@ -266,7 +266,9 @@ def test_short_last_batches_are_left_out() -> None:
         whole_batches(dataset, 100_000)
 
 
-def test_a_worker_measures_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_reports_its_rate_and_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     contender = Contender(Job(variant="ours", task="train", recipe=RECIPE, seeds=1, threads=1))
     rate, memory = contender.measure(0.01)
@@ -275,7 +277,7 @@ def test_a_worker_measures_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert memory > 10
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="There is but one core.")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 @pytest.mark.parametrize("variant", ["two-hosts", "all-reduce"])
 def test_two_hosts_take_the_same_steps(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -284,22 +286,22 @@ def test_two_hosts_take_the_same_steps(
     with closing(benchmark._host(variant, RECIPE, 2)) as contender:
         assert contender.measure(0.01).rate > 0
         images = [turn.images for turn in contender._turns(7)]
-    # An all-reduce counts as one, whichever host did it; of a batch each has its half.
+    # Both hosts take part in an all-reduce, which counts once; each trains half of every batch.
     assert images == ([3.5, 3.5] if variant == "all-reduce" else [350, 350])
 
 
-def test_a_ring_of_hosts_by_hand() -> None:
+def test_ring_all_reduce_takes_the_time_computed_by_hand() -> None:
     link = Link("slow", latency=1e-3, bandwidth=1e6)
-    # Two hosts: two messages an exchange, and every byte once.
+    # Between two hosts: two messages per exchange, and every byte is sent once.
     assert link.all_reduce(3, 500_000, 2) == pytest.approx(3 * 2e-3 + 0.5)
     assert link.all_reduce(3, 500_000, 5) == pytest.approx(3 * 8e-3 + 0.8)
     assert link.all_reduce(3, 500_000, 1) == 0
-    # Where so long a computation takes as long on five hosts as on one.
+    # The computing time for which five hosts are as fast as one.
     computing = scaling.least_computing(0.8, 5)
     assert computing / 5 + 0.8 == pytest.approx(computing)
 
 
-def test_what_two_hosts_measure_is_held_against_the_model() -> None:
+def test_measured_times_of_two_hosts_are_compared_with_the_model() -> None:
     milliseconds = {
         scaling.ALONE: [8.0, 10.0, 9.0],
         scaling.HALF: [4.0, 6.0, 5.0],
@@ -312,7 +314,7 @@ def test_what_two_hosts_measure_is_held_against_the_model() -> None:
         for what, rounds in milliseconds.items()
     }
     row = scaling.row(RECIPE, readings)
-    # The kernel of the first layer by itself, and all that is small together.
+    # One exchange of the first layer's kernel, and one of all small arrays.
     assert (row["exchanges"], row["bytes"]) == (2, 4 * (784 * 100 + 100 + 1000 + 10))
     assert row["two_hosts"] == pytest.approx(6e-3)
     assert row["speedup"] == pytest.approx(8 / 6)
@@ -328,7 +330,7 @@ def test_what_two_hosts_measure_is_held_against_the_model() -> None:
     )
 
 
-def test_the_links_table_says_from_which_batch_on_hosts_are_faster() -> None:
+def test_links_table_has_the_batch_sizes_from_which_hosts_are_faster() -> None:
     loopback = Link("loopback", 1e-3, 1.25e8)
     rows = [
         {
@@ -347,13 +349,13 @@ def test_the_links_table_says_from_which_batch_on_hosts_are_faster() -> None:
     assert (found.latency, found.bandwidth) == pytest.approx((1e-3, 1.25e8))
     text = page.links(rows)
     assert "loopback 1,000 µs and 0.125 GB/s; 10 GbE 1,030 µs and 1.25 GB/s" in text
-    # Over loopback 2 ms and 7.9 ms, twice, at 2 ms an image.
+    # Over loopback, twice 2 ms + 7.9 ms, at 2 ms per image: 10 images.
     assert "| a | 1 | 990 | 2,000 | 10 | 3, 10 | 12, 36 | 48, 60 |" in text
     with pytest.raises(Failure, match="measure more networks"):
         scaling.fitted(rows[:1])
 
 
-def test_statistics_of_batch_normalisation_are_exchanged_too() -> None:
+def test_batch_norm_statistics_are_exchanged_too() -> None:
     recipe = bare_recipe("batchnorm_cnn")
     network = abstract_model("batchnorm_cnn")
     channels = statistics(network)
@@ -363,19 +365,19 @@ def test_statistics_of_batch_normalisation_are_exchanged_too() -> None:
     assert exchanges(recipe) == (3 + len(channels), 4 * (parameters + sum(channels)))
 
 
-def test_a_worker_that_ends_is_named() -> None:
+def test_error_names_the_worker_that_exited() -> None:
     recipe = replace(RECIPE, batch_size=100_000)
     contender = Contender(Job(variant="ours", task="train", recipe=recipe, seeds=1, threads=1))
     with pytest.raises(Failure, match="ours on dense ended"):
         contender.measure(0.01)
-    # Told once more, it is known to be gone.
+    # A second request fails in the same way.
     with pytest.raises(Failure, match="ours on dense ended"):
         contender.measure(0.01)
     contender.close()
     assert [worker.returncode for worker in contender._workers] == [1]
 
 
-def test_a_save_is_measured_in_two_parts() -> None:
+def test_save_is_timed_in_foreground_and_background() -> None:
     size, found = saves(RECIPE, load_dataset("digits"), 2)
     assert size == 4 * (784 * 100 + 100 + 100 * 10 + 10)
     assert len(found) == 2

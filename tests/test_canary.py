@@ -1,4 +1,4 @@
-"""Guards against compilers that compute wrong numbers on the CPU."""
+"""Guards against compiler bugs that give wrong numbers on CPUs."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ def _squared_norms(rows: jax.Array) -> jax.Array:
 
 
 def test_jitted_matvec_reduction_matches_eager() -> None:
-    # jaxlib 0.10.2 returned 1071645696 here once compiled (jax issue 39103): a vmapped
-    # matrix-vector product followed by a reduction.
+    # When compiled by jaxlib 0.10.2, this vmapped matrix-vector product with a reduction returns
+    # 1071645696 (JAX issue 39103).
     n = 32_769
     rows = jnp.zeros((n, 3)).at[:, 0].set(jnp.arange(n, dtype=jnp.float32))
     assert float(_squared_norms(rows)[-1]) == 1073741824.0

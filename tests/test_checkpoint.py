@@ -1,4 +1,4 @@
-"""Checkpoints: bit by bit what was saved, or a refusal."""
+"""Checkpoints are restored bit for bit as they were saved, or refused."""
 
 import errno
 import hashlib
@@ -24,13 +24,13 @@ from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.step import TrainState
 
-# Random places in every file to flip a bit at.
-PLACES = 60 if os.environ.get("MNIST_JAX_FAULTS") == "long" else 4
+# Random bytes of every file in which a bit is flipped.
+POSITIONS = 60 if os.environ.get("MNIST_JAX_FAULTS") == "long" else 4
 
 
 @pytest.fixture(scope="module")
 def tree() -> dict[str, Any]:
-    """A state with BatchNorm statistics and Adam's moments, and a log with odd float64 values."""
+    """A state with BatchNorm statistics and Adam's moments, and a log of special float64 values."""
     recipe = Recipe(
         model="batchnorm_cnn", batch_size=4, epochs=1, optimizer="adam", learning_rate=1e-3
     )
@@ -83,7 +83,7 @@ def test_restores_every_bit(tree: dict[str, Any], saved: Path) -> None:
     _assert_same_bits(got, _ones(tree))
 
 
-def test_saves_what_the_arrays_were_when_asked(tmp_path: Path) -> None:
+def test_saves_arrays_as_they_were_when_the_save_began(tmp_path: Path) -> None:
     array = np.zeros(3)
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, [array])
@@ -91,7 +91,7 @@ def test_saves_what_the_arrays_were_when_asked(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "c").restore([array])[1][0].tolist() == [0, 0, 0]
 
 
-def test_keeps_the_latest_two_and_one_more_across_processes(tmp_path: Path) -> None:
+def test_keeps_the_latest_two_and_a_chosen_one_also_when_reopened(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as checkpoints:
         for step in range(1, 6):
             checkpoints.save(step, [np.full(3, step)], keep=2 if step > 1 else 1)
@@ -106,8 +106,12 @@ def test_keeps_the_latest_two_and_one_more_across_processes(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["empty", "no manifest", "manifest of another step"])
-def test_passes_over_a_checkpoint_that_was_never_finished(
-    damage: str, tree: dict[str, Any], saved: Path, tmp_path: Path, caplog: Any
+def test_skips_an_incomplete_checkpoint(
+    damage: str,
+    tree: dict[str, Any],
+    saved: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
@@ -118,7 +122,7 @@ def test_passes_over_a_checkpoint_that_was_never_finished(
             shutil.copytree(saved / "2", directory / "3", ignore=lambda *_: ["SHA256SUMS"])
         case "manifest of another step":
             shutil.copytree(saved / "2", directory / "3")
-    # A save that was killed leaves this.
+    # A process killed during a save leaves this.
     shutil.copytree(saved / "2", directory / "4.orbax-checkpoint-tmp")
     logging.use_absl_handler()
     with caplog.at_level("WARNING", logger="absl"):
@@ -138,22 +142,22 @@ def test_passes_over_a_checkpoint_that_was_never_finished(
 def test_never_restores_wrong_arrays(
     tree: dict[str, Any], saved: Path, tmp_path: Path, tally: Counter[str]
 ) -> None:
-    """Each file is flipped at its ends and in between, truncated, emptied and removed."""
+    """Each file has a bit flipped at its ends and in between, is truncated, emptied and removed."""
     generator = random.Random(0)
     restored = refused = 0
     for number, original in enumerate(sorted(f for f in (saved / "2").rglob("*") if f.is_file())):
         data = original.read_bytes()
-        places = {0, len(data) - 1, *(generator.randrange(len(data)) for _ in range(PLACES))}
+        positions = {0, len(data) - 1, *(generator.randrange(len(data)) for _ in range(POSITIONS))}
         mutants: list[bytes | None] = [
             data[:i] + bytes([data[i] ^ (1 << generator.randrange(8))]) + data[i + 1 :]
-            for i in places
+            for i in positions
         ]
         mutants += [data[: len(data) // 2], data[:-1], data + b"\0", b"", None]
         directory = tmp_path / str(number)
         shutil.copytree(saved, directory)
-        victim = directory / original.relative_to(saved)
+        path = directory / original.relative_to(saved)
         for mutant in mutants:
-            victim.unlink() if mutant is None else victim.write_bytes(mutant)
+            path.unlink() if mutant is None else path.write_bytes(mutant)
             try:
                 _, got = Checkpoints(directory).restore(tree, step=2)
             except Failure:
@@ -164,18 +168,22 @@ def test_never_restores_wrong_arrays(
             else:
                 restored += 1
                 _assert_same_bits(got, tree)
-            victim.write_bytes(data)
+            path.write_bytes(data)
     tally["damaged files of a checkpoint, refused"] += refused
     tally["damaged files of a checkpoint, restored to the right bits"] += restored
-    # Only the manifest's line end can change without a consequence.
+    # Only changes of the manifest's last line break are harmless.
     assert refused > 100
     assert restored <= 4
 
 
-def test_manifest_is_readable_by_sha256sum(saved: Path) -> None:
-    for line in (saved / "2" / "SHA256SUMS").read_text().splitlines():
-        digest, name = line.split("  ")
-        assert hashlib.sha256((saved / name).read_bytes()).hexdigest() == digest
+def test_manifest_lists_every_file_in_the_format_of_sha256sum(saved: Path) -> None:
+    manifest = saved / "2" / "SHA256SUMS"
+    listed = dict(line.split("  ")[::-1] for line in manifest.read_text().splitlines())
+    files = [path for path in (saved / "2").rglob("*") if path.is_file() and path != manifest]
+    assert listed == {
+        path.relative_to(saved).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.mark.parametrize(
@@ -193,7 +201,7 @@ def test_refuses_arrays_of_another_network(
         Checkpoints(saved).restore(tree | change)
 
 
-def test_says_that_it_cannot_look(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+def test_an_unreadable_directory_is_a_failure(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -202,12 +210,12 @@ def test_says_that_it_cannot_look(monkeypatch: pytest.MonkeyPatch, saved: Path) 
         Checkpoints(saved).intact()
 
 
-def test_removes_no_checkpoint_that_cannot_be_read_for_the_moment(
+def test_never_removes_a_checkpoint_that_temporarily_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
-    before = sorted(path for path in directory.rglob("*"))
+    before = sorted(directory.rglob("*"))
 
     def refuse(*_: object, **__: object) -> str:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -218,11 +226,14 @@ def test_removes_no_checkpoint_that_cannot_be_read_for_the_moment(
         Checkpoints(directory) as checkpoints,
     ):
         checkpoints.save(3, [np.zeros(1)])
-    assert sorted(path for path in directory.rglob("*")) == before
+    assert sorted(directory.rglob("*")) == before
 
 
-def test_passes_over_a_checkpoint_whose_removal_was_interrupted(
-    monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path, caplog: Any
+def test_skips_a_checkpoint_whose_removal_was_interrupted(
+    monkeypatch: pytest.MonkeyPatch,
+    saved: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
@@ -246,31 +257,34 @@ def test_passes_over_a_checkpoint_whose_removal_was_interrupted(
     assert checkpoints.steps() == [3, 4]
 
 
-def test_a_checkpoint_that_is_removed_while_it_is_verified_is_not_damaged(
-    monkeypatch: pytest.MonkeyPatch, saved: Path, tmp_path: Path, caplog: Any
+def test_a_checkpoint_removed_during_verification_is_not_reported_as_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+    saved: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
     verify = Checkpoints._damage
 
-    def overtaken(self: Checkpoints, step: int) -> str | None:
+    def removed_meanwhile(self: Checkpoints, step: int) -> str | None:
         if step == 1:
             shutil.rmtree(directory / "1")
         return verify(self, step)
 
-    monkeypatch.setattr(Checkpoints, "_damage", overtaken)
+    monkeypatch.setattr(Checkpoints, "_damage", removed_meanwhile)
     assert Checkpoints(directory).intact() == [2]
     assert caplog.text == ""
 
 
-def test_says_what_there_is(saved: Path, tmp_path: Path) -> None:
+def test_a_missing_step_is_refused_with_the_available_ones(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(Failure, match="no checkpoint of step 7; available: 1, 2"):
         Checkpoints(saved).restore({}, step=7)
     with pytest.raises(Failure, match="has no intact checkpoint"):
         Checkpoints(tmp_path / "nowhere").restore({})
 
 
-def test_reports_that_it_cannot_write(tmp_path: Path) -> None:
+def test_an_unwritable_directory_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(Failure, match=r"step 1 can't be written to .*Not a directory"),
@@ -286,7 +300,7 @@ def test_reports_a_failed_save_at_the_next_one(
     shutil.copytree(saved, directory)
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with Checkpoints(directory) as checkpoints:
         with monkeypatch.context() as patched:
@@ -298,12 +312,12 @@ def test_reports_a_failed_save_at_the_next_one(
 
 
 @pytest.mark.parametrize("missing", ["manifest.ocdbt", "d"])
-def test_does_not_take_for_saved_what_orbax_left_out(
+def test_a_checkpoint_that_orbax_saved_incompletely_is_a_failure(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = ocp.Checkpointer.save
 
-    def save_a_part(self: ocp.Checkpointer, directory: Path, *arguments: Any) -> None:
+    def save_partially(self: ocp.Checkpointer, directory: Path, *arguments: Any) -> None:
         save(self, directory, *arguments)
         part = directory / missing
         shutil.rmtree(part) if part.is_dir() else part.unlink()
@@ -311,7 +325,7 @@ def test_does_not_take_for_saved_what_orbax_left_out(
     store = Checkpoints(tmp_path)
     store.save(1, {"a": np.ones(3)})
     store.wait()
-    monkeypatch.setattr(ocp.Checkpointer, "save", save_a_part)
+    monkeypatch.setattr(ocp.Checkpointer, "save", save_partially)
     store.save(2, {"a": np.ones(3)})
     with pytest.raises(
         Failure, match=r"The checkpoint of step 2 can't be written to .* \(NOT_FOUND"
@@ -320,26 +334,28 @@ def test_does_not_take_for_saved_what_orbax_left_out(
     assert store.intact() == [1]
 
 
-def test_does_not_take_for_saved_what_reads_back_otherwise(
+def test_a_checkpoint_that_orbax_saved_wrongly_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = ocp.Checkpointer.save
 
-    def save_others(self: ocp.Checkpointer, directory: Path, arrays: dict[str, np.ndarray]) -> None:
+    def save_negatives(
+        self: ocp.Checkpointer, directory: Path, arrays: dict[str, np.ndarray]
+    ) -> None:
         save(self, directory, {name: -array for name, array in arrays.items()})
 
-    monkeypatch.setattr(ocp.Checkpointer, "save", save_others)
+    monkeypatch.setattr(ocp.Checkpointer, "save", save_negatives)
     store = Checkpoints(tmp_path)
-    store.save(1, {"a": np.zeros(3)})  # Which differ from their negatives in a bit alone.
+    store.save(1, {"a": np.zeros(3)})  # Differs from its negative in the sign bit alone.
     with pytest.raises(Failure, match="what was read back differs from what was written"):
         store.wait()
     assert store.intact() == []
 
 
-def test_is_intact_or_said_not_to_be_whichever_listing_is_refused(
+def test_whichever_directory_listing_fails_the_checkpoint_is_intact_or_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scandir, said = os.scandir, list[str]()
+    scandir, messages = os.scandir, list[str]()
     for number in range(100):
         listings = itertools.count()
 
@@ -355,21 +371,25 @@ def test_is_intact_or_said_not_to_be_whichever_listing_is_refused(
             try:
                 store.wait()
             except Failure as failure:
-                said.append(str(failure))
+                messages.append(str(failure))
                 continue
-        if next(listings) <= number:
-            break  # There are no more of them.
         assert store.intact() == [1], number
-    assert any("(Permission denied)" in sentence for sentence in said)
+        if next(listings) <= number:
+            break  # Every listing has failed once.
+    else:
+        pytest.fail("There are more than 100 listings.")
+    assert any("(Permission denied)" in message for message in messages)
 
 
-def test_says_that_orbax_cannot_read_what_is_as_it_was_saved(saved: Path, tmp_path: Path) -> None:
+def test_a_verified_checkpoint_that_orbax_cannot_read_is_a_failure(
+    saved: Path, tmp_path: Path
+) -> None:
     directory = tmp_path / "checkpoints"
     shutil.copytree(saved, directory)
     (directory / "2" / "default" / "manifest.ocdbt").unlink()
     manifest = directory / "2" / "SHA256SUMS"
     lines = manifest.read_text().splitlines(keepends=True)
-    manifest.write_text("".join(one for one in lines if "default/manifest.ocdbt" not in one))
+    manifest.write_text("".join(line for line in lines if "default/manifest.ocdbt" not in line))
     store = Checkpoints(directory)
     assert store.intact() == [1, 2]
     with pytest.raises(
@@ -378,6 +398,6 @@ def test_says_that_orbax_cannot_read_what_is_as_it_was_saved(saved: Path, tmp_pa
         store.restore({"log": np.zeros(4)})
 
 
-def test_restores_a_part(tree: dict[str, Any], saved: Path) -> None:
+def test_restores_a_subtree(tree: dict[str, Any], saved: Path) -> None:
     _, got = Checkpoints(saved).restore({"batch_stats": tree["batch_stats"]})
     _assert_same_bits(got, {"batch_stats": tree["batch_stats"]})

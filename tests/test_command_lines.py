@@ -1,4 +1,4 @@
-"""The commands as a person types them: what they print, write and exit with."""
+"""Command lines end to end: what they print and write, and their exit codes."""
 
 import dataclasses
 import fcntl
@@ -23,13 +23,13 @@ from mnist_jax.transforms import Affine
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home without datasets."""
+    """A home directory without datasets."""
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
 def workdir(home: Path) -> Path:
-    """A run of two epochs on the embedded digits, judged by its averages."""
+    """A run of two epochs on scikit-learn's digits, evaluated by its moving averages."""
     path = home / "run"
     done = run(
         home,
@@ -51,7 +51,7 @@ def workdir(home: Path) -> Path:
     return path
 
 
-def test_a_run_leaves_its_files(workdir: Path) -> None:
+def test_run_writes_its_files(workdir: Path) -> None:
     config = json.loads((workdir / "config.json").read_text())
     assert config["model"] == "dbl_conv_relu"
     assert config["dataset"] == "digits"
@@ -75,7 +75,7 @@ def test_a_run_leaves_its_files(workdir: Path) -> None:
     assert list((workdir / "tensorboard").iterdir())
 
 
-def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> None:
+def test_evaluate_reproduces_the_accuracy_of_the_run(home: Path, workdir: Path) -> None:
     assert workdir == home / "run"
     done = run(home, "mnist_jax.evaluate", "--workdir=~/run")
     assert done.returncode == 0, done.stderr
@@ -90,8 +90,8 @@ def test_evaluate_finds_the_accuracy_of_the_run(home: Path, workdir: Path) -> No
     assert [int(line[2]) for line in per_class] == confusion.diagonal().tolist()
 
 
-def test_report_draws_the_run(home: Path, workdir: Path) -> None:
-    # As Python itself starts it, so that nothing but the program sees to a clean standard error.
+def test_report_writes_page_and_plots(home: Path, workdir: Path) -> None:
+    # In a new interpreter, so that only the program itself keeps standard error clean.
     command = [sys.executable, "-m", "mnist_jax.report", f"--workdir={workdir}"]
     command.append(f"--out={home}/pictures")
     done = subprocess.run(command, capture_output=True, text=True, env=environment(home))
@@ -101,7 +101,7 @@ def test_report_draws_the_run(home: Path, workdir: Path) -> None:
     assert names >= {"report.html", "loss-by-epoch.png", "misclassified.png", "filters-conv2.png"}
 
 
-def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:
+def test_two_seeds_of_a_recipe_with_validation_on_the_digits(home: Path) -> None:
     path = home / "shallow"
     arguments = ("--model=shallow", "--dataset=digits", "--epochs=1", f"--workdir={path}")
     done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")
@@ -119,7 +119,7 @@ def test_a_recipe_with_validation_runs_on_the_small_digits(home: Path) -> None:
     assert f"{path} holds the runs of several seeds (seed-0, seed-1); give" in alone.stderr
 
 
-def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> None:
+def test_every_recipe_field_is_a_flag_and_config_json_repeats_the_run(home: Path) -> None:
     protocol = {
         "validation": 100,
         "mean": 0.5,
@@ -173,7 +173,7 @@ def test_every_field_of_a_recipe_is_a_flag_and_a_file_runs_again(home: Path) -> 
     assert "has ended; --overwrite starts it again" in " ".join(ended.stdout.split())
 
 
-def test_a_row_of_the_comparison_is_a_recipe(home: Path) -> None:
+def test_experiment_flag_trains_the_recipe_of_a_row(home: Path) -> None:
     name, path = "nested_software/dbl_conv_relu", home / "row"
     flags = (f"--experiment={name}", "--dataset=digits", "--epochs=1", f"--workdir={path}")
     done = run(home, "mnist_jax.train", *flags)
@@ -182,7 +182,7 @@ def test_a_row_of_the_comparison_is_a_recipe(home: Path) -> None:
     assert Recipe.load(path / "config.json") == expected
 
 
-def test_a_directory_named_by_the_order_of_arguments_is_found(home: Path, tmp_path: Path) -> None:
+def test_run_directory_named_by_an_earlier_version_is_found(home: Path, tmp_path: Path) -> None:
     recipe = model_entry("expanded_double_fc").recipe
     arguments = {**recipe.model_args, "hidden": 30}
     named = dataclasses.replace(
@@ -215,7 +215,7 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--experiment=nielson/dbl_conv"], "There is no article 'nielson'; give ARTICLE/ROW"),
         (["--config=nowhere.json"], "nowhere.json can't be read (No such file or directory)"),
         (["--model=dbl_conv_rleu"], "did you mean 'dbl_conv_relu'"),
-        (["--model=lenet", "--dataset=cifar"], "dataset"),
+        (["--model=lenet", "--dataset=cifar"], "--dataset=cifar: value should be one of"),
         (["--model=lenet", "--epochs=0"], "epochs is 0; give 1 or more"),
         (["--model=lenet", "--learning_rate=-1"], "learning_rate is -1.0; give a positive number"),
         (["--model=lenet", "--learning_rate=nan"], "learning_rate is nan"),
@@ -255,7 +255,7 @@ def test_list_shows_every_network(home: Path) -> None:
         (["--model=dbl_conv_relu", '--model_args={"hidden": "300"}'], "hidden is '300'"),
         (["--model=lenet", "--dataset=digits", "--batch_size=1501"], "has 1500 training images"),
         (["--model=lenet", "--dataset=digits", "--num_devices=999"], "give 1 to"),
-        (["--model=lenet", "--data_dir=/nowhere"], "/nowhere"),
+        (["--model=lenet", "--data_dir=/nowhere"], "The data folder /nowhere can't be read"),
         (["--model=lenet", "--init_from=~no-such-user/x"], "~no-such-user/x names a home folder"),
         (
             ["--model=dense", "--dataset=digits", "--workdir={run}/lr[0.1]"],
@@ -269,14 +269,15 @@ def test_list_shows_every_network(home: Path) -> None:
             ],
             "A batch of one image gives batch normalisation only one value",
         ),
-        (["--model=lenet", "--sped=1"], "sped"),
+        (["--model=lenet", "--sped=1"], "Unknown command line flag 'sped'"),
         (["lenet"], "'lenet' is not a flag"),
     ],
 )
 def test_misuse_is_one_sentence_and_exit_code_2(
-    home: Path, workdir: Path, arguments: list[str], sentence: str
+    home: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    arguments = [argument.replace("{run}", str(workdir)) for argument in arguments]
+    (tmp_path / "config.json").touch()  # As in the run of a single seed.
+    arguments = [argument.replace("{run}", str(tmp_path)) for argument in arguments]
     done = run(home, "mnist_jax.train", *arguments)
     assert sentence in done.stderr
     assert done.returncode == 2
@@ -285,7 +286,7 @@ def test_misuse_is_one_sentence_and_exit_code_2(
 
 
 @pytest.mark.parametrize("command", ["train --model=dense --workdir=", "predict --model=dense "])
-def test_a_path_that_the_system_refuses_is_one_sentence(home: Path, command: str) -> None:
+def test_too_long_path_is_one_sentence(home: Path, command: str) -> None:
     module, *arguments = (command + 300 * "a").split()
     done = run(home, f"mnist_jax.{module}", *arguments)
     assert done.returncode == 1
@@ -293,7 +294,7 @@ def test_a_path_that_the_system_refuses_is_one_sentence(home: Path, command: str
     assert "Traceback" not in done.stderr
 
 
-def test_seeds_go_on_with_the_threads_they_began_with(home: Path) -> None:
+def test_seeds_resume_with_the_number_of_threads_they_began_with(home: Path) -> None:
     path = home / "threads"
     arguments = ("--model=dense", "--dataset=digits", "--epochs=1", f"--workdir={path}")
     assert run(home, "mnist_jax.train", *arguments, "--num_seeds=2").returncode == 0
@@ -304,7 +305,7 @@ def test_seeds_go_on_with_the_threads_they_began_with(home: Path) -> None:
         assert environment["device"]["threads"] == count
         device = environment["device"] | {"threads": threads}
         file.write_text(json.dumps(environment | {"device": device}))
-    # Of one that has ended nothing follows; the other goes on.
+    # The number of a finished seed has no effect; the other seed resumes with its own.
     (path / "seed-1" / "result.json").unlink()
     done = run(home, "mnist_jax.train", *arguments, "--num_seeds=2")
     assert (done.returncode, done.stderr) == (0, "")
@@ -316,12 +317,12 @@ def test_seeds_go_on_with_the_threads_they_began_with(home: Path) -> None:
     assert "environment.json is damaged or of another version (threads is 'many')" in done.stderr
 
 
-def test_more_seeds_than_memory_are_refused_at_once(home: Path) -> None:
+def test_seeds_that_exceed_memory_are_refused_before_training(home: Path) -> None:
     path = home / "many"
     flags = ("--model=dense", "--dataset=digits", "--num_seeds=1000000000", f"--workdir={path}")
     done = run(home, "mnist_jax.train", *flags)
     assert done.returncode == 2
-    # Four times 79,510 numbers of 4 bytes each.
+    # Each needs four copies of 79,510 parameters of 4 bytes.
     assert done.stderr.startswith(
         "1,000,000,000 seeds of dense need about 1,184,791.3 GiB, but cpu has "
     )
@@ -329,7 +330,7 @@ def test_more_seeds_than_memory_are_refused_at_once(home: Path) -> None:
     assert not path.exists()
 
 
-def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
+def test_unwritable_workdir_is_one_sentence(home: Path) -> None:
     (home / "file").touch()
     done = run(
         home, "mnist_jax.train", "--model=dense", "--dataset=digits", f"--workdir={home}/file/run"
@@ -342,14 +343,12 @@ def test_an_unwritable_workdir_is_one_sentence(home: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "hidden"),
     [
-        ("lenet", [2**31 - 1]),  # Of 3.4 TB, refused when an array is placed.
-        # Of 5.5 TB, refused within a program.
+        ("lenet", [2**31 - 1]),  # 3.4 TB, refused when an array is placed on the device.
+        # 5.5 TB, refused by a compiled program.
         pytest.param("dbl_conv_relu", 2**31 - 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_network_larger_than_memory_is_one_sentence(
-    home: Path, model: str, hidden: object
-) -> None:
+def test_network_larger_than_memory_is_one_sentence(home: Path, model: str, hidden: object) -> None:
     arguments = json.dumps({"hidden": hidden})
     done = run(
         home,
@@ -373,7 +372,7 @@ def test_a_network_larger_than_memory_is_one_sentence(
         ("RuntimeError('a mistake of ours')", "RuntimeError: a mistake of ours"),
     ],
 )
-def test_only_memory_that_is_lacking_is_no_traceback(error: str, end: str) -> None:
+def test_out_of_memory_is_a_sentence_and_other_errors_a_traceback(error: str, end: str) -> None:
     program = f"from mnist_jax import cli\ndef main(_): raise {error}\ncli.run(main)"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -382,7 +381,7 @@ def test_only_memory_that_is_lacking_is_no_traceback(error: str, end: str) -> No
     assert ("Traceback" in done.stderr) == ("mistake" in error)
 
 
-def test_overwriting_begins_when_every_directory_is_free(home: Path) -> None:
+def test_overwrite_removes_nothing_if_any_directory_is_refused(home: Path) -> None:
     for seed in range(2):
         (home / f"busy/seed-{seed}").mkdir(parents=True)
     for name in ("config.json", "result.json"):
@@ -400,8 +399,8 @@ def test_overwriting_begins_when_every_directory_is_free(home: Path) -> None:
     assert (home / "busy/seed-0/result.json").exists()
 
 
-def test_evaluating_what_is_no_run_is_one_sentence(home: Path) -> None:
+def test_evaluating_a_folder_without_a_run_is_one_sentence(home: Path) -> None:
     done = run(home, "mnist_jax.evaluate", f"--workdir={home}")
     assert done.returncode == 1
-    assert "is this the workdir of a run" in done.stderr.replace(str(home), "this")
+    assert f"is {home} the workdir of a run?" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""What the tables say of records, on made-up ones."""
+"""The tables of the comparison, computed from made-up records."""
 
 import dataclasses
 
@@ -25,12 +25,12 @@ from mnist_jax.errors import Failure
         (None, 0.005, ""),
     ],
 )
-def test_verdicts(figure, rounding, expected):
+def test_verdict_compares_a_figure_with_the_prediction_interval(figure, rounding, expected):
     summary = analysis.percentages([89.0, 90.0, 91.0])
     assert analysis.verdict(summary, figure, rounding) == expected
 
 
-def test_a_figure_of_the_best_of_three_is_compared_with_the_same_choice_among_ours(tmp_path):
+def test_a_best_of_three_figure_is_compared_with_the_best_of_three_of_our_runs(tmp_path):
     runs = []
     for seed, (wrong, validation) in enumerate(((8, 0.90), (10, 0.95), (12, 0.93), (14, 0.91))):
         run = record(seed, wrong)
@@ -44,7 +44,7 @@ def test_a_figure_of_the_best_of_three_is_compared_with_the_same_choice_among_ou
     article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
     (found,) = analysis.outcome(results, article, row).comparisons
     assert found.own is not None
-    # Of four choices of three the second run is the best of three, the third of one.
+    # Of the four subsets of three runs, the second run is the best in three, the third in one.
     mean, shares = (3 * 90 + 88) / 4, 9 / 16 + 1 / 16
     sd = np.std([92, 90, 88, 86], ddof=1)
     reach = stats.t.ppf(0.975, 3) * sd * (shares + 1) ** 0.5
@@ -63,7 +63,7 @@ def test_too_few_runs_get_no_verdict():
     assert analysis.verdict(analysis.percentages([89.0, 90.0]), 90.0, 0.005) == "provisional"
 
 
-def test_a_figure_is_compared_by_the_rows_own_spread_and_by_its_familys(tmp_path):
+def test_a_figure_is_compared_by_the_row_s_spread_and_by_the_pooled_spread(tmp_path):
     plain = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     variant = [record(seed, wrong, "variant", VARIANT) for seed, wrong in ((0, 9), (1, 15))]
     results = results_of(tmp_path, *plain, *variant)
@@ -76,7 +76,7 @@ def test_a_figure_is_compared_by_the_rows_own_spread_and_by_its_familys(tmp_path
     assert other.own is not None
     assert other.pooled is not None
     assert (other.verdict, other.own.verdict, other.pooled.verdict) == ("above", "above", "inside")
-    # t of 2 degrees of freedom is 4.302653, of 3 it is 3.182446; 99.5 ± 0.05 beside 91.
+    # t is 4.302653 with 2 degrees of freedom and 3.182446 with 3; 99.5 ± 0.05 against 91.
     reach = 4.302653 * (4 / 3) ** 0.5
     assert other.own.interval == pytest.approx((91 - reach, 91 + reach))
     assert other.own.beyond == pytest.approx((reach + 0.05, reach + 0.05))
@@ -90,11 +90,12 @@ def test_a_figure_is_compared_by_the_rows_own_spread_and_by_its_familys(tmp_path
     assert "| T | `plain`, `variant` | 5 | 3 | 2.582 |" in text
     many = [record(seed, 9) for seed in range(3, 10)]
     results = results_of(tmp_path, *many)
-    own = analysis.outcome(results, ARTICLE, ARTICLE.rows[0]).comparisons[1]
-    assert (own.own is None, own.pooled) == (False, None)
+    alone = analysis.outcome(results, ARTICLE, ARTICLE.rows[0]).comparisons[1]
+    assert alone.own is not None
+    assert alone.pooled is None
 
 
-def test_a_family_is_of_one_kind_of_network_and_of_runs_that_learn():
+def test_a_family_has_rows_of_one_kind_of_network_whose_runs_all_learn():
     dense = dataclasses.replace(RECIPE, model="dense", model_args={})
     rows = [
         dataclasses.replace(ARTICLE.rows[1], id=name, recipe=recipe)
@@ -105,7 +106,7 @@ def test_a_family_is_of_one_kind_of_network_and_of_runs_that_learn():
     for row in article.rows:
         made = [record(s, 8 + s, row.id, row.recipe) for s in range(3)]
         runs |= {("toy", row.id, "jax"): made, ("toy", row.id, "torch"): []}
-    # The last row's first run takes every image for a 3.
+    # The last row's first run classifies every image as a 3.
     stuck, *others = runs["toy", "one", "jax"]
     same = np.full(100, 3, np.uint8)
     stuck = dataclasses.replace(stuck, predictions=same, correct=same == LABELS)
@@ -121,7 +122,7 @@ def test_a_family_is_of_one_kind_of_network_and_of_runs_that_learn():
     )
 
 
-def test_a_mean_of_many_is_compared_with_our_mean(tmp_path):
+def test_a_figure_that_is_a_mean_is_compared_with_our_mean(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
     mean = dataclasses.replace(ARTICLE.rows[0].figures[0], value=94.0, runs=34)
     row = dataclasses.replace(ARTICLE.rows[0], figures=(mean,))
@@ -132,21 +133,21 @@ def test_a_mean_of_many_is_compared_with_our_mean(tmp_path):
     assert found.verdict == "above"
 
 
-def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_path):
+def test_a_figure_of_a_row_that_jumps_is_compared_with_the_second_half_of_epochs(tmp_path):
     wrongs = (9, 10, 8, 30)
     results = results_of(tmp_path, *(record(seed, wrong) for seed, wrong in enumerate(wrongs)))
     low = dataclasses.replace(ARTICLE.rows[0].figures[0], value=72.0)
-    word = dataclasses.replace(low, value=None, untested="unexplained")
-    row = dataclasses.replace(ARTICLE.rows[0], figures=(low, word), jumps=True)
+    untested = dataclasses.replace(low, value=None, untested="unexplained")
+    row = dataclasses.replace(ARTICLE.rows[0], figures=(low, untested), jumps=True)
     found, unexplained = analysis.outcome(results, ARTICLE, row).comparisons
     assert found.own is not None
-    # Of 70, 90, 91, 92: 0.075 of the way from the first to the second, and to the last.
+    # Quantiles of 70, 90, 91, 92: 0.075 of the way from the first to the second, and to the last.
     assert found.own.interval == pytest.approx((71.5, 91.925))
     article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
     text = rendering.markdown(dataclasses.replace(results, articles=[article]))
     assert f"70.00 to 92.00, skewness {stats.skew([91, 90, 92, 70]):.2f}); in 1 of 4 epochs" in text
     assert (found.verdict, found.pooled, unexplained.verdict) == ("inside", None, "unexplained")
-    # Of the last epochs alone: 72 is 13.75 from their mean.
+    # By the last epochs alone: 72 is 13.75 from their mean.
     error = np.std([91, 90, 92, 70], ddof=1) * 1.25**0.5
     low_end, p = 85.75 - stats.t.ppf(0.975, 3) * error, 2 * stats.t.sf(13.745 / error, 3)
     verdict = f"the verdict on 91.00% *inside* (p = {p:.3g}).\n"
@@ -154,18 +155,18 @@ def test_accuracies_that_jump_are_compared_with_those_of_the_second_half(tmp_pat
     assert analysis.family(results, ARTICLE, row) is None
 
 
-def test_a_figure_about_batches_is_true_of_most_after_the_first_epoch():
+def test_a_figure_on_batches_is_compared_with_the_batches_after_the_first_epoch():
     figure = Figure(printed="", value=None, selection="", source="", batches_from=90.0)
     row = dataclasses.replace(ARTICLE.rows[0], figures=(figure,))
 
     def log(low):
-        """18 steps below it, then `low` of 18, with as many right as it says in the others."""
+        """18 steps below the figure, then `low` of 18; the others reach it exactly."""
         right = np.repeat([0.1, 0.88, 0.9], [18, low, 18 - low])
         return np.stack([np.ones(36), right], axis=1).astype(np.float32)
 
     def found(*lows):
         runs = [record(seed, log=log(low)) for seed, low in enumerate(lows)]
-        runs.append(record(9))  # From before steps were kept.
+        runs.append(record(9))  # A record without steps, as older ones are.
         results = Results([ARTICLE], {("toy", "plain", "jax"): runs})
         (one,) = analysis.outcome(results, ARTICLE, row).comparisons
         return one.verdict, analysis.batches(results, ARTICLE, row, figure)
@@ -180,7 +181,7 @@ def test_a_figure_about_batches_is_true_of_most_after_the_first_epoch():
     assert found() == ("provisional", None)
 
 
-def test_outcomes(tmp_path):
+def test_an_outcome_has_a_summary_comparisons_and_the_time_per_seed(tmp_path):
     found = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     results = results_of(tmp_path, *found)
     outcome = analysis.outcome(results, ARTICLE, ARTICLE.rows[0])
@@ -190,19 +191,19 @@ def test_outcomes(tmp_path):
     assert (outcome.seconds, outcome.device) == (30.0, "2 CPU cores")
     other = analysis.outcome(results, ARTICLE, ARTICLE.rows[1])
     assert (other.summary, other.seconds) == (None, 2 * 60_000 / 2000)
-    # Of runs on a machine that did other things, the shortest says what a seed takes.
+    # Runs may have shared the machine, so the shortest one determines the time per seed.
     runs = [
         dataclasses.replace(run, seconds=s) for run, s in zip(found, (500, 70, 90), strict=True)
     ]
     slow = dataclasses.replace(results, runs={**results.runs, ("toy", "plain", "jax"): runs})
     assert analysis.outcome(slow, ARTICLE, ARTICLE.rows[0]).seconds == 35.0
-    at_first = dataclasses.replace(ARTICLE.rows[0], epoch=1)
-    summary = analysis.outcome(results, ARTICLE, at_first).summary
+    first_epoch = dataclasses.replace(ARTICLE.rows[0], epoch=1)
+    summary = analysis.outcome(results, ARTICLE, first_epoch).summary
     assert summary is not None
     assert summary.mean == pytest.approx(50.0)
 
 
-def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
+def test_a_figure_outside_the_interval_is_compared_with_all_later_epochs(tmp_path):
     results = results_of(tmp_path, *(record(seed, wrong) for seed, wrong in enumerate((2, 3, 4))))
     assert analysis.later_epochs(results, ARTICLE, ARTICLE.rows[0], "jax") == [98.0, 97.0, 96.0]
     text = rendering.markdown(results)
@@ -215,7 +216,7 @@ def test_a_figure_outside_is_put_beside_all_later_epochs(tmp_path):
     assert "in 0 of 3 epochs it is at least 99.5%." in text
 
 
-def test_how_normal_the_runs_are_is_said_of_a_figure_that_none_of_many_reaches(tmp_path):
+def test_normality_is_reported_for_a_figure_that_none_of_ten_runs_reaches(tmp_path):
     wrongs = (9, 10, 11, 9, 10, 12, 9, 10, 16)
     runs = [record(seed, wrong) for seed, wrong in enumerate(wrongs)]
     theirs = [record(0, 10, framework="torch")]
@@ -238,12 +239,12 @@ def test_how_normal_the_runs_are_is_said_of_a_figure_that_none_of_many_reaches(t
     (line,) = noted(92.0, results_of(tmp_path / "right-skewed", *right_skewed, *theirs))
     assert f"skewness is {stats.skew([85] * 5 + [90] * 4):.2f}. By rank alone" in line
     assert not noted(91.0)
-    # Nine runs are not many.
+    # Nine runs are too few.
     assert not noted(91.1, results_of(tmp_path / "few", *runs))
 
 
-def test_records_that_took_over_three_times_their_training_are_counted(tmp_path):
-    # 120,000 images at 1000 a second.
+def test_records_that_took_over_three_times_the_expected_time_are_counted(tmp_path):
+    # 120,000 images at 1000 per second.
     took = [dataclasses.replace(record(seed), seconds=s) for seed, s in enumerate((359.0, 361.0))]
     text = rendering.markdown(results_of(tmp_path, *took))
     assert " 1 of 2 records took over 3 times as long as their training images take" in text
@@ -251,7 +252,7 @@ def test_records_that_took_over_three_times_their_training_are_counted(tmp_path)
     assert [durations.took_long(one) for one in (*took, half)] == [False, True, True]
 
 
-def test_rows_without_a_figure_are_no_published_figures(tmp_path):
+def test_rows_without_a_figure_are_not_counted_as_published_figures(tmp_path):
     plain, variant = ARTICLE.rows
     without = dataclasses.replace(variant, figures=no_figure("−λ²", "nowhere"))
     article = dataclasses.replace(ARTICLE, rows=(plain, without))
@@ -262,15 +263,15 @@ def test_rows_without_a_figure_are_no_published_figures(tmp_path):
         " exercises, alternative readings, and our own variants."
     )
     assert "| T `variant` | −λ², no figure | 91.00 ± 1.00 | 3 | none |" in rendering.others(results)
-    # What was not measured has no framework, and no epoch was chosen.
+    # Without a published figure there is neither a framework nor a selected epoch.
     assert "| `variant` | −λ², no figure; nowhere | 91.00" in rendering.markdown(results)
     assert r"T & variant & $-$$\lambda$$^2$, no figure & 3 &" in exports.latex(results)
     assert 'toy,variant,"−λ², no figure",,,,nowhere,jax,3' in exports.csv_table(results)
 
 
-def test_costs_stand_beside_what_ours_take(tmp_path):
+def test_published_costs_are_listed_with_ours(tmp_path):
     time = Cost(row="plain", what="time", printed="60 s", machine="a CPU", source="nowhere")
-    # Of max-pooling, which the benchmark has not.
+    # For max-pooling, which the benchmark does not measure.
     memory = dataclasses.replace(time, row="variant", what="memory", printed="200 MB")
     article = dataclasses.replace(ARTICLE, costs=(time, memory))
     results = results_of(tmp_path, record(), record(1))
@@ -283,7 +284,7 @@ def test_costs_stand_beside_what_ours_take(tmp_path):
     assert "What training takes" not in rendering.markdown(results)
 
 
-def test_points_of_a_curve(tmp_path):
+def test_each_point_of_a_published_curve_has_a_verdict(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
     row = ARTICLE.rows[0]
     shown, picture = (analysis.points(results, ARTICLE, row, curve) for curve in row.curves)
@@ -291,14 +292,14 @@ def test_points_of_a_curve(tmp_path):
         (1, "0.50", "not testable"),
         (2, "0.91", "inside"),
     ]
-    # Half a unit of the last digit of each, as it is printed: ours is 0.499.
+    # The tolerance is half a unit of the last printed digit; ours is 0.499.
     for printed, expected in (("0.50", "not testable"), ("0.500", "above")):
         curve = dataclasses.replace(row.curves[0], printed=(printed, "0.908"), scale=0.998)
         assert analysis.points(results, ARTICLE, row, curve)[0].verdict == expected
     assert [(p.epoch, p.published) for p in picture] == [(1, ""), (2, "")]
 
 
-def test_a_figure_of_a_curve_has_the_verdict_of_its_point(tmp_path):
+def test_a_figure_on_a_curve_has_the_verdict_of_its_point(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
 
     def verdict_of(printed, epoch, runs=results):
@@ -315,11 +316,11 @@ def test_a_figure_of_a_curve_has_the_verdict_of_its_point(tmp_path):
     assert verdict_of(("0.5", "0.91"), 2, two) == "provisional"
 
 
-def test_an_ensemble_may_vote_by_the_mean_of_probabilities():
+def test_an_ensemble_may_average_probabilities():
     article = dataclasses.replace(
         ARTICLE, ensembles=(dataclasses.replace(ARTICLE.ensembles[0], vote="mean"),)
     )
-    # Image 0 is a 0. One voter is sure of it, two are a little more for a 1.
+    # Image 0 is a 0. One network is sure of that, two slightly prefer a 1.
     runs = []
     for seed, first in enumerate(([0.98, 0.02], [0.4, 0.6], [0.45, 0.55])):
         run = record(seed, wrong=0)
@@ -348,7 +349,7 @@ def test_an_ensemble_may_vote_by_the_mean_of_probabilities():
         )
 
 
-def test_an_ensemble_is_right_where_most_are(tmp_path):
+def test_an_ensemble_votes_by_majority(tmp_path):
     # Errors on images 0-9, 1-10 and 2-11: at least two err on images 1 to 10.
     results = results_of(tmp_path, *(record(seed) for seed in range(3)))
     assert analysis.ensemble(results, ARTICLE, ARTICLE.ensembles[0]) == pytest.approx(90.0)
@@ -356,5 +357,5 @@ def test_an_ensemble_is_right_where_most_are(tmp_path):
     members = dataclasses.replace(ARTICLE.ensembles[0], figures=(other,))
     (compared,) = analysis.outcome(results, ARTICLE, members).comparisons
     assert compared.verdict == "of whom?"
-    two = Results.load([ARTICLE], tmp_path / "empty")
-    assert analysis.ensemble(two, ARTICLE, ARTICLE.ensembles[0]) is None
+    empty = Results.load([ARTICLE], tmp_path / "empty")
+    assert analysis.ensemble(empty, ARTICLE, ARTICLE.ensembles[0]) is None

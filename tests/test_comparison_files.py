@@ -1,4 +1,4 @@
-"""The pages and tables that are written from records, made-up ones and ours."""
+"""Pages and tables written from records: from synthetic ones, and the committed ones from ours."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from mnist_jax.interchange.pretrained import FOLDER, Origin, pretrained_names
 from mnist_jax.models import model_names
 
 
-def test_tables_say_what_there_is(tmp_path):
+def test_tables_show_the_records(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed, dirty=seed > 0) for seed in range(3)))
     text = rendering.markdown(results)
     assert "| `plain` | 91.00%, PyTorch; last epoch | 91.00 ± 1.00 (n = 3) | 90.00–92.00 |" in text
@@ -26,13 +26,13 @@ def test_tables_say_what_there_is(tmp_path):
     assert (
         "The 3 rows have 4 published figures: 1 inside, 1 above, 1 not run, 1 provisional." in text
     )
-    # Our mean is the first figure, and the second is 8.45 off.
+    # Our mean equals the first figure; the second differs from it by 8.45.
     p = 2 * (2 * stats.t.sf(8.45 / (4 / 3) ** 0.5, 2))
     assert "2 figures are tested, each against a 95% interval, so about 0.1 would be" in text
     assert f"by Holm's method over all of them, is {p:.3g}.\n" in text
     (missing,) = re.findall(r"^- T, `toy`: .*", text, re.MULTILINE)
     assert missing == "- T, `toy`: `plain` (2), `variant` (5)"
-    # A minute of one core for each.
+    # Each took one core a minute.
     (line,) = re.findall(r"^\| T, `toy` \| .*", text, re.MULTILINE)
     assert line == "| T, `toy` | 2 | 1 | 1 | 7 | 0.1 |"
     assert "- `plain`: seeds 1, 2 ran code that is not a committed revision." in text
@@ -43,18 +43,19 @@ def test_tables_say_what_there_is(tmp_path):
     assert len({one.count(",") for one in (head, line, other, vote)}) == 1
     assert r"T & plain & 91.00\% (PyTorch) & 3 & 91.00 $\pm$ 1.00 &" in exports.latex(results)
     assert r"T & vote & 92.00\% (PyTorch) & 1 & 91.00 &" in exports.latex(results)
-    for table in text.split("\n\n"):
-        if table.startswith("|"):
-            assert len({line.count("|") for line in table.splitlines()}) == 1
+    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    assert len(tables) >= 3
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
-def test_files_follow_from_the_records_alone(tmp_path):
+def test_committed_files_are_up_to_date_with_the_records(tmp_path):
     tables = shutil.ignore_patterns("table.*")
     copy = shutil.copytree(records.RESULTS, tmp_path / "results", ignore=tables)
-    there, here = compare.files(copy), compare.files()
-    assert [path.name for path in there] == ["RESULTS.md", "table.csv", "table.tex"]
+    elsewhere, here = compare.files(copy), compare.files()
+    assert [path.name for path in elsewhere] == ["RESULTS.md", "table.csv", "table.tex"]
     assert not [path for path, text in here.items() if path.read_text() != text], "out of date"
-    # The summary has its place in our page alone, and the cards beside the weights.
+    # Only the committed pages have summaries, and cards lie beside the weights.
     here = {path: text for path, text in here.items() if not path.is_relative_to(FOLDER)}
     summary = here.pop(records.RESULTS.parent / "README.md")
     best = here.pop(records.RESULTS.parents[1] / "README.md").split("<!-- best -->")[1]
@@ -63,7 +64,7 @@ def test_files_follow_from_the_records_alone(tmp_path):
         here.pop(records.RESULTS.parents[1] / "docs" / name)
         for name in ("sweeps.md", "networks_in_use.md")
     )
-    assert list(there.values()) == list(here.values())
+    assert list(elsewhere.values()) == list(here.values())
     assert "| seeds per row | runs |" in times.split("<!-- times -->")[1]
     shipped = in_use.split("<!-- pretrained -->")[1].split("<!-- end -->")[0]
     assert all(f"`{name}`" in shipped for name in model_names())
@@ -84,7 +85,7 @@ def test_files_follow_from_the_records_alone(tmp_path):
     ]
 
 
-def test_a_summary_has_a_line_for_each_row(tmp_path):
+def test_summary_has_a_line_for_each_row(tmp_path):
     results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
     head = ["| row | published | ours, % | n | verdict |", "| --- | --- | --- | --- | --- |"]
     assert rendering.summary(results).splitlines()[2:] == [
@@ -98,7 +99,7 @@ def test_a_summary_has_a_line_for_each_row(tmp_path):
     ]
 
 
-def test_what_is_said_to_be_exceeded_is_counted(tmp_path):
+def test_runs_that_exceed_a_claimed_accuracy_are_counted(tmp_path):
     claim = unmeasured('"exceeds 91%"', "nowhere", "no protocol", exceeds=91.0)
     row = dataclasses.replace(ARTICLE.rows[0], figures=(claim,))
     article = dataclasses.replace(ARTICLE, rows=(row, ARTICLE.rows[1]))
@@ -108,7 +109,7 @@ def test_what_is_said_to_be_exceeded_is_counted(tmp_path):
     assert "- `plain`: 1 of our 3 runs exceed 91%; the best reaches 92.00%.\n" in text
 
 
-def test_memory_is_that_of_the_benchmark(tmp_path):
+def test_memory_is_taken_from_the_benchmark(tmp_path):
     kept = json.loads((compare._SWEEPS.parent / "benchmarks" / "training.json").read_text())
     (measured,) = (
         f"{row['peak_memory_mib']:,.0f} MiB"
@@ -120,9 +121,12 @@ def test_memory_is_that_of_the_benchmark(tmp_path):
     assert f"| Training and Testing | {measured} | 2 CPU cores |\n" in text
 
 
-def test_a_page_that_was_changed_is_out_of_date(tmp_path, monkeypatch):
+def test_marked_sections_of_a_page_are_rewritten(tmp_path, monkeypatch):
     home = tmp_path / "experiments"
-    shutil.copytree(records.RESULTS, home / "results")
+    (home / "results").mkdir(parents=True)
+    results_of(home / "results", record())
+    monkeypatch.setattr(compare, "all_articles", lambda: [ARTICLE])
+    monkeypatch.setattr("mnist_jax.interchange.pretrained.pretrained_names", list)
     page = home / "README.md"
     part = "<!-- {} -->\nold\n<!-- end -->\nafter\n"
     page.write_text("Before\n" + part.format("results") + part.format("others"))

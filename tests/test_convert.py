@@ -1,4 +1,4 @@
-"""Weights from a file to a run and from a run to a file."""
+"""Conversion of weights from a file to a run and back."""
 
 import errno
 from collections.abc import Callable
@@ -17,23 +17,28 @@ from mnist_jax.models import model_entry
 from mnist_jax.runs.directory import RunDirectory
 
 
-def _author_s_tensors(name: str) -> dict[str, np.ndarray]:
-    network = make_network(name, np.float32)
+def _author_tensors(name: str, **arguments: int) -> dict[str, np.ndarray]:
+    network = make_network(name, np.float32, **arguments)
     names = pytorch.torch_layers(network, model_entry(name).torch_names)
     return pytorch.to_torch(pytorch.by_layer(nnx.state(network, ARRAYS)), names, batches=600)
 
 
-def _write(name: str, path: Path) -> Path:
-    tensor_files.write_tensors(_author_s_tensors(name), path)
+def _write(name: str, path: Path, **arguments: int) -> Path:
+    tensor_files.write_tensors(_author_tensors(name, **arguments), path)
     return path
 
 
-# What a BatchNorm has counted, dropout, and networks within.
-@pytest.mark.parametrize("name", ["batchnorm_cnn", "dropout_cnn", "residual_cnn"])
-def test_file_to_run_to_file_is_bit_exact(name: str, tmp_path: Path) -> None:
-    source = _write(name, tmp_path / "theirs.safetensors")
+# BatchNorm's count of batches, dropout, and nested networks.
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("batchnorm_cnn", {}), ("dropout_cnn", {}), ("residual_cnn", {"width": 8})],
+)
+def test_file_to_run_to_file_is_bit_exact(
+    name: str, arguments: dict[str, int], tmp_path: Path
+) -> None:
+    source = _write(name, tmp_path / "theirs.safetensors", **arguments)
     run = RunDirectory(tmp_path / "run")
-    import_weights(name, source, run)
+    import_weights(name, source, run, arguments)
     export_weights(run, tmp_path / "ours.safetensors")
     assert run.recipe().model == name
     theirs = tensor_files.read_tensors(source)
@@ -44,14 +49,10 @@ def test_file_to_run_to_file_is_bit_exact(name: str, tmp_path: Path) -> None:
         assert ours[tensor_name].tobytes() == value.tobytes()
 
 
-def test_a_variant_needs_its_arguments(tmp_path: Path) -> None:
-    network = make_network("dbl_conv_relu", np.float32, hidden=300)
-    names = pytorch.torch_layers(network, {})
-    layers = pytorch.by_layer(nnx.state(network, ARRAYS))
-    source = tmp_path / "theirs.safetensors"
-    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=0), source)
+def test_variant_needs_its_arguments(tmp_path: Path) -> None:
+    source = _write("dbl_conv_relu", tmp_path / "theirs.safetensors", hidden=300)
     run = RunDirectory(tmp_path / "run")
-    with pytest.raises(Failure, match="fc1"):
+    with pytest.raises(Failure, match=r"fc1\.bias of shape \[300\], not \[100\]"):
         import_weights("dbl_conv_relu", source, run)
     import_weights("dbl_conv_relu", source, run, {"hidden": 300})
     export_weights(run, tmp_path / "ours.safetensors")
@@ -59,8 +60,8 @@ def test_a_variant_needs_its_arguments(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["shallow", "lenet", "batchnorm_cnn", "dropout_cnn"])
-def test_exported_files_load_strictly(name: str, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: left out its loading")
+def test_exported_files_load_strictly_in_pytorch(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     from experiments.references.torch_networks import REFERENCES, THEANO_NETWORKS
 
     run = RunDirectory(tmp_path / "run")
@@ -81,16 +82,25 @@ def test_exported_files_load_strictly(name: str, tmp_path: Path) -> None:
     ("change", "part"),
     [
         (lambda t: t.pop("conv2.weight"), "lacks the tensor conv2.weight"),
-        (lambda t: t.update(more=np.zeros(1, np.float32)), "more"),
-        (lambda t: t.update({"out.bias": np.zeros(11, np.float32)}), "shape [11]"),
-        (lambda t: t.update({"out.bias": np.zeros(10)}), "float64"),
-        (lambda t: t["fc1.weight"].fill(np.nan), "fc1.weight"),
+        (
+            lambda t: t.update(more=np.zeros(1, np.float32)),
+            "has a tensor that this network lacks, more;",
+        ),
+        (
+            lambda t: t.update({"out.bias": np.zeros(11, np.float32)}),
+            "has out.bias of shape [11], not [10];",
+        ),
+        (
+            lambda t: t.update({"out.bias": np.zeros(10)}),
+            "has out.bias of type float64, not float32;",
+        ),
+        (lambda t: t["fc1.weight"].fill(np.nan), "has a value in fc1.weight that is not a finite"),
     ],
 )
-def test_a_bad_file_leaves_nothing(
+def test_bad_file_is_refused_and_leaves_nothing(
     change: Callable[[dict[str, np.ndarray]], object], part: str, tmp_path: Path
 ) -> None:
-    tensors = _author_s_tensors("dbl_conv")
+    tensors = _author_tensors("dbl_conv")
     change(tensors)
     source = tmp_path / "theirs.safetensors"
     tensor_files.write_tensors(tensors, source)
@@ -101,7 +111,7 @@ def test_a_bad_file_leaves_nothing(
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_a_run_that_cannot_be_written_leaves_nothing(
+def test_failed_write_of_a_run_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = _write("dense", tmp_path / "theirs.safetensors")
@@ -118,16 +128,16 @@ def test_a_run_that_cannot_be_written_leaves_nothing(
     import_weights("dense", source, run)
 
 
-def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     source = _write("dense", tmp_path / "theirs.safetensors")
     run = RunDirectory(tmp_path / "run")
     import_weights("dense", source, run)
-    with pytest.raises(UsageError, match="already"):
+    with pytest.raises(UsageError, match="already has a run; give another --workdir"):
         import_weights("dense", source, run)
 
 
-def test_there_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="run"):
+def test_export_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"config\.json can't be read .* the workdir of a run\?"):
         export_weights(RunDirectory(tmp_path / "none"), tmp_path / "ours.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -135,8 +145,12 @@ def test_there_is_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["--workdir=w", "--from=a.pt"], 2, "--model"),
-        (["--workdir=w", "--from=a.pt", "--model=dense"], 1, "a.pt"),
+        (["--workdir=w", "--from=a.pt"], 2, "No model given; add --model=NAME"),
+        (
+            ["--workdir=w", "--from=a.pt", "--model=dense"],
+            1,
+            "a.pt can't be read (No such file or directory)",
+        ),
     ],
 )
 def test_command_line_errors(arguments: list[str], code: int, part: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""scikit-learn's digits in the frame of MNIST's."""
+"""scikit-learn's digits, scaled and centred as in MNIST."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from mnist_jax.data import CLASS_NAMES, DATASETS, frame_digit, load_dataset
+from mnist_jax.data import CLASS_NAMES, DATASETS, Dataset, frame_digit
 
 
 def centre_of_mass(image: np.ndarray) -> np.ndarray:
@@ -16,28 +16,25 @@ def centre_of_mass(image: np.ndarray) -> np.ndarray:
     return np.array([(weights * axis).sum() for axis in np.indices(image.shape)]) / weights.sum()
 
 
-def test_digits_split_is_fixed_and_whole() -> None:
-    digits = load_dataset("digits")
+def test_digits_split_is_fixed_and_complete(digits: Dataset) -> None:
     assert digits.train.images.shape == (1500, 28, 28)
     assert digits.test.images.shape == (297, 28, 28)
     assert digits.train.images.dtype == np.uint8
     assert digits.train.labels.dtype == np.int32
     labels = np.concatenate([digits.train.labels, digits.test.labels])
     np.testing.assert_array_equal(labels, datasets.load_digits().target)
-    # The digest goes into every record of a run: framing must not change unnoticed.
+    # The digest is part of every run's record, so a change of the framing must not go unnoticed.
     assert digits.sha256[:16] == "2ead52d50071478d"
 
 
-def test_digits_are_framed_as_mnist_frames_its_digits() -> None:
-    digits = load_dataset("digits")
+def test_digits_are_framed_as_in_mnist(digits: Dataset) -> None:
     for image in digits.train.images[:200]:
         rows, columns = image.any(axis=1).nonzero()[0], image.any(axis=0).nonzero()[0]
         assert max(np.ptp(rows), np.ptp(columns)) + 1 in (19, 20)
         np.testing.assert_allclose(centre_of_mass(image), 14, atol=0.5)
 
 
-def test_digits_can_be_told_apart() -> None:
-    digits = load_dataset("digits")
+def test_a_nearest_neighbour_classifies_most_digits(digits: Dataset) -> None:
     train = digits.train.images.reshape(len(digits.train), -1).astype(np.float32)
     test = digits.test.images.reshape(len(digits.test), -1).astype(np.float32)
     distance = (train**2).sum(1) - 2 * test @ train.T
@@ -55,14 +52,14 @@ def test_frame_keeps_the_aspect_ratio_and_centres_the_mass() -> None:
     assert framed[:, 12:17].sum() == framed.sum()
 
 
-def test_frame_uses_grey_levels_for_what_is_smaller_than_a_pixel() -> None:
+def test_frame_draws_lines_thinner_than_a_pixel_in_grey() -> None:
     image = np.zeros((200, 200), np.uint8)
     image[np.arange(200), np.arange(200)] = 255
     framed = frame_digit(image)
     assert 0 < framed.max() < 255
 
 
-def test_frame_keeps_lopsided_ink_inside() -> None:
+def test_frame_holds_a_digit_whose_centre_of_mass_is_off_centre() -> None:
     image = np.zeros((40, 40), np.uint8)
     image[0, :] = 255
     image[:, 0] = 1
@@ -73,7 +70,7 @@ def test_frame_keeps_lopsided_ink_inside() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 8), (2000, 3)])
-def test_frame_of_nothing_is_empty(shape: tuple[int, int]) -> None:
+def test_frame_of_an_empty_image_is_empty(shape: tuple[int, int]) -> None:
     assert not frame_digit(np.zeros(shape, np.uint8)).any()
 
 
@@ -88,7 +85,7 @@ def test_every_dataset_has_ten_class_names() -> None:
     assert all(len(set(names)) == 10 for names in CLASS_NAMES.values())
 
 
-def test_import_loads_nothing_heavy() -> None:
+def test_importing_the_data_package_loads_no_large_library() -> None:
     heavy = "{'jax', 'tensorflow_datasets', 'sklearn', 'scipy', 'PIL'}"
     code = f"import sys, mnist_jax.data; print({heavy} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,4 +1,4 @@
-"""Downloads from a server on loopback that misbehaves in the ways servers do."""
+"""Downloads from a local server that misbehaves in the ways servers do."""
 
 import gzip
 import resource
@@ -22,12 +22,11 @@ TINY = make_contents(0)
 OTHER = make_contents(1)
 PATIENCE = 1.0
 
-
 Mirrors = Callable[..., None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `/BEHAVIOUR/FILE.gz`."""
+    """Serves `/BEHAVIOUR/FILE.gz` in the way that BEHAVIOUR names."""
 
     server: "Server"
 
@@ -38,49 +37,49 @@ class Handler(BaseHTTPRequestHandler):
         match behaviour:
             case "good":
                 self.answer(body)
-            case "plain":
+            case "uncompressed":
                 self.answer(gzip.decompress(body))
             case "labels_only" if "labels" in file:
                 self.answer(body)
-            case "cut":
+            case "truncated":
                 self.answer(body[:-5])
-            case "broken":
+            case "connection_closed":
                 self.answer(body[:-5], length=len(body))
             case "other":
                 self.answer(gzip.compress(OTHER[file.removesuffix(".gz")]))
-            case "page":
+            case "html":
                 self.answer(b"<html>Please log in</html>")
             case "bomb":
                 self.answer(gzip.compress(bytes(4 * 2**20)))
-            case "moved":
-                self.move(f"/good/{file}")
-            case "in_a_circle":
-                self.move(self.path)
-            case "to_a_file":
-                self.move("file:///etc/hostname")
-            case "to_ftp":
-                self.move("ftp://127.0.0.1:1/file")
-            case "to_nowhere":
-                self.move("http://[::1/file")
-            case "too_short":
+            case "redirect":
+                self.redirect(f"/good/{file}")
+            case "redirect_loop":
+                self.redirect(self.path)
+            case "redirect_to_file":
+                self.redirect("file:///etc/hostname")
+            case "redirect_to_ftp":
+                self.redirect("ftp://127.0.0.1:1/file")
+            case "redirect_to_invalid_url":
+                self.redirect("http://[::1/file")
+            case "length_too_short":
                 self.answer(body, length=len(body) - 1)
-            case "too_long":
+            case "length_too_long":
                 self.answer(body, length=len(body) + 1)
-            case "huge":
+            case "length_huge":
                 self.answer(body, length=10**30)
-            case "negative":
+            case "length_negative":
                 self.answer(body, length=-5)
-            case "no_number":
+            case "length_not_a_number":
                 self.answer(body, length="many")
-            case "digits_of_a_number":
+            case "length_of_5000_digits":
                 self.answer(body, length="9" * 5000)
-            case "chunks_cut":
+            case "chunk_truncated":
                 self.answer_in_chunks(b"%x\r\n%b" % (len(body), body[:-1]))
-            case "chunks_of_nonsense":
+            case "chunk_size_invalid":
                 self.answer_in_chunks(b"zz\r\n" + body)
-            case "chunks_of_less_than_nothing":
+            case "chunk_size_negative":
                 self.answer_in_chunks(b"-5\r\n" + body)
-            case "no_http":
+            case "not_http":
                 self.wfile.write(b"\x1b[31mHello\r\n\0" + b"and so on" * 100 + b"\r\n\r\n")
             case "headers_only":
                 self.answer(b"", length=len(body))
@@ -91,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
                     self.wfile.write(b"Name: value\r\n")
             case "endless_headers":
                 self.wfile.write(b"HTTP/1.0 200 OK\r\n" + b"Name: value\r\n" * 200)
-            case "endless_promises":
+            case "endless_continue":
                 while not self.server.closing.is_set():
                     self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             case status if status.isdigit():
@@ -113,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
             case _:
                 self.send_error(404)
 
-    def move(self, place: str) -> None:
+    def redirect(self, place: str) -> None:
         self.send_response(302)
         self.send_header("Location", place)
         self.end_headers()
@@ -138,7 +137,7 @@ class Server(ThreadingHTTPServer):
     closing: threading.Event
 
     def handle_error(self, *_args: object) -> None:
-        """The client hangs up on whoever misbehaves."""
+        """Ignores the connections that the client closes."""
 
 
 @pytest.fixture
@@ -155,7 +154,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def mirrors(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirrors:
-    """Makes the dataset `tiny`, on mirrors that behave as given, and a home without it."""
+    """A function that sets up mirrors of the dataset `tiny` that behave as given."""
     for variable in ("MNIST_JAX_DATA_DIR", "TFDS_DATA_DIR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -184,8 +183,11 @@ def cached(tmp_path: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (tmp_path / "cache/mnist_jax/tiny").iterdir()}
 
 
-# What is delivered counts, not what was said of it.
-GOOD = ["good", "plain", "moved", "too_long", "huge", "negative", "no_number", "digits_of_a_number"]
+# The content counts, not its headers.
+GOOD = [
+    *("good", "uncompressed", "redirect", "length_too_long", "length_huge", "length_negative"),
+    *("length_not_a_number", "length_of_5000_digits"),
+]
 
 
 @pytest.mark.parametrize("behaviour", GOOD)
@@ -201,27 +203,27 @@ def test_download_is_verified_and_kept(
 
 
 PROBLEMS = {
-    "cut": "is truncated gzip",
-    "broken": "is truncated gzip",
+    "truncated": "is truncated gzip",
+    "connection_closed": "is truncated gzip",
     "other": "is a file of other, not of tiny",
-    "page": "is damaged",
+    "html": "is damaged",
     "bomb": "holds more than 1 MiB",
     "absent": "got HTTP status 404",
     "500": "got HTTP status 500",
     "503": "got HTTP status 503",
-    "in_a_circle": "got HTTP status 302",
-    "to_a_file": "got HTTP status 302",
-    "to_ftp": "can't be reached (Connection refused)",
-    "to_nowhere": "broke off (ValueError: Invalid IPv6 URL)",
-    "too_short": "is truncated gzip",
-    "chunks_cut": "broke off (IncompleteRead",
-    "chunks_of_nonsense": "broke off (IncompleteRead",
-    "chunks_of_less_than_nothing": "broke off (IncompleteRead",
-    "no_http": "broke off (BadStatusLine: [31mHello)",
+    "redirect_loop": "got HTTP status 302",
+    "redirect_to_file": "got HTTP status 302",
+    "redirect_to_ftp": "can't be reached (Connection refused)",
+    "redirect_to_invalid_url": "broke off (ValueError: Invalid IPv6 URL)",
+    "length_too_short": "is truncated gzip",
+    "chunk_truncated": "broke off (IncompleteRead",
+    "chunk_size_invalid": "broke off (IncompleteRead",
+    "chunk_size_negative": "broke off (IncompleteRead",
+    "not_http": "broke off (BadStatusLine: [31mHello)",
     "headers_only": "got no answer within 1 s",
     "trickling_headers": "got no answer within 1 s",
     "endless_headers": "broke off (HTTPException: got more than 100 headers)",
-    "endless_promises": "got no answer within 1 s",
+    "endless_continue": "got no answer within 1 s",
     "endless": "sent more than 1 MiB",
     "stalled": "got no answer within 1 s",
     "stalls_later": "got no answer within 1 s",
@@ -248,7 +250,7 @@ def test_bad_mirror_is_named_and_the_next_one_used(
     assert not (tmp_path / "empty").exists()
 
 
-def test_bad_mirror_is_asked_once_only(mirrors: Mirrors, server: Server) -> None:
+def test_bad_mirror_gets_one_request_only(mirrors: Mirrors, server: Server) -> None:
     mirrors("absent", "good")
     load_dataset("tiny")
     assert [path for path in server.requests if "absent" in path] == [
@@ -256,7 +258,7 @@ def test_bad_mirror_is_asked_once_only(mirrors: Mirrors, server: Server) -> None
     ]
 
 
-def test_what_one_mirror_delivered_is_kept(
+def test_files_of_an_incomplete_mirror_are_kept(
     mirrors: Mirrors, server: Server, tmp_path: Path
 ) -> None:
     images, labels, *_ = FILES
@@ -288,7 +290,7 @@ def test_unwritable_cache_does_not_lose_the_download(mirrors: Mirrors, tmp_path:
     assert_is(load_dataset("tiny"), TINY)
 
 
-def test_what_fits_into_a_full_cache_is_kept(
+def test_files_that_fit_into_a_full_cache_are_kept(
     mirrors: Mirrors, server: Server, tmp_path: Path
 ) -> None:
     mirrors("good")
@@ -304,7 +306,9 @@ def test_what_fits_into_a_full_cache_is_kept(
     assert len(server.requests) == 2
 
 
-def test_bomb_takes_no_more_memory_than_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_takes_no_more_memory_than_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(idx, "MAX_BYTES", 2**20)
     bomb = gzip.compress(bytes(2**26), 1)
     tracemalloc.start()
@@ -353,7 +357,7 @@ def test_server_with_an_untrusted_certificate_is_refused(
         load_dataset("tiny")
 
 
-def test_published_mirrors_can_all_be_given_up_in_fifteen_seconds() -> None:
+def test_all_published_mirrors_time_out_within_fifteen_seconds() -> None:
     for files in (catalog.MNIST, catalog.FASHION_MNIST):
         assert len(files.mirrors) >= 2
         assert len(files.mirrors) * download.PATIENCE_SECONDS < 15

@@ -1,4 +1,4 @@
-"""Finding a dataset on this machine, and refusing what is not what it should be."""
+"""Finding datasets on this machine, and refusing damaged or wrong files."""
 
 import os
 from dataclasses import replace
@@ -28,7 +28,7 @@ OTHER = make_contents(1)
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home; a `tiny` and an `other` dataset; and no mirror for any dataset."""
+    """An empty home directory; there are datasets `tiny` and `other`, and no mirrors."""
     for variable in ("MNIST_JAX_DATA_DIR", "TFDS_DATA_DIR", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -147,7 +147,7 @@ def test_another_datasets_files_under_this_name_are_refused(tmp_path: Path, layo
         load_dataset("tiny", tmp_path)
 
 
-def test_nameless_folder_with_another_dataset_is_passed_over(tmp_path: Path, home: Path) -> None:
+def test_unnamed_folder_with_another_dataset_is_skipped(tmp_path: Path, home: Path) -> None:
     write_idx(tmp_path / "data", OTHER)
     with pytest.raises(DatasetNotFound, match=r"data \(which holds other\)"):
         load_dataset("tiny", tmp_path / "data")
@@ -185,7 +185,7 @@ def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Pa
     data = bytearray(shard.read_bytes())
     data[data.index(b"IDAT") + 10] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(Failure, match=f"{folder} "):
+    with pytest.raises(Failure, match=rf"{folder} can't be read \(.*\); prepare it again"):
         load_dataset("tiny", tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"name": "tiny", "fileFormat": "tfrecord"}', '{"name": "tiny"}'])
-def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
+def test_prepared_dataset_that_needs_tensorflow_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     info = tmp_path / "tiny/2.0.0/dataset_info.json"
@@ -218,16 +218,14 @@ def test_prepared_dataset_that_needs_tensorflow_is_passed_over(
     assert only_warning(caplog) == f"Skipping {info.parent}: reading tfrecord needs TensorFlow"
 
 
-def test_newest_version_of_a_prepared_dataset_is_taken(tmp_path: Path) -> None:
+def test_newest_version_of_a_prepared_dataset_is_used(tmp_path: Path) -> None:
     write_prepared(tmp_path / "tiny/3.0.2", OTHER)
     write_prepared(tmp_path / "tiny/3.0.10", TINY)
     assert_is(load_dataset("tiny", tmp_path), TINY)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
-def test_folder_without_permission_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_folder_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     monkeypatch.setenv("MNIST_JAX_DATA_DIR", str(locked))
@@ -235,7 +233,9 @@ def test_folder_without_permission_is_passed_over(
         load_dataset("tiny")
 
 
-def test_auto_uses_what_is_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_uses_an_existing_dataset_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_idx(tmp_path, TINY)
     assert_is(resolve_dataset("tiny", tmp_path), TINY)
     assert not caplog.records

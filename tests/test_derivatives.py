@@ -1,4 +1,4 @@
-"""Second derivatives, against finite differences of the first."""
+"""Second derivatives, compared with finite differences of the first."""
 
 from functools import partial
 from typing import Any
@@ -34,7 +34,7 @@ _IMAGES = np.random.default_rng(0).random((6, 28, 28, 1))
 
 
 def _every_layer() -> Network:
-    """Every kind of layer, each where it is computed by a route of its own."""
+    """Every kind of layer, in the configurations that have an implementation of their own."""
     rngs = nnx.Rngs(0)
     return Network(
         pool1=MaxPool(padding=1),
@@ -77,7 +77,7 @@ def _check_hessian_vector_products(network: Network) -> None:
         product = forward_over_reverse(start)
         other, slope = reverse_over_reverse(start)
     np.testing.assert_allclose(other, product, atol=1e-12)
-    # The fast rules, outside: they give the same gradients.
+    # Outside `differentiable`, the faster rules give the same gradients.
     fast = jax.jit(gradient)
     np.testing.assert_allclose(slope, fast(start), atol=1e-12)
     step = 1e-6 * direction
@@ -98,7 +98,7 @@ def test_every_network_has_second_derivatives(name: str) -> None:
         _check_hessian_vector_products(make_network(name, np.float64))
 
 
-def test_what_was_traced_outside_is_traced_anew_inside() -> None:
+def test_functions_traced_outside_differentiable_are_traced_again_inside() -> None:
     network = make_network("lenet", np.float32)
     function = jax.jit(lambda images: network(images))
     images = jnp.asarray(_IMAGES, jnp.float32)

@@ -1,4 +1,4 @@
-"""The wheel has all of the package and nothing else, and works where it is installed."""
+"""The wheel has the whole package and nothing else, and works once installed."""
 
 import subprocess
 import sys
@@ -26,9 +26,9 @@ def git(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a source distribution of the tracked files, as `make dist` builds it."""
+    """A wheel built from a source distribution of the tracked files, as by `make dist`."""
     source, target = (tmp_path_factory.mktemp(name) for name in ("source", "dist"))
-    # A copy, because setuptools writes into the folder that it builds.
+    # A copy, since setuptools writes into the folder that it builds.
     for name in git("-C", ROOT, "ls-files", "-z").split("\0")[:-1]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((ROOT / name).read_bytes())
@@ -47,7 +47,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_has_the_packages_files_and_no_other(wheel: Path) -> None:
+def test_wheel_has_exactly_the_files_of_the_package(wheel: Path) -> None:
     files = zipfile.ZipFile(wheel).namelist()
     packed = {name for name in files if ".dist-info/" not in name}
     tracked = set(git("-C", ROOT, "ls-files", "mnist_jax").split())
@@ -55,7 +55,7 @@ def test_the_wheel_has_the_packages_files_and_no_other(wheel: Path) -> None:
     assert f"mnist_jax-{__version__}.dist-info/licenses/LICENSE" in files
 
 
-def test_the_index_would_take_both(wheel: Path) -> None:
+def test_twine_accepts_wheel_and_source_distribution(wheel: Path) -> None:
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -69,12 +69,12 @@ def test_the_index_would_take_both(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    (packages / "of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    (packages / "packages_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
     install: list[str | Path] = [
         sys.executable,
         "-m",
@@ -86,7 +86,7 @@ def test_an_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Pa
         wheel,
     ]
     subprocess.run(install, capture_output=True, check=True)
-    # Somebody's repository, with the environment in it.
+    # A user's own repository, with the environment in it.
     git("-C", tmp_path, "init")
     author = ("-c", "user.name=A", "-c", "user.email=a@b.c")
     git("-C", tmp_path, *author, "commit", "--allow-empty", "-m", "First.")
@@ -96,7 +96,7 @@ def test_an_installed_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Pa
     assert f"mnist_jax {__version__}, installed in {environment}, works." in done.stdout
 
 
-def test_it_takes_releases_from_the_pinned_ones_on() -> None:
+def test_lower_bounds_are_the_pinned_versions() -> None:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pinned = [Requirement(line) for line in lines if not line.startswith("#")]
     wanted = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -107,7 +107,7 @@ def test_it_takes_releases_from_the_pinned_ones_on() -> None:
         assert version in ours.specifier
 
 
-def test_the_citation_is_of_this_package() -> None:
+def test_citation_matches_the_package_metadata() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == __version__
     assert cited["license"] == PROJECT["license"]

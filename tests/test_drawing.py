@@ -1,4 +1,4 @@
-"""The drawing page as a file: what it holds, what it refuses, and how it is asked for."""
+"""The drawing page as a file: contents, unsupported layers, and the command that writes it."""
 
 import base64
 import dataclasses
@@ -45,7 +45,7 @@ def element(html: str, tag: str) -> str:
 
 
 @pytest.mark.parametrize("tag", ["script", "style"])
-def test_a_browser_runs_what_is_in_the_page_and_nothing_else(html: str, tag: str) -> None:
+def test_security_policy_allows_the_page_s_own_code_only(html: str, tag: str) -> None:
     digest = hashlib.sha256(element(html, tag).encode()).digest()
     (policy,) = re.findall(r'Content-Security-Policy" content="(.*?)"', html)
     assert policy.startswith("default-src 'none'; img-src data:;")
@@ -53,9 +53,7 @@ def test_a_browser_runs_what_is_in_the_page_and_nothing_else(html: str, tag: str
     assert not re.search(r"https?:|\bfetch\(|XMLHttp|@import|url\(|\bimport\b", html)
 
 
-def test_the_page_holds_weights_and_test_images(
-    html: str, runs_folder: Path, digits: Dataset
-) -> None:
+def test_page_has_weights_and_test_images(html: str, runs_folder: Path, digits: Dataset) -> None:
     (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html)
     data = json.loads(text)
     run = load_run(runs_folder / "seed-0")
@@ -77,13 +75,13 @@ def test_the_page_holds_weights_and_test_images(
     assert f"{accuracy:.2%} of 297 test images right" in html
 
 
-def test_without_test_images_there_is_the_rest(runs_folder: Path) -> None:
+def test_page_without_test_images(runs_folder: Path) -> None:
     html = page.html(load_run(runs_folder / "seed-0"), None)
     assert '"examples": {"images": "", "shown": []}' in html
     assert "test images right" not in html
 
 
-def test_no_name_can_end_the_data(runs_folder: Path) -> None:
+def test_layer_names_cannot_end_the_script_element(runs_folder: Path) -> None:
     run = load_run(runs_folder / "seed-0")
     layers: dict[str, Any] = {"</script>": flatten, "out": Linear(784, 10, rngs=nnx.Rngs(0))}
     network = Network(**layers)
@@ -102,7 +100,7 @@ class Doubled(Residual):
         return 2 * super().__call__(images, keys=keys)
 
 
-def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
+def test_nested_networks_are_flattened_and_unknown_layers_refused() -> None:
     rngs = nnx.Rngs(0)
     block: dict[str, Any] = {
         "conv": Conv(1, 2, 3, padding=1, rngs=rngs),
@@ -136,10 +134,10 @@ def test_networks_within_are_taken_apart_and_what_is_more_is_refused() -> None:
         (["--to=x.html"], 2, "Give either --workdir=DIR, a run, or --model=NAME"),
         (["--workdir={run}"], 2, "No file to write given; add --to=demo.html."),
         (["--workdir={run}", "--to=/nowhere/x.html"], 1, "/nowhere/x.html can't be written"),
-        (["--workdir=/nowhere", "--to=x.html"], 1, "/nowhere"),
+        (["--workdir=/nowhere", "--to=x.html"], 1, "/nowhere/config.json can't be read"),
     ],
 )
-def test_a_mistake_is_a_sentence(
+def test_misuse_is_one_sentence(
     runs_folder: Path, tmp_path: Path, flags: list[str], code: int, words: str
 ) -> None:
     flags = [flag.format(run=runs_folder / "seed-0") for flag in flags]
@@ -150,7 +148,7 @@ def test_a_mistake_is_a_sentence(
     assert list(tmp_path.glob("*.html")) == []
 
 
-def test_the_command_writes_the_page(runs_folder: Path, tmp_path: Path, html: str) -> None:
+def test_command_writes_the_page(runs_folder: Path, tmp_path: Path, html: str) -> None:
     flags = [f"--workdir={runs_folder / 'seed-0'}", "--to=page.html"]
     done = commands.run(tmp_path, "mnist_jax.demo", *flags, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -158,7 +156,7 @@ def test_the_command_writes_the_page(runs_folder: Path, tmp_path: Path, html: st
     assert (tmp_path / "page.html").read_text("utf-8") == html
 
 
-def test_a_recipe_s_transforms_come_along() -> None:
+def test_page_has_the_transforms_that_evaluation_needs() -> None:
     names: Any = [{"name": name} for name in ("crop_resize", "affine", "standardize")]
     recipe = dataclasses.replace(RECIPE, augmentation=names)
     found = network_json(Network(flatten=flatten), recipe)["transforms"]

@@ -1,4 +1,4 @@
-"""The drawing page in a real browser: it reads what predict reads, and can be used."""
+"""The drawing page in a real browser: it predicts what `predict` does, and is usable."""
 
 import io
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ PHONE: dict[str, Any] = {
     "has_touch": True,
 }
 SCREEN: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}}
-# A picture's side, and the pad's.
+# The sides of a saved picture and of the drawing pad, in pixels.
 SIDE, PAD = 380, 280
 
 
@@ -40,28 +40,29 @@ def written(run: LoadedRun, digits: Dataset, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def opened(browser: Any, written: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The page, which must ask for nothing and complain of nothing."""
+    """The page, which must not request anything or log an error."""
     context = browser.new_context(**getattr(request, "param", SCREEN))
     page = context.new_page()
-    complaints: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda one: asked.append(one.url))
+    messages: list[str] = []
+    requested: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(written.as_uri())
     yield page
     context.close()
-    assert complaints == []
-    assert [url for url in asked if not url.startswith("data:")] == [written.as_uri()]
+    assert messages == []
+    assert [url for url in requested if not url.startswith("data:")] == [written.as_uri()]
 
 
 def drag(page: Any, *strokes: list[tuple[int, int]]) -> None:
+    """Draws strokes with the mouse, in coordinates of the pad."""
     box = page.locator("#pad").bounding_box()
     for first, *others in strokes:
-        for place, (x, y) in enumerate((first, *others)):
+        for index, (x, y) in enumerate((first, *others)):
             at = (box["x"] + x * box["width"] / PAD, box["y"] + y * box["width"] / PAD)
-            page.mouse.move(*at, steps=5 if place else 1)
-            if not place:
+            page.mouse.move(*at, steps=5 if index else 1)
+            if not index:
                 page.mouse.down()
         page.mouse.up()
 
@@ -69,7 +70,7 @@ def drag(page: Any, *strokes: list[tuple[int, int]]) -> None:
 FOUR = ([(110, 40), (70, 150), (210, 150)], [(170, 90), (160, 245)])
 
 
-def test_predict_reads_in_a_saved_picture_what_the_page_shows(opened: Any, run: LoadedRun) -> None:
+def test_predict_agrees_with_the_page_on_a_saved_picture(opened: Any, run: LoadedRun) -> None:
     drag(opened, *FOUR)
     with opened.expect_download() as saving:
         opened.get_by_role("link", name="Save picture").click()
@@ -100,7 +101,7 @@ def test_two_digits_are_not_read_as_one(opened: Any) -> None:
     assert "These are 2 digits" in opened.locator("#framing").inner_text()
 
 
-def test_test_images_are_shown_as_they_are(opened: Any, run: LoadedRun, digits: Dataset) -> None:
+def test_test_images_are_classified_unchanged(opened: Any, run: LoadedRun, digits: Dataset) -> None:
     for group in ("right", "wrong"):
         button = opened.locator(f"#{group} button").nth(1)
         button.click()
@@ -113,7 +114,7 @@ def test_test_images_are_shown_as_they_are(opened: Any, run: LoadedRun, digits: 
         assert button.get_attribute("aria-pressed") == "true"
 
 
-def test_keys_draw_what_a_pen_would(opened: Any) -> None:
+def test_the_keyboard_draws_strokes(opened: Any) -> None:
     opened.locator("#pad").focus()
     for key in ["ArrowDown", "Space", *["ArrowDown"] * 9, "ArrowRight", "Space"]:
         opened.keyboard.press(key)
@@ -123,14 +124,14 @@ def test_keys_draw_what_a_pen_would(opened: Any) -> None:
     assert opened.get_by_role("status").inner_text() != ""
     opened.keyboard.press("Backspace")
     assert opened.evaluate("strokes") == []
-    opened.keyboard.press("Tab")  # What can't be used is passed over.
+    opened.keyboard.press("Tab")  # Disabled buttons are skipped.
     assert opened.evaluate("document.activeElement.parentElement.id") == "right"
 
 
 @pytest.mark.parametrize(
     ("key", "left"), [("Escape", 0), ("Backspace", 1), ("Space", 2), ("ArrowDown", 2)]
 )
-def test_keys_during_a_stroke_draw_nothing_else(opened: Any, key: str, left: int) -> None:
+def test_keys_pressed_during_a_stroke_do_not_draw(opened: Any, key: str, left: int) -> None:
     box = opened.locator("#pad").bounding_box()
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -171,7 +172,7 @@ def test_a_finger_draws_and_does_not_scroll(opened: Any) -> None:
     [{**size, "color_scheme": scheme} for size in (PHONE, SCREEN) for scheme in ("light", "dark")],
     indirect=True,
 )
-def test_everything_fits_is_named_and_can_be_read(opened: Any) -> None:
+def test_the_page_fits_is_labelled_and_legible(opened: Any) -> None:
     drag(opened, *FOUR)
     width = opened.viewport_size["width"]
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
@@ -180,12 +181,14 @@ def test_everything_fits_is_named_and_can_be_read(opened: Any) -> None:
         "all => all.map((one) => parseFloat(getComputedStyle(one).fontSize))"
     )
     assert min(sizes) >= 12
-    # A finger's width.
-    for button in opened.locator("button, .button").all():
+    # Large enough for a finger.
+    buttons = opened.locator("button, .button").all()
+    assert len(buttons) > 10
+    for button in buttons:
         assert min(button.bounding_box()[side] for side in ("width", "height")) >= 44
-    named = opened.locator("canvas:not([aria-hidden])")
-    assert named.count() > 10
-    assert all(named.evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))"))
+    labelled = opened.locator("canvas:not([aria-hidden])")
+    assert labelled.count() > 10
+    assert all(labelled.evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))"))
     dark = opened.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     for selector in ("#frame", "#layers canvas", ".examples canvas"):
         png = opened.locator(selector).first.screenshot()
@@ -206,11 +209,11 @@ PAINTED = """() => {
 }"""
 
 
-def test_a_number_is_painted_where_its_row_column_and_channel_are(opened: Any) -> None:
+def test_an_activation_is_drawn_at_its_row_column_and_channel(opened: Any) -> None:
     width, found = opened.evaluate(PAINTED)
-    # The second of two pictures of 10 columns, with a pixel between them.
+    # The second of two channels of 10 columns, with a pixel between them.
     assert width == 21
-    assert [divmod(place, width) for place in found] == [(3, 11 + 7)]
+    assert [divmod(index, width) for index in found] == [(3, 11 + 7)]
 
 
 @pytest.mark.parametrize(
@@ -220,27 +223,27 @@ def test_a_number_is_painted_where_its_row_column_and_channel_are(opened: Any) -
         for name in pretrained_names()
     ],
 )
-def test_a_stroke_is_read_as_soon_as_the_guide_says(
+def test_a_prediction_takes_no_longer_than_the_guide_says(
     browser: Any, tmp_path: Path, name: str
 ) -> None:
     drawing.write(load_pretrained(name), None, tmp_path / "demo.html")
     page = browser.new_page(viewport=SCREEN["viewport"])
     page.goto((tmp_path / "demo.html").as_uri())
     drag(page, *FOUR)
-    # The page's own time on a processor: what else the machine does is not the page's.
+    # The page's own CPU time, so that other load on the machine does not count.
     client = page.context.new_cdp_session(page)
     client.send("Performance.enable", {"timeDomain": "threadTicks"})
     before, after = (
-        (page.evaluate(f"for (let i = 0; i < {times}; i++) read()"), _busy(client))[1]
+        (page.evaluate(f"for (let i = 0; i < {times}; i++) read()"), _cpu_time(client))[1]
         for times in (0, 20)
     )
     page.close()
-    # Fifteen and twenty million products for each way of framing the digit, and more to show.
+    # Fifteen and twenty million multiply-adds for each framing of the digit, and more to show.
     limits = {"strided_cnn": 0.1, "residual_cnn": 0.15}
     assert 0 < (after - before) / 20 < limits.get(name, 0.05)
 
 
-def _busy(client: Any) -> float:
-    """Seconds that the page has worked."""
+def _cpu_time(client: Any) -> float:
+    """The page's CPU time in seconds."""
     metrics = client.send("Performance.getMetrics")["metrics"]
     return next(one["value"] for one in metrics if one["name"] == "TaskDuration")

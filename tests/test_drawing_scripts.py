@@ -1,4 +1,4 @@
-"""What the drawing page computes with, in a real browser: the same function and frames."""
+"""The drawing page's scripts in a real browser, against networks and framing in Python."""
 
 import base64
 import dataclasses
@@ -22,7 +22,7 @@ from mnist_jax.models import create_model, model_entry, model_names
 from mnist_jax.models.layers import Network, in_evaluation
 from mnist_jax.recipe import Recipe
 
-# The pad's side in a picture, and the paper around it.
+# The side of the drawing pad, and the margin around it, in pixels.
 PAD, MARGIN = 280, 50
 
 
@@ -36,7 +36,7 @@ def scripts(browser: Any) -> Any:
 
 
 def trained(name: str, **arguments: Any) -> Network:
-    """A network in evaluation mode, with statistics as if it had been trained."""
+    """A network in evaluation mode, with BatchNorm arrays as if it had been trained."""
     network = create_model(name, rngs=nnx.Rngs(0), **arguments)
     rng = np.random.default_rng(0)
     for _, module in nnx.iter_modules(network):
@@ -65,7 +65,7 @@ COMPUTE = """([network, images]) => {
 
 
 def check(scripts: Any, network: Network, recipe: Recipe, images: np.ndarray) -> None:
-    """That a network gives in the browser what it does here, after every layer."""
+    """Asserts that the browser computes the same outputs of every layer."""
     texts = [base64.b64encode(image.tobytes()).decode() for image in images]
     sent = network_json(network, recipe)
     found = scripts.evaluate(COMPUTE, [sent, texts])
@@ -83,7 +83,7 @@ def check(scripts: Any, network: Network, recipe: Recipe, images: np.ndarray) ->
     positive = np.exp(logits) if recipe.loss == "cross_entropy" else logits.clip(1e-6)
     probability = positive / positive.sum(-1, keepdims=True)
     np.testing.assert_allclose([one["probability"] for one in found], probability, atol=1e-6)
-    # Of a block, the layers within come before it.
+    # A block is listed after the layers in it.
     names = [layer["name"] for layer in sent["layers"]]
     for name, values in zip(network.layer_names, layers, strict=True):
         place = names.index(name)
@@ -92,7 +92,7 @@ def check(scripts: Any, network: Network, recipe: Recipe, images: np.ndarray) ->
         np.testing.assert_allclose([one["sums"][place] for one in found], sums, rtol=1e-4)
 
 
-# Average and max-pooling, dropout, residual blocks and BatchNorm are in three.
+# These have average and max-pooling, dropout, residual blocks and BatchNorm.
 QUICK = {"lenet", "double_fc_dropout", "residual_cnn"}
 
 
@@ -100,7 +100,7 @@ QUICK = {"lenet", "double_fc_dropout", "residual_cnn"}
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in model_names()],
 )
-def test_every_network_is_the_same_function(scripts: Any, digits: Dataset, name: str) -> None:
+def test_browser_computes_every_network(scripts: Any, digits: Dataset, name: str) -> None:
     recipe = model_entry(name).recipe
     arguments = {key: value for key, value in recipe.model_args.items() if key != "init"}
     arguments |= {"width": 8} if name == "residual_cnn" else {}
@@ -117,14 +117,14 @@ def test_every_network_is_the_same_function(scripts: Any, digits: Dataset, name:
         ("shallow", {}, [{"name": "crop_resize", "centre": "turned"}]),
     ],
 )
-def test_variants_and_transforms_too(
+def test_browser_computes_variants_and_transforms(
     scripts: Any, digits: Dataset, name: str, arguments: dict[str, Any], augmentation: Any
 ) -> None:
     recipe = dataclasses.replace(model_entry(name).recipe, augmentation=augmentation)
     check(scripts, trained(name, **arguments), recipe, digits.test.images[:4])
 
 
-def test_a_hundred_test_images_have_the_same_logits(scripts: Any) -> None:
+def test_browser_computes_the_logits_of_a_hundred_mnist_images(scripts: Any) -> None:
     try:
         images = load_dataset("mnist").test.images[:100]
     except DatasetNotFound as missing:
@@ -147,7 +147,7 @@ FRAME = """([name, pictures]) => pictures.map((text) => {
 
 
 def pictures(count: int) -> list[np.ndarray]:
-    """Digits on the pad, thick and thin, large and small, turned, and some side by side."""
+    """Digits on the pad, thick and thin, large and small, rotated, and some side by side."""
     rng = np.random.default_rng(7)
     found = []
     for number in range(count):
@@ -168,16 +168,18 @@ def pictures(count: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(("name", "dataset"), [("digits", "mnist"), ("garments", "fashion_mnist")])
-def test_frames_are_those_of_predict(scripts: Any, name: str, dataset: str) -> None:
+def test_browser_frames_digits_and_garments_as_predict_does(
+    scripts: Any, name: str, dataset: str
+) -> None:
     shown = pictures(24)
     texts = [base64.b64encode(picture.tobytes()).decode() for picture in shown]
-    several = turned = compared = 0
+    several = rotated = compared = 0
     for picture, found in zip(shown, scripts.evaluate(FRAME, [name, texts]), strict=True):
         expected = frames_of(np.stack([255 - picture] * 3, -1), dataset)
         several += len(found) > 1
-        for ways, frames in zip(expected, found, strict=True):
-            np.testing.assert_array_equal(np.asarray(frames), ways.reshape(len(ways), -1))
-            turned += len(ways) - 1
+        for ours, theirs in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(np.asarray(theirs), ours.reshape(len(ours), -1))
+            rotated += len(ours) - 1
             compared += 1
     assert compared >= len(shown)
-    assert name == "garments" or (several and turned)
+    assert name == "garments" or (several and rotated)

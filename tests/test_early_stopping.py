@@ -1,4 +1,4 @@
-"""Runs that end by their patience: where, resumed, refused to go on, and told of."""
+"""Early stopping by patience: where runs end, also when resumed, and how they are reported."""
 
 import dataclasses
 import itertools
@@ -16,11 +16,12 @@ from mnist_jax.reporting.history import History
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.training.session import Stopped, train
 
-# Noise can't be learned, so that the validation accuracy soon rises no more.
-PATIENT = dataclasses.replace(RECIPE, epochs=30, patience=2)
+# At this learning rate, the validation accuracy rises before it stalls for two epochs.
+PATIENT = dataclasses.replace(RECIPE, epochs=30, patience=2, learning_rate=0.02)
 
 
 def by_epoch(path: Path) -> list[float]:
+    """The validation accuracy at the end of each epoch."""
     rows = RunDirectory(path).metrics()
     return [row.validation_accuracy or 0.0 for row in rows if row.step % 7 == 0]
 
@@ -32,10 +33,10 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_training_ends_after_epochs_without_a_better_one(ended: Path) -> None:
+def test_training_ends_after_two_epochs_without_improvement(ended: Path) -> None:
     validated = by_epoch(ended)
-    assert 3 <= len(validated) < 30
-    # The last two are no better than the best before them; no two before are.
+    assert 3 < len(validated) < 30
+    # The last two epochs are no better than the best before them; before that, no two were.
     assert max(validated[-2:]) <= max(validated[:-2])
     for epoch in range(3, len(validated)):
         assert max(validated[epoch - 2 : epoch]) > max(validated[: epoch - 2])
@@ -45,11 +46,11 @@ def test_training_ends_after_epochs_without_a_better_one(ended: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_intervals")
-def test_it_ends_at_the_same_epoch_however_often_it_is_stopped(ended: Path, tmp_path: Path) -> None:
-    asked, stops, path = itertools.count(), 0, tmp_path / "run"
+def test_an_interrupted_run_ends_at_the_same_epoch(ended: Path, tmp_path: Path) -> None:
+    calls, stops, path = itertools.count(), 0, tmp_path / "run"
     while True:
         try:
-            train_small([path], PATIENT, stop=lambda: next(asked) % 5 == 4)
+            train_small([path], PATIENT, stop=lambda: next(calls) % 8 == 7)
             break
         except Stopped:
             stops += 1
@@ -57,7 +58,7 @@ def test_it_ends_at_the_same_epoch_however_often_it_is_stopped(ended: Path, tmp_
     assert_same_run(path, ended)
 
 
-def test_more_epochs_do_not_make_it_go_on(ended: Path, tmp_path: Path) -> None:
+def test_more_epochs_do_not_extend_a_run_that_stopped_early(ended: Path, tmp_path: Path) -> None:
     before = RunDirectory(ended).result()
     step = RunDirectory(ended).metrics()[-1].step
     path = shutil.copytree(ended, tmp_path / "run")
@@ -66,13 +67,13 @@ def test_more_epochs_do_not_make_it_go_on(ended: Path, tmp_path: Path) -> None:
     after = RunDirectory(path).finished(longer)
     assert before is not None
     assert after is not None
-    # Nothing that counts: the time is the last checkpoint's.
+    # Only the time changes, to that of the last checkpoint.
     assert after == before | {"epochs": 40, "seconds": after["seconds"]}
     assert by_epoch(path) == by_epoch(ended)
     assert len(by_epoch(path)) * 7 == step
 
 
-def test_seeds_that_end_at_different_epochs_are_not_trained_together(tmp_path: Path) -> None:
+def test_seeds_with_patience_are_not_trained_together(tmp_path: Path) -> None:
     pairs = [
         (dataclasses.replace(PATIENT, seed=seed), RunDirectory(tmp_path / str(seed)))
         for seed in (0, 1)
@@ -81,7 +82,7 @@ def test_seeds_that_end_at_different_epochs_are_not_trained_together(tmp_path: P
         train(pairs, DATASET, num_devices=1)
 
 
-def test_reports_and_records_say_when_it_ended(ended: Path) -> None:
+def test_reports_and_records_have_the_last_epoch(ended: Path) -> None:
     epochs = len(by_epoch(ended))
     run = RunDirectory(ended)
     assert (
@@ -107,6 +108,6 @@ def test_reports_and_records_say_when_it_ended(ended: Path) -> None:
     assert read.second_half() == read.by_epoch("test_accuracy")[epochs // 2 :]
 
 
-def test_patience_needs_images_that_are_held_out() -> None:
+def test_patience_needs_validation_images() -> None:
     with pytest.raises(UsageError, match="patience is 2, but no validation images are held out"):
         dataclasses.replace(PATIENT, validation=0, selection="last")

@@ -1,4 +1,4 @@
-"""The examples in docstrings give what they say, and who begins finds some."""
+"""Examples in docstrings give the output they show, and the main entry points have one."""
 
 import doctest
 from importlib import import_module
@@ -21,7 +21,9 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_give_what_they_say(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_docstring_examples_give_the_output_they_show(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     done = doctest.testmod(import_module(name))
     assert done.attempted > 0
     assert not done.failed, capsys.readouterr().out
@@ -40,5 +42,5 @@ def test_examples_give_what_they_say(name: str, capsys: pytest.CaptureFixture[st
     ],
     ids=lambda entry: entry.__qualname__,
 )
-def test_who_begins_finds_an_example(entry: object) -> None:
+def test_entry_point_has_an_example(entry: object) -> None:
     assert ">>> " in (entry.__doc__ or "")

@@ -1,4 +1,4 @@
-"""Networks in other programs' files compute what they compute here."""
+"""Exported networks compute what they compute here."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
 
 
 def _recipe(name: str, **changes: Any) -> Recipe:
-    # Of its own mean and deviation, so that leaving them out shows.
+    # An unusual mean and standard deviation, so that omitting them would show.
     values: dict[str, Any] = {"mean": 0.25, "std": 0.5, "augmentation": ()}
     return dataclasses.replace(model_entry(name).recipe, **(values | changes))
 
@@ -51,7 +51,7 @@ def _ours(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
 
 
 def _onnx(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
-    """What ONNX's runtime makes of images, as pixels or normalised."""
+    """The logits from ONNX Runtime, for images as pixels or normalised."""
     runtime = pytest.importorskip("onnxruntime", reason="`make onnx` installs it")
     pixels = images.dtype == np.uint8
     model = to_onnx(network, recipe, pixels=pixels, metadata={})
@@ -61,27 +61,27 @@ def _onnx(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
 
 
 def _stablehlo(network: Network, recipe: Recipe, images: np.ndarray) -> np.ndarray:
-    """What `jax.export` makes of them."""
+    """The logits from the network that `jax.export` wrote."""
     written = to_stablehlo(network, recipe, pixels=images.dtype == np.uint8)
     return np.asarray(jax.export.deserialize(bytearray(written)).call(images))
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_every_network_is_the_same_in_onnx(name: str) -> None:
+def test_every_network_has_the_same_logits_in_onnx(name: str) -> None:
     network, recipe = _network(name), _recipe(name)
     ours = _ours(network, recipe, PIXELS)
     assert np.ptp(ours, axis=1).min() > 0.01
-    # Of logits beyond 10 the last digits are more than that.
+    # Above 10, the rounding of a logit exceeds 1e-5.
     limit = 1e-5 + 1e-6 * np.abs(ours).max()
     np.testing.assert_allclose(_onnx(network, recipe, PIXELS), ours, rtol=0, atol=limit)
-    # Another number of images, and normalised by NumPy.
+    # Another number of images, normalised with NumPy.
     normalized = (PIXELS[:2].astype(np.float32) / 255 - np.float32(0.25)) / np.float32(0.5)
     np.testing.assert_allclose(_onnx(network, recipe, normalized), ours[:2], rtol=0, atol=limit)
 
 
-# Convolutions with either pooling, BatchNorm, dropout and padding.
+# These two have convolutions with padding, both kinds of pooling, BatchNorm and dropout.
 @pytest.mark.parametrize("name", ["batchnorm_cnn", "lenet"])
-def test_networks_are_the_same_in_stablehlo(name: str) -> None:
+def test_networks_have_the_same_logits_in_stablehlo(name: str) -> None:
     network, recipe = _network(name), _recipe(name)
     ours = _ours(network, recipe, PIXELS)
     written = to_stablehlo(network, recipe, pixels=True)
@@ -93,7 +93,7 @@ def test_networks_are_the_same_in_stablehlo(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(model_names()) - {"batchnorm_cnn", "lenet"}))
-def test_every_network_is_the_same_in_stablehlo(name: str) -> None:
+def test_every_network_has_the_same_logits_in_stablehlo(name: str) -> None:
     network, recipe = _network(name), _recipe(name)
     normalized = (PIXELS.astype(np.float32) / 255 - np.float32(0.25)) / np.float32(0.5)
     ours = _ours(network, recipe, PIXELS)
@@ -103,7 +103,7 @@ def test_every_network_is_the_same_in_stablehlo(name: str) -> None:
         np.testing.assert_allclose(found, ours, rtol=0, atol=limit)
 
 
-def test_classic_dropout_and_a_network_in_a_network_are_the_same_in_onnx() -> None:
+def test_classic_dropout_and_nested_networks_have_the_same_logits_in_onnx() -> None:
     inner = Network(act=relu, drop=ClassicDropout(0.75))
     out = Linear(784, 10, rngs=nnx.Rngs(0))
     network = in_evaluation(Network(inner=inner, flatten=flatten, out=out))
@@ -139,7 +139,7 @@ class _Scaled(Conv):
         ({"conv": _Scaled(1, 1, 3, rngs=nnx.Rngs(0))}, "The layer conv is a _Scaled, which"),
     ],
 )
-def test_a_layer_without_a_known_form_is_refused_by_name(
+def test_a_layer_without_an_onnx_form_is_refused_by_name(
     layers: dict[str, Any], sentence: str
 ) -> None:
     pytest.importorskip("onnx", reason="`make onnx` installs it")
@@ -157,19 +157,19 @@ def test_a_layer_without_a_known_form_is_refused_by_name(
     ],
     ids=["left out", "as published", "true centre", "turned"],
 )
-def test_what_a_recipe_does_to_evaluated_images_is_done_in_onnx(
+def test_transforms_of_evaluation_images_are_exported_to_onnx(
     augmentation: tuple[Transform, ...],
 ) -> None:
     network = _network("dense")
     recipe = _recipe("dense", augmentation=augmentation, mean=0.0, std=1.0)
-    # Images of one value have no deviation, whatever the rounding of their mean.
+    # Constant images have a standard deviation of 0, however their mean is rounded.
     flat = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 28, 28))
     images = np.concatenate([PIXELS, flat])
     ours = _ours(network, recipe, images)
     np.testing.assert_allclose(_onnx(network, recipe, images), ours, rtol=0, atol=1e-5)
 
 
-def test_a_transform_without_a_known_form_is_refused_by_name() -> None:
+def test_a_transform_without_an_onnx_form_is_refused_by_name() -> None:
     pytest.importorskip("onnx", reason="`make onnx` installs it")
     network = _network("dense")
     inverted = _recipe("dense", augmentation=(_Inverted(),))
@@ -178,30 +178,30 @@ def test_a_transform_without_a_known_form_is_refused_by_name() -> None:
     to_onnx(network, inverted, pixels=False, metadata={})
 
 
-def test_the_command_writes_what_says_of_itself_what_it_is(tmp_path: Path) -> None:
+def test_the_command_exports_a_network_with_metadata(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="`make onnx` installs it")
     target = tmp_path / "lenet.onnx"
     done = run_command(tmp_path, "mnist_jax.export", "--model=lenet", f"--to={target}")
     assert (done.returncode, done.stderr) == (0, "")
     model = onnx.load(target)
-    said = {one.key: one.value for one in model.metadata_props}
-    assert json.loads(said["classes"])[9] == "Ankle boot"
-    assert said["source"] == "pretrained lenet"
-    assert said["normalization"] == "(pixel / 255 - 0.0) / 1.0"
-    assert json.loads(said["recipe"])["model"] == "lenet"
-    assert said["step"] == "1175"
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["classes"])[9] == "Ankle boot"
+    assert metadata["source"] == "pretrained lenet"
+    assert metadata["normalization"] == "(pixel / 255 - 0.0) / 1.0"
+    assert json.loads(metadata["recipe"])["model"] == "lenet"
+    assert metadata["step"] == "1175"
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
 
 
-def test_a_file_says_what_a_run_does_to_pixels(tmp_path: Path) -> None:
+def test_the_metadata_of_a_run_describe_its_normalization(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="`make onnx` installs it")
     changed = dataclasses.replace(small_runs.RECIPE, augmentation=(CropResize(),), std=0.5)
     small_runs.train_small([tmp_path / "run"], changed)
     target = tmp_path / "run.onnx"
     done = run_command(tmp_path, "mnist_jax.export", f"--workdir={tmp_path}/run", f"--to={target}")
     assert (done.returncode, done.stderr) == (0, "")
-    said = {one.key: one.value for one in onnx.load(target).metadata_props}
-    assert said["normalization"] == "(crop_resize(pixel / 255) - 0.0) / 0.5"
+    metadata = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
+    assert metadata["normalization"] == "(crop_resize(pixel / 255) - 0.0) / 0.5"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_a_file_says_what_a_run_does_to_pixels(tmp_path: Path) -> None:
         (["--model=lenet", "--to=none/net.stablehlo"], 1, "none/net.stablehlo can't be written"),
     ],
 )
-def test_misuse_is_one_sentence(
+def test_misuse_is_refused_in_one_sentence(
     arguments: list[str], code: int, sentence: str, tmp_path: Path
 ) -> None:
     done = run_command(tmp_path, "mnist_jax.export", *arguments, cwd=tmp_path)
@@ -227,20 +227,20 @@ def test_misuse_is_one_sentence(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", pretrained_names())
-def test_shipped_networks_are_the_same_in_onnx_on_the_test_set(name: str) -> None:
+def test_pretrained_networks_predict_the_same_in_onnx_on_the_test_set(name: str) -> None:
     run = load_pretrained(name)
     try:
         images = load_dataset(run.recipe.dataset).test.images
     except DatasetNotFound as error:
         pytest.skip(str(error))
     ours, theirs = (of(run.network, run.recipe, images) for of in (_ours, _onnx))
-    # Of an image with logits beyond 10 the last digits are more than 1e-6.
+    # Above 10, the rounding of a logit exceeds 1e-6.
     largest = np.abs(ours[:1000]).max(1, keepdims=True)
     differences = np.abs(theirs[:1000] - ours[:1000])
-    # Seven normalisations, one after the other, and that of the image enlarge the rounding.
+    # Seven consecutive normalisations, and that of the image, amplify rounding errors.
     limit = 5e-5 if name == "residual_cnn" else 1e-5 + 1e-6 * largest
     assert (differences <= limit).all(), differences.max()
-    # Only where the two most probable classes are as close as rounding may they change places.
+    # Predictions may differ only where the two most probable classes are tied up to rounding.
     first, second = np.sort(ours, axis=1)[:, :-3:-1].T
     tied = first - second < 2e-5
     assert (ours.argmax(1) == theirs.argmax(1))[~tied].all()

@@ -1,4 +1,4 @@
-"""Mutated files, many of them: no crash, no hang, no unbounded memory, no wrong data accepted."""
+"""Mutated files: no crash, no hang, no unbounded memory, and no wrong data accepted."""
 
 import contextlib
 import gzip
@@ -33,9 +33,9 @@ _VALUES = (0, 1, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2
 
 
 def _mutate(data: bytes, generator: random.Random) -> bytes:
-    """Changes a file in one to three places, in the ways files go bad or are made bad."""
+    """Mutates a file in one to three places, as corruption or an attacker would."""
     for _ in range(generator.choice((1, 1, 2, 3))):
-        # The beginning of a file is where its structure is.
+        # Most of a file's structure is at its beginning.
         span = generator.choice((len(data), min(len(data), 200)))
         place = generator.randrange(span) if span else 0
         length = generator.choice((1, 2, 4, 8, 64, 1000))
@@ -62,7 +62,7 @@ def _mutate(data: bytes, generator: random.Random) -> bytes:
 
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
-    """Fails if the block takes too long or too much memory."""
+    """Fails if the block takes too long, or raises the process's peak memory by too much."""
 
     def hang(*_: object) -> None:
         raise TimeoutError(f"no end after {SECONDS} s")
@@ -80,7 +80,7 @@ def _bounded() -> Iterator[None]:
 
 
 def _fuzz(originals: list[bytes], read: Callable[[int, bytes], None]) -> None:
-    """Has `read` read mutants of originals, given by number; it checks what it accepts."""
+    """Calls `read(number, mutant)` on mutants of originals; it refuses or checks what it reads."""
     generator = random.Random(0)
     refused = changed = 0
     for _ in range(COUNT):
@@ -92,12 +92,12 @@ def _fuzz(originals: list[bytes], read: Callable[[int, bytes], None]) -> None:
                 read(number, mutant)
         except Failure as failure:
             refused += 1
-            assert len(str(failure)) > 10  # noqa: PT017 (most mutants are refused, not all)
+            assert len(str(failure)) > 10  # noqa: PT017 (not every mutant is refused)
     assert changed > 0.9 * COUNT
     assert refused > 0.1 * COUNT
 
 
-def test_idx_files(tally: Counter[str]) -> None:
+def test_mutated_idx_files_are_refused_or_harmless(tally: Counter[str]) -> None:
     contents = make_contents(seed=0)
     files = make_file_set("mnist", contents)
     originals = [contents[name] for name in FILES]
@@ -117,8 +117,8 @@ def test_idx_files(tally: Counter[str]) -> None:
     tally["mutated IDX files, plain or gzipped, parsed and verified"] += COUNT
 
 
-def test_idx_parser_without_digests(tally: Counter[str]) -> None:
-    """What the parser accepts is what encodes to the same bytes again."""
+def test_idx_parser_accepts_only_what_encodes_to_the_same_bytes(tally: Counter[str]) -> None:
+    """Without the digests that a dataset's files are verified by."""
     contents = make_contents(seed=0)
     originals = [contents[name] for name in FILES[:2]]
 
@@ -143,7 +143,9 @@ def network() -> Network:
     return pytorch.torch_layers(network, model_entry(MODEL).torch_names), layers
 
 
-def test_safetensors(network: Network, tmp_path: Path, tally: Counter[str]) -> None:
+def test_mutated_safetensors_files_are_refused_or_read_as_they_are(
+    network: Network, tmp_path: Path, tally: Counter[str]
+) -> None:
     names, layers = network
     path = tmp_path / "weights.safetensors"
     tensor_files.write_tensors(pytorch.to_torch(layers, names), path)
@@ -161,7 +163,9 @@ def test_safetensors(network: Network, tmp_path: Path, tally: Counter[str]) -> N
     tally["mutated .safetensors files, read and converted"] += COUNT
 
 
-def test_pytorch_files(network: Network, tmp_path: Path, tally: Counter[str]) -> None:
+def test_mutated_pytorch_files_are_refused_or_harmless(
+    network: Network, tmp_path: Path, tally: Counter[str]
+) -> None:
     torch: Any = pytest.importorskip("torch")
     names, layers = network
     tensors = pytorch.to_torch(layers, names)
@@ -181,7 +185,7 @@ def test_pytorch_files(network: Network, tmp_path: Path, tally: Counter[str]) ->
 
 
 def _decode(data: bytes) -> dict[str, bytes]:
-    """The format in five lines: length of the header, header as JSON, data."""
+    """A minimal reader of the format: length of the header, header as JSON, data."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)

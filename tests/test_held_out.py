@@ -1,4 +1,4 @@
-"""Images held out by each seed's own draw, and images that do not fill a batch."""
+"""Validation images that each seed draws for itself, and incomplete last batches."""
 
 import dataclasses
 import itertools
@@ -24,26 +24,26 @@ def trainer() -> Trainer:
     return Trainer(DRAWN, DATASET, seeds=[0, 1], num_devices=2)
 
 
-def test_every_seed_holds_out_images_of_its_own(trainer: Trainer) -> None:
+def test_every_seed_holds_out_its_own_images(trainer: Trainer) -> None:
     assert trainer.validation is not None
     assert trainer.validation.images.shape == (2, 20, 28, 28)
-    held = []
+    held_out = []
     for seed, images in enumerate(trainer.validation.images):
-        # Six full batches of the 100 images that remain, others in every epoch.
-        taken = [trainer.order(seed, epoch) for epoch in range(20)]
-        assert [len(one) for one in taken] == [96] * 20
-        assert [len(set(one.tolist())) for one in taken] == [96] * 20
-        trained = set(np.concatenate(taken).tolist())
+        # In each epoch six full batches of the remaining 100 images, over time all of them.
+        orders = [trainer.order(seed, epoch) for epoch in range(20)]
+        assert [len(one) for one in orders] == [96] * 20
+        assert [len(set(one.tolist())) for one in orders] == [96] * 20
+        trained = set(np.concatenate(orders).tolist())
         assert len(trained) == 100
-        held.append(set(range(120)) - trained)
-        np.testing.assert_array_equal(images, DATASET.train.images[sorted(held[-1])])
+        held_out.append(set(range(120)) - trained)
+        np.testing.assert_array_equal(images, DATASET.train.images[sorted(held_out[-1])])
         np.testing.assert_array_equal(
-            trainer.validation.labels[seed], DATASET.train.labels[sorted(held[-1])]
+            trainer.validation.labels[seed], DATASET.train.labels[sorted(held_out[-1])]
         )
-    assert held[0] != held[1]
+    assert held_out[0] != held_out[1]
 
 
-def test_shifts_are_of_the_images_that_are_not_held_out() -> None:
+def test_held_out_images_are_not_shifted_either() -> None:
     recipe = dataclasses.replace(DRAWN, one_pixel_shifts=True, last_batch="kept", shuffle="never")
     shifted = Trainer(recipe, DATASET, seeds=[0], num_devices=1).order(0, 0)
     plain = dataclasses.replace(recipe, one_pixel_shifts=False)
@@ -52,13 +52,13 @@ def test_shifts_are_of_the_images_that_are_not_held_out() -> None:
     np.testing.assert_array_equal(shifted, np.concatenate([own + 120 * i for i in range(5)]))
 
 
-def test_an_epoch_without_its_short_batch_is_of_full_ones(trainer: Trainer) -> None:
+def test_dropped_last_batch_leaves_full_batches(trainer: Trainer) -> None:
     schedule = trainer.schedule
     assert (schedule.steps_per_epoch, schedule.total_steps, schedule.batch_sizes) == (6, 12, {16})
     assert trainer.advance(100).shape == (2, 6, 2)
 
 
-def test_a_seed_is_validated_on_its_own_images(trainer: Trainer) -> None:
+def test_seed_is_validated_on_its_own_images(trainer: Trainer) -> None:
     assert trainer.validation is not None
     logits = trainer.logits(trainer.validation.images)
     for seed in range(2):
@@ -68,7 +68,7 @@ def test_a_seed_is_validated_on_its_own_images(trainer: Trainer) -> None:
 
 
 @pytest.mark.usefixtures("short_intervals")
-def test_a_run_goes_on_with_the_images_it_drew(tmp_path: Path) -> None:
+def test_stopped_run_resumes_with_the_images_it_drew(tmp_path: Path) -> None:
     asked, path = itertools.count(), tmp_path / "run"
     for _ in range(3):
         with pytest.raises(Stopped):
@@ -81,7 +81,7 @@ def test_a_run_goes_on_with_the_images_it_drew(tmp_path: Path) -> None:
     assert first[-1].validation_accuracy != second[-1].validation_accuracy
 
 
-def test_a_draw_needs_exact_evaluation_and_may_be_of_none() -> None:
+def test_random_held_out_needs_exact_evaluation_and_may_hold_out_none() -> None:
     none = dataclasses.replace(DRAWN, validation=0, selection="last", last_batch="kept")
     order = Trainer(none, DATASET, seeds=[0], num_devices=1).order(0, 0)
     np.testing.assert_array_equal(np.sort(order), np.arange(120))

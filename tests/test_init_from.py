@@ -1,4 +1,4 @@
-"""Training that starts from weights that are there already, and loading them."""
+"""Training that starts from existing weights, and loading runs."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def _train(path: Path, digits: Dataset, source: Path | None = None, **options: o
     recipe = FROM_SCRATCH
     read = None
     if source:
-        # So small a rate that the weights stay what they were.
+        # With so small a rate, the weights stay what they were.
         values = {"init_from": str(source), "learning_rate": 1e-12, "seed": 5}
         recipe = Recipe.from_dict(recipe.to_dict() | values | options)
         read = partial(read_weights, recipe)
@@ -73,17 +73,17 @@ def test_training_starts_from_a_run_or_a_file(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_without_what_it_started_from(
+def test_run_resumes_without_the_weights_it_started_from(
     source: Path, digits: Dataset, tmp_path: Path
 ) -> None:
-    gone = shutil.copytree(source, tmp_path / "gone")
-    _train(tmp_path / "whole", digits, gone, epochs=2)
+    removed = shutil.copytree(source, tmp_path / "removed")
+    _train(tmp_path / "whole", digits, removed, epochs=2)
     recipe = RunDirectory(tmp_path / "whole").recipe()
     read = partial(read_weights, recipe)
     pair = (recipe, RunDirectory(tmp_path / "stopped"))
     with pytest.raises(Stopped):
         train([pair], digits, num_devices=1, read_weights=read, stop=lambda: True)
-    shutil.rmtree(gone)
+    shutil.rmtree(removed)
     train([pair], digits, num_devices=1, read_weights=read)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
     hashes = {
@@ -94,7 +94,7 @@ def test_a_run_goes_on_without_what_it_started_from(
 
 
 @pytest.mark.slow
-def test_a_run_may_take_the_place_of_what_it_starts_from(
+def test_run_may_overwrite_the_run_it_starts_from(
     source: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     path = shutil.copytree(source, tmp_path / "run")
@@ -106,7 +106,7 @@ def test_a_run_may_take_the_place_of_what_it_starts_from(
         np.testing.assert_allclose(ours, theirs, atol=1e-8)
 
 
-def test_a_recipe_that_names_weights_is_not_trained_without(
+def test_recipe_with_init_from_is_not_trained_without_weights(
     digits: Dataset, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(FROM_SCRATCH, init_from="run")
@@ -115,7 +115,7 @@ def test_a_recipe_that_names_weights_is_not_trained_without(
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_another_network_leave_nothing(
+def test_unusable_weights_are_refused_and_leave_nothing(
     source: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="is a run of dense, not of lenet"):
@@ -125,7 +125,7 @@ def test_weights_of_another_network_leave_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_of_a_file_are_not_trained_where_they_are(
+def test_imported_weights_are_not_trained_in_place(
     source: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     export_weights(RunDirectory(source), tmp_path / "weights.safetensors")
@@ -135,7 +135,7 @@ def test_weights_of_a_file_are_not_trained_where_they_are(
         train([(model_entry("dense").recipe, run)], digits, num_devices=1)
 
 
-def test_the_flag_expands_the_home_folder(tmp_path: Path) -> None:
+def test_init_from_expands_the_home_folder(tmp_path: Path) -> None:
     ended = run_command(
         tmp_path, "mnist_jax.train", "--model=dense", "--dataset=digits", "--init_from=~/a.pt"
     )
@@ -143,7 +143,7 @@ def test_the_flag_expands_the_home_folder(tmp_path: Path) -> None:
     assert f"{tmp_path / 'a.pt'} can't be read" in ended.stderr
 
 
-def test_a_loaded_run_says_what_its_predictions_say(source: Path, digits: Dataset) -> None:
+def test_loaded_run_reproduces_its_saved_predictions(source: Path, digits: Dataset) -> None:
     run = mnist_jax.load_run(str(source))
     assert run.recipe == FROM_SCRATCH
     assert run.step == 5
@@ -156,7 +156,7 @@ def test_a_loaded_run_says_what_its_predictions_say(source: Path, digits: Datase
     np.testing.assert_array_equal(np.argmax(logits, -1), saved)
 
 
-def test_a_loaded_network_can_be_exported(source: Path) -> None:
+def test_loaded_network_can_be_exported(source: Path) -> None:
     run = mnist_jax.load_run(source)
     image = np.zeros((1, 28, 28, 1), np.float32)
     exported = jax.export.export(jax.jit(lambda x: run.network(x)))(image)

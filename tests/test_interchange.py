@@ -1,4 +1,4 @@
-"""Arrays under PyTorch's names and back, for every network, and what is refused."""
+"""Conversion of every network's arrays to PyTorch's names and back, and what is refused."""
 
 import re
 from typing import Any
@@ -54,7 +54,7 @@ def tensors() -> dict[str, np.ndarray]:
     return pytorch.to_torch(layers, names)
 
 
-def test_every_network_has_its_author_s_names() -> None:
+def test_every_network_has_its_author_s_layer_names() -> None:
     assert set(model_names()) == set(PREFIXES)
     for name, prefixes in PREFIXES.items():
         assert list(_network(name)[0]) == prefixes.split()
@@ -75,8 +75,8 @@ def test_round_trip_is_bit_exact(name: str) -> None:
     assert pytorch.batches_seen(tensors) == (7 if counted else 0)
 
 
-def test_flattened_inputs_are_reordered() -> None:
-    """PyTorch's first dense layer reads channel by channel, ours place by place."""
+def test_weights_of_flattened_activations_are_reordered() -> None:
+    """PyTorch flattens channel by channel, we pixel by pixel."""
     network = Network(
         conv=nnx.Conv(1, 2, (14, 14), strides=14, rngs=nnx.Rngs(0)),
         flatten=flatten,
@@ -89,7 +89,7 @@ def test_flattened_inputs_are_reordered() -> None:
 
 
 class _Residual(nnx.Module):
-    """A module of a user's own."""
+    """A user-defined module."""
 
     def __init__(self, channels: int, rngs: nnx.Rngs):
         self.norm = nnx.GroupNorm(channels, num_groups=2, epsilon=1e-5, rngs=rngs)
@@ -99,7 +99,7 @@ class _Residual(nnx.Module):
         return x + self.conv(self.norm(x))
 
 
-def _user_s_network() -> Network:
+def _user_defined_network() -> Network:
     rngs = nnx.Rngs(0)
     network = Network(
         first=nnx.Conv(1, 4, (7, 7), strides=7, padding=0, rngs=rngs),
@@ -115,8 +115,8 @@ def _user_s_network() -> Network:
     return network
 
 
-def test_a_user_s_network_is_carried_whole() -> None:
-    network = _user_s_network()
+def test_a_user_defined_network_survives_a_round_trip() -> None:
+    network = _user_defined_network()
     state = nnx.state(network)
     layers = pytorch.by_layer(state)
     names = pytorch.torch_layers(network, {})
@@ -125,9 +125,9 @@ def test_a_user_s_network_is_carried_whole() -> None:
     jax.tree.map(np.testing.assert_array_equal, again, nnx.as_pure(state))
 
 
-def test_a_user_s_network_means_the_same_to_pytorch() -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed: left out its layers")
-    nn, network = torch.nn, _user_s_network()
+def test_a_user_defined_network_has_the_same_outputs_in_pytorch() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    nn, network = torch.nn, _user_defined_network()
     names = pytorch.torch_layers(network, {})
     tensors = pytorch.to_torch(pytorch.by_layer(nnx.state(network)), names)
 
@@ -223,18 +223,20 @@ class _Scale(nnx.Module):
         ),
     ],
 )
-def test_what_cannot_be_carried_is_refused_by_name(layers: dict[str, Any], part: str) -> None:
+def test_layers_that_cannot_be_converted_are_refused_by_name(
+    layers: dict[str, Any], part: str
+) -> None:
     with pytest.raises(Failure, match=re.escape(part)):
         pytorch.torch_layers(Network(**layers), {})
 
 
-def test_missing_and_unknown_tensors(tensors: dict[str, np.ndarray]) -> None:
+def test_missing_and_unknown_tensors_are_refused(tensors: dict[str, np.ndarray]) -> None:
     fewer = {name: value for name, value in tensors.items() if not name.startswith("layer3")}
     assert _refusal(fewer) == "lacks the tensor layer3.0.bias and 1 more"
     assert "extra" in _refusal(tensors | {"extra": np.zeros(1, np.float32)})
 
 
-def test_another_network_s_file(tensors: dict[str, np.ndarray]) -> None:
+def test_the_tensors_of_another_network_are_refused(tensors: dict[str, np.ndarray]) -> None:
     assert "conv1.bias" in _refusal(tensors, "dbl_conv")
 
 
@@ -247,12 +249,14 @@ def test_another_network_s_file(tensors: dict[str, np.ndarray]) -> None:
         (np.full((10, 625), np.inf, np.float32), "not a finite number"),
     ],
 )
-def test_bad_tensors(tensors: dict[str, np.ndarray], value: np.ndarray, part: str) -> None:
+def test_invalid_tensors_are_refused(
+    tensors: dict[str, np.ndarray], value: np.ndarray, part: str
+) -> None:
     assert part in _refusal(tensors | {"fc2.weight": value})
 
 
 @pytest.mark.parametrize("count", [-1, 2**31])
-def test_counts_of_steps_that_are_none(count: int) -> None:
+def test_invalid_step_counts_are_refused(count: int) -> None:
     network = make_network("batchnorm_cnn", np.float32)
     layers = pytorch.by_layer(nnx.state(network, ARRAYS))
     names = pytorch.torch_layers(network, model_entry("batchnorm_cnn").torch_names)
@@ -263,12 +267,12 @@ def test_counts_of_steps_that_are_none(count: int) -> None:
         pytorch.from_torch(tensors, names, layers)
 
 
-def test_one_tensor_under_two_names_must_be_one(tensors: dict[str, np.ndarray]) -> None:
+def test_aliases_of_a_tensor_must_be_equal(tensors: dict[str, np.ndarray]) -> None:
     different = tensors["layer4.0.weight"] + 1
     assert "fc1.weight and layer4.0.weight" in _refusal(tensors | {"layer4.0.weight": different})
 
 
-def test_a_variant_with_other_layers_has_our_names(tensors: dict[str, np.ndarray]) -> None:
+def test_a_variant_with_other_layers_uses_our_layer_names(tensors: dict[str, np.ndarray]) -> None:
     network = make_network("residual_cnn", np.float32, width=2, first_block=False)
     names = pytorch.torch_layers(network, model_entry("residual_cnn").torch_names)
     assert list(names)[:4] == ["conv1", "bn2", "res2.conv", "bn3"]
@@ -281,7 +285,7 @@ def test_a_variant_with_other_layers_has_our_names(tensors: dict[str, np.ndarray
         pytorch.from_torch(tensors, names, layers)
 
 
-def test_what_is_pooled_globally_has_no_order_to_know() -> None:
+def test_globally_pooled_activations_need_no_reordering() -> None:
     network = Network(
         conv=nnx.Conv(1, 4, (3, 3), rngs=nnx.Rngs(0)),
         pool=lambda x: x.mean((1, 2)),

@@ -1,4 +1,4 @@
-"""The layers of the code: every module's imports point downward, and there are no cycles."""
+"""The layers of the code: imports point downward, and there are no cycles."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -73,14 +73,13 @@ def test_imports_point_downward(module: str) -> None:
     assert not upward, f"{module} imports {upward} from a higher layer"
 
 
-def test_there_are_no_cycles() -> None:
+def test_imports_have_no_cycles() -> None:
     # A package's own `__init__` re-exports its contents.
     graph = {
         name: {other if other in MODULES else f"{other}.__init__" for other in others}
         for name, others in IMPORTS.items()
     }
-    order = list(TopologicalSorter(graph).static_order())
-    assert len(order) >= len(MODULES)
+    TopologicalSorter(graph).prepare()  # Raises CycleError.
 
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if layer(name) == ENTRY_POINTS))
@@ -95,7 +94,7 @@ def test_entry_points_set_the_log_level_before_jax_is_imported(module: str) -> N
         assert ours[0] == "mnist_jax"
 
 
-def test_an_upward_import_would_be_detected() -> None:
+def test_upward_import_would_be_detected() -> None:
     assert (
         layer("mnist_jax.kernels.ops") > layer("mnist_jax.models.layers") > layer("mnist_jax.train")
     )

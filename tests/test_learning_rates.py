@@ -1,4 +1,4 @@
-"""Learning-rate schedules by hand, and Adam's constants in every sense."""
+"""Learning-rate schedules and Adam, compared with manual computations, PyTorch's and Optax's."""
 
 import json
 import math
@@ -34,12 +34,12 @@ def rates(one: Recipe, steps_per_epoch: int, steps: Any) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps)), np.float64)
 
 
-def test_without_a_schedule_the_rate_is_a_number() -> None:
+def test_without_a_schedule_the_learning_rate_is_a_constant() -> None:
     assert learning_rate(recipe(), 10) == 0.5
     assert "learning_rate_schedule" not in recipe().to_json()
 
 
-def test_segments_follow_each_other() -> None:
+def test_segments_are_concatenated() -> None:
     one = recipe(
         {"name": "linear", "epochs": 0.5, "start": 0, "end": 1},
         {"name": "constant", "epochs": 1},
@@ -54,7 +54,7 @@ def test_segments_follow_each_other() -> None:
 
 
 def test_ten_exponential_epochs_and_one_of_a_cosine() -> None:
-    # ttdoucet/mnist's: the cosine starts at the last rate, not at that of the step after.
+    # The schedule of ttdoucet/mnist: the cosine starts at the rate of the last exponential step.
     last = 0.1 ** (5999 / 6000)
     one = recipe(
         {"name": "exponential", "epochs": 10, "factor": 0.1, "over": 10},
@@ -75,7 +75,7 @@ def test_ten_exponential_epochs_and_one_of_a_cosine() -> None:
 
 
 def test_one_cycle_is_two_cosines() -> None:
-    # PyTorch's and Optax's, with its usual numbers: up from 1/25 over 30% of 200 steps, and down.
+    # As in PyTorch and Optax, with their defaults: up from 1/25 over 30% of 200 steps, then down.
     one = recipe(
         {"name": "cosine", "epochs": 0.6, "start": 1 / 25, "end": 1},
         {"name": "cosine", "epochs": 1.4, "end": 1 / 25e4},
@@ -86,8 +86,8 @@ def test_one_cycle_is_two_cosines() -> None:
 
 
 @pytest.mark.parametrize("steps_per_epoch", [843, 844, 600, 7])
-def test_a_staircase_changes_with_the_epoch(steps_per_epoch: int) -> None:
-    # cdeotte's: constant within an epoch.
+def test_a_staircase_is_constant_within_an_epoch(steps_per_epoch: int) -> None:
+    # The schedule of cdeotte.
     one = recipe(
         {"name": "exponential", "epochs": 30, "factor": 0.95, "staircase": True},
         learning_rate=0.001,
@@ -100,13 +100,13 @@ def test_a_staircase_changes_with_the_epoch(steps_per_epoch: int) -> None:
 @pytest.mark.parametrize(
     ("epochs", "over", "staircase", "multiple"),
     [
-        (0.3, 0.1, True, 0.5**3),  # Three stairs of a step; 0.3 / 0.1 is less than 3.
+        (0.3, 0.1, True, 0.5**3),  # Three stairs of one step, although 0.3 / 0.1 < 3.
         (0.7, 0.2, True, 0.5**3),
         (0.7, 0.3, False, 0.5 ** (7 / 3)),
         (0.58, 0.24, False, 0.5 ** (6 / 2)),  # In whole steps.
     ],
 )
-def test_a_segment_ends_where_its_steps_lead(
+def test_the_rate_after_an_exponential_segment_follows_from_its_whole_steps(
     epochs: float, over: float, staircase: bool, multiple: float
 ) -> None:
     segment = {"name": "exponential", "epochs": epochs, "factor": 0.5, "over": over}
@@ -127,7 +127,9 @@ def test_a_segment_ends_where_its_steps_lead(
         ([{"name": "exponential", "epochs": 1, "factor": 2, "over": 1e30}], "1e.30 epochs of 10"),
     ],
 )
-def test_what_no_number_holds_is_refused_in_a_sentence(segments: Any, sentence: str) -> None:
+def test_rates_and_steps_that_overflow_are_refused_in_one_sentence(
+    segments: Any, sentence: str
+) -> None:
     with pytest.raises(UsageError, match=sentence):
         make_optimizer(recipe(*segments), steps_per_epoch=10)
 
@@ -141,11 +143,11 @@ def test_an_optimizer_s_updates_follow_the_schedule(optimizer: str) -> None:
     for _ in range(5):
         updates, state = made.update({"kernel": jnp.ones((2, 2))}, state, params)
         found.append(float(updates["kernel"][0, 0]))
-    # Of equal gradients every update of Adam is the rate's.
+    # For constant gradients, every update of Adam is the learning rate.
     np.testing.assert_allclose(found, [-0.5, -0.375, -0.25, -0.125, 0], rtol=1e-4)
 
 
-def test_the_schedule_goes_on_where_a_trainer_stopped(digits: Dataset) -> None:
+def test_a_resumed_trainer_continues_the_schedule(digits: Dataset) -> None:
     one = recipe({"name": "exponential", "epochs": 3, "factor": 0.5}, dataset="digits")
     whole = Trainer(one, digits, seeds=[0], num_devices=1)
     whole.advance(3)
@@ -157,8 +159,8 @@ def test_the_schedule_goes_on_where_a_trainer_stopped(digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize("sense", ["torch", "keras"])
-def test_adam_by_hand(sense: str) -> None:
-    # Epsilon as large as the gradients, so that its place shows.
+def test_adam_matches_a_manual_computation(sense: str) -> None:
+    # Epsilon is as large as the gradients, so that its position in the formula matters.
     b1, b2, eps = 0.8, 0.99, 0.01
     one = recipe(optimizer="adam", b1=b1, b2=b2, eps=eps, eps_sense=sense)
     made = make_optimizer(one, steps_per_epoch=1)
@@ -177,7 +179,7 @@ def test_adam_by_hand(sense: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_adam_s_constants_are_optax_s_at_first(optimizer: str) -> None:
+def test_adam_s_default_constants_are_optax_s(optimizer: str) -> None:
     one = recipe(optimizer=optimizer)
     assert "eps" not in one.to_json()
     made = make_optimizer(one, steps_per_epoch=1)
@@ -185,8 +187,10 @@ def test_adam_s_constants_are_optax_s_at_first(optimizer: str) -> None:
     expected = getattr(optax, optimizer)(0.5, **decay)
     params = {"kernel": jnp.ones(3)}
     results = [
-        rule.update({"kernel": jnp.asarray([1e-9, 0.3, 2])}, rule.init(params), params)
-        for rule in (made, expected)
+        transformation.update(
+            {"kernel": jnp.asarray([1e-9, 0.3, 2])}, transformation.init(params), params
+        )
+        for transformation in (made, expected)
     ]
     assert str(jax.tree.structure(results[0])) == str(jax.tree.structure(results[1]))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
@@ -207,7 +211,7 @@ def test_adam_s_constants_are_optax_s_at_first(optimizer: str) -> None:
         ({"name": "step"}, "one of constant, linear, exponential, cosine"),
     ],
 )
-def test_what_is_no_segment_is_refused_in_a_sentence(segment: Any, sentence: str) -> None:
+def test_an_invalid_segment_is_refused_in_one_sentence(segment: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         recipe(segment)
 

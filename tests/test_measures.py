@@ -1,4 +1,4 @@
-"""The numbers that are printed and drawn, against values worked out by hand."""
+"""The quantities that are printed and plotted, against values worked out by hand."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from mnist_jax import measures
 from mnist_jax.measures import Series
 
 
-def test_by_epoch_averages_training_and_takes_the_last_of_tests() -> None:
-    # Two epochs of 10 steps and half of a third one.
+def test_by_epoch_takes_the_mean_or_the_last_value() -> None:
+    # Two epochs of 10 steps, and less than half of a third one.
     steps, values = [4, 8, 10, 14, 20, 24], [1.0, 2.0, 5.0, 3.0, 1.0, 9.0]
     training = measures.by_epoch(steps, values, 10, mean=True)
     assert training.x.tolist() == [1, 2]
@@ -18,12 +18,12 @@ def test_by_epoch_averages_training_and_takes_the_last_of_tests() -> None:
 
 
 @pytest.mark.parametrize("mean", [True, False])
-def test_no_epoch_has_ended(mean: bool) -> None:
+def test_by_epoch_is_empty_before_the_first_epoch_ends(mean: bool) -> None:
     assert len(measures.by_epoch([4, 8], [1.0, 2.0], 10, mean=mean).x) == 0
     assert len(measures.by_epoch([], [], 10, mean=mean).x) == 0
 
 
-def test_a_band_is_where_all_seeds_have_a_value() -> None:
+def test_band_covers_the_points_that_all_series_have() -> None:
     long = Series(np.asarray([1, 2, 3]), np.asarray([0.0, 4.0, 7.0]))
     short = Series(np.asarray([1, 2]), np.asarray([2.0, 1.0]))
     band = measures.band([long, short])
@@ -35,7 +35,7 @@ def test_a_band_is_where_all_seeds_have_a_value() -> None:
     )
 
 
-def test_a_thinned_band_keeps_means_and_extremes() -> None:
+def test_thinned_band_keeps_means_and_extremes() -> None:
     whole = measures.Band(*map(np.asarray, ([1, 2, 3, 4, 5], [2, 4, 3, 1, 7], range(5), range(5))))
     thin = measures.thinned(whole, 2)
     found = [values.tolist() for values in (thin.x, thin.mean, thin.low, thin.high)]
@@ -48,7 +48,7 @@ def test_confusion_counts_by_true_and_predicted_class() -> None:
     assert counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
 
 
-def test_wilsons_interval() -> None:
+def test_rates_have_wilson_s_interval() -> None:
     # The published example of 81 of 263 (Newcombe 1998): 0.2553 to 0.3662.
     rates = measures.rates(np.asarray([81, 0, 10, 0]), np.asarray([263, 10, 10, 0]))
     assert rates.rate[0] == pytest.approx(81 / 263)
@@ -60,7 +60,7 @@ def test_wilsons_interval() -> None:
     assert np.isnan([rates.rate[3], rates.low[3], rates.high[3]]).all()
 
 
-def test_calibration_by_hand() -> None:
+def test_calibration_matches_values_computed_by_hand() -> None:
     # Confidences 0.6, 0.65 and 1.0; of the first two one is right, and the third one is wrong.
     probability = np.asarray([[0.6, 0.4], [0.35, 0.65], [1.0, 0.0]])
     found = measures.calibration(probability, np.asarray([0, 0, 1]), bins=10)
@@ -76,7 +76,7 @@ def test_misclassified_are_in_order_of_confidence() -> None:
     assert measures.misclassified(probability, np.asarray([1, 1, 1, 0])).tolist() == [2, 0]
 
 
-def test_a_mosaic_frames_every_picture() -> None:
+def test_mosaic_frames_every_picture() -> None:
     maps = np.arange(3 * 2 * 2).reshape(3, 2, 2)
     grid = measures.mosaic(maps, columns=2)
     assert grid.shape == (7, 7)

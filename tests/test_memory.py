@@ -1,4 +1,4 @@
-"""How much memory several seeds need at least, and how much there is."""
+"""The memory that several seeds need at least, compared with what is available."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from mnist_jax.training import devices
 from mnist_jax.training.trainer import check_memory
 
 ADAM = Recipe(model="dense", batch_size=10, epochs=1, learning_rate=0.1, optimizer="adam")
-# A parameter's bytes times all of them; Adam has two moments of each, and counts its steps.
+# In bytes. Adam keeps two moments of each parameter, and its number of steps.
 PARAMS = 4 * (784 * 100 + 100 + 100 * 10 + 10)
 SAVED = 3 * PARAMS + 4
 
@@ -27,7 +27,7 @@ class Accelerator:
         return None if self.limit is None else {"bytes_limit": self.limit}
 
 
-def test_seeds_may_need_what_there_is_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_may_need_all_the_memory_but_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 5 * (SAVED + PARAMS + 2 * SAVED)
     monkeypatch.setattr(devices, "_host_memory", lambda: needed)
     check_memory(ADAM, 5)
@@ -35,7 +35,7 @@ def test_seeds_may_need_what_there_is_and_no_more(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match=r"^5 seeds of dense need about 0\.0 GiB, but cpu has"):
         check_memory(ADAM, 5)
     monkeypatch.setattr(devices, "_host_memory", lambda: 0)
-    check_memory(ADAM, 1)  # Which the system refuses in its own way.
+    check_memory(ADAM, 1)  # One seed is never refused here.
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_seeds_may_need_what_there_is_and_no_more(monkeypatch: pytest.MonkeyPatc
         ([None, None], 8 * SAVED - 1, "the host"),
     ],
 )
-def test_states_are_on_accelerators_and_what_is_saved_of_them_on_the_host(
+def test_states_count_on_accelerators_and_saved_copies_on_the_host(
     limits: list[int | None], host: int, place: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accelerators: list[Any] = [Accelerator(limit) for limit in limits]
@@ -60,7 +60,9 @@ def test_states_are_on_accelerators_and_what_is_saved_of_them_on_the_host(
             check_memory(ADAM, 4)
 
 
-def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_s_memory_limit_is_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "none").write_text("max\n")
     monkeypatch.setattr(devices, "_CGROUP_LIMITS", (tmp_path / "none", tmp_path / "missing"))
     assert devices._host_memory() > 2**20

@@ -1,4 +1,4 @@
-"""The documented networks and their registry."""
+"""The networks, their layers and their registry."""
 
 from dataclasses import replace
 from typing import Any
@@ -46,7 +46,7 @@ def parameters(model: Network) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-def test_every_network_is_counted() -> None:
+def test_every_network_has_an_expected_count() -> None:
     assert sorted(PARAMETERS) == model_names()
 
 
@@ -80,11 +80,13 @@ def test_parameter_count_and_output_shape(name: str) -> None:
         ("lenet", {"channels": [], "hidden": [256]}, 785 * 256 + 257 * 10),
     ],
 )
-def test_variants(name: str, arguments: dict[str, object], expected: int) -> None:
+def test_parameter_counts_of_variants(
+    name: str, arguments: dict[str, object], expected: int
+) -> None:
     assert parameters(abstract_model(name, **arguments)) == expected
 
 
-def test_layers_of_sources_g_and_h_are_listed_with_their_sizes() -> None:
+def test_summaries_of_g_and_h_have_the_layers_sizes() -> None:
     layers = {layer.name: layer for layer in summarize(abstract_model("residual_cnn"))}
     shapes = [layers[name].output_shape[1:] for name in ("res1", "res2", "res3", "res4", "mean")]
     assert shapes == [(28, 28, 128), (14, 14, 128), (7, 7, 256), (4, 4, 512), (512,)]
@@ -103,7 +105,7 @@ def test_layers_of_sources_g_and_h_are_listed_with_their_sizes() -> None:
     assert conv6.settings == "5×5, stride 2, padding SAME"
 
 
-def test_networks_within_count_their_layers_at_the_sizes_these_have() -> None:
+def test_multiply_adds_of_a_nested_network_use_its_layers_sizes() -> None:
     rngs = nnx.Rngs(0)
     first, second = Conv(1, 2, 3, rngs=rngs), Conv(2, 4, 1, rngs=rngs)
     (inner,) = summarize(Network(inner=Network(first=first, pool=max_pool, second=second)))
@@ -111,21 +113,21 @@ def test_networks_within_count_their_layers_at_the_sizes_these_have() -> None:
 
 
 class Branches(Network):
-    """Layers side by side."""
+    """Parallel layers, whose outputs are concatenated."""
 
     def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         del keys
         return jnp.concatenate([layer(images) for layer in self.named_layers().values()], axis=-1)
 
 
-def test_the_work_of_networks_that_do_as_they_like_is_not_known() -> None:
+def test_multiply_adds_of_a_custom_call_are_unknown() -> None:
     rngs = nnx.Rngs(0)
     one, other = (Conv(1, 2, size, rngs=rngs, padding="SAME") for size in (3, 5))
     (layer,) = summarize(Network(branches=Branches(one=one, other=other)))
     assert (layer.output_shape, layer.multiply_adds) == ((1, 28, 28, 4), 0)
 
 
-def test_the_text_network_of_article_c_has_no_relu_after_convolutions() -> None:
+def test_article_c_s_text_variant_has_no_relu_after_convolutions() -> None:
     kinds = {
         conv_relu: [
             layer.kind for layer in summarize(abstract_model("cmu_cnn", conv_relu=conv_relu))
@@ -163,13 +165,13 @@ def test_misuse_is_one_sentence(name: str, arguments: dict[str, object], sentenc
         abstract_model(name, **arguments)
 
 
-def test_a_name_is_registered_once() -> None:
+def test_registering_a_name_twice_is_an_error() -> None:
     recipe = Recipe(model="lenet", batch_size=1, epochs=1, learning_rate=0.1)
     with pytest.raises(ValueError, match="already registered"):
         register(recipe, article="", published="")(Network)
 
 
-def test_a_network_is_a_function_of_its_seed() -> None:
+def test_initial_parameters_depend_only_on_the_seed() -> None:
     @jax.jit
     def leaves(key: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(nnx.state(create_model("lenet", rngs=nnx.Rngs(key)), nnx.Param))
@@ -185,7 +187,7 @@ def test_dropout_in_training_needs_keys() -> None:
         jax.eval_shape(model, jnp.zeros((2, 28, 28, 1)))
 
 
-def test_a_network_in_a_network_gets_keys_of_its_own() -> None:
+def test_nested_networks_drop_out_independently() -> None:
     drop = Dropout(0.5)
     block = Residual(drop=drop, inner=Residual(drop=drop))
     keys = jax.random.split(jax.random.key(0), 4)
@@ -214,34 +216,34 @@ class _Keyless(Network):
         ),
     ],
 )
-def test_layers_that_training_can_do_nothing_with(layers: dict[str, Any], sentence: str) -> None:
+def test_layers_that_cannot_be_trained_are_refused(layers: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         TrainState.create(Network(**layers), optax.sgd(0.1), key=jax.random.key(0))
 
 
-def test_dropout_keeps_units_at_its_rate_and_scales_them() -> None:
+def test_dropout_drops_units_at_its_rate_and_scales_the_others() -> None:
     keys = jax.random.split(jax.random.key(0), 50)
     masked = jax.jit(Dropout(0.3).masked)
     masks = np.asarray(masked(jnp.ones((50, 5, 5, 33)), keys))
     kept = masks > 0
-    # Six standard errors of 41,250 independent units.
+    # Six standard errors of the mean of 41,250 independent units.
     assert abs(kept.mean() - 0.7) < 0.014
     np.testing.assert_allclose(masks[kept], 1 / 0.7, rtol=1e-6)
     assert not (kept[0] == kept[1]).all()
     np.testing.assert_array_equal(masked(jnp.ones((1, 5, 5, 33)), keys[7:8])[0], masks[7])
 
 
-def test_a_dropout_rate_of_zero_keeps_every_unit() -> None:
+def test_dropout_rate_of_zero_keeps_every_unit() -> None:
     keys = jax.random.split(jax.random.key(0), 4)
     assert (np.asarray(jax.jit(Dropout(0).masked)(jnp.ones((4, 5, 5, 33)), keys)) == 1).all()
 
 
-def test_dropout_of_every_unit_is_refused() -> None:
+def test_dropout_rate_of_one_is_refused() -> None:
     with pytest.raises(UsageError, match="The dropout rate is 1; give a number from 0 to below 1"):
         Dropout(1)
 
 
-def test_the_canonical_text_of_a_recipe_is_independent_of_the_order_of_arguments() -> None:
+def test_canonical_json_does_not_depend_on_the_order_of_arguments() -> None:
     recipe = model_entry("lenet").recipe
     one, other = (
         replace(recipe, model_args=dict(arguments))
@@ -253,6 +255,6 @@ def test_the_canonical_text_of_a_recipe_is_independent_of_the_order_of_arguments
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_the_canonical_text_names_the_runs_of_articles_as_before(name: str) -> None:
+def test_article_recipes_are_in_canonical_form(name: str) -> None:
     recipe = model_entry(name).recipe
     assert recipe.canonical() == recipe.to_json()

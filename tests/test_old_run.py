@@ -1,4 +1,4 @@
-"""A run that was made before modules moved, at revision 12a9a7d, goes on and can be read."""
+"""A run of an older version, revision 12a9a7d, can be evaluated and resumed."""
 
 import json
 import shutil
@@ -11,22 +11,22 @@ import pytest
 from mnist_jax.data import Dataset
 from mnist_jax.runs.network import load_run
 
-MADE = Path(__file__).parent / "old_run"
+OLD_RUN = Path(__file__).parent / "old_run"
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return shutil.copytree(MADE, tmp_path / "run")
+    return shutil.copytree(OLD_RUN, tmp_path / "run")
 
 
-def test_it_is_evaluated(run: Path, digits: Dataset) -> None:
-    published = json.loads((MADE / "result.json").read_text())["test_accuracy"]
+def test_an_old_run_has_its_recorded_accuracy(run: Path, digits: Dataset) -> None:
+    recorded = json.loads((OLD_RUN / "result.json").read_text())["test_accuracy"]
     predicted = load_run(run).probabilities(digits.test.images).argmax(-1)
-    assert np.mean(predicted == digits.test.labels) == pytest.approx(published)
+    assert np.mean(predicted == digits.test.labels) == pytest.approx(recorded)
 
 
-def test_its_training_goes_on(run: Path) -> None:
-    recipe = json.loads((MADE / "config.json").read_text())
+def test_an_old_run_can_be_resumed(run: Path) -> None:
+    recipe = json.loads((OLD_RUN / "config.json").read_text())
     done = commands.run(
         run.parent,
         "mnist_jax.train",
@@ -41,16 +41,16 @@ def test_its_training_goes_on(run: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Resuming at step 60" in done.stdout
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    assert lines[:2] == (MADE / "metrics.jsonl").read_text().splitlines()
+    assert lines[:2] == (OLD_RUN / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [30, 60, 90]
     steps = np.fromfile(run / "steps.f32", "<f4").reshape(-1, 2)
     assert np.isnan(steps[:60]).all()
     means = [json.loads(lines[2])[name] for name in ("train_loss", "train_accuracy")]
-    # Only the last of the epoch's batches is smaller, by less than a half.
+    # The means weight batches by size; only the epoch's last one is smaller, and only a little.
     assert steps[60:].mean(axis=0) == pytest.approx(means, rel=0.02)
 
 
-def test_scripts_that_normalise_by_the_module_of_then_work() -> None:
+def test_the_old_name_of_the_normalisation_module_still_works() -> None:
     from mnist_jax import augment, inputs
 
     assert augment.normalize is inputs.normalize

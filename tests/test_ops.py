@@ -1,4 +1,4 @@
-"""The CPU's route through convolutions and pooling against XLA's own operations."""
+"""The CPU's convolutions and pooling against XLA's own operations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,10 +30,10 @@ Array = jax.Array
 
 
 def conv_layers(*, pooled: bool) -> list[Any]:
-    """Every convolution of every network: kernel shape, padding, strides and input side.
+    """Every convolution of every network: kernel shape, padding, strides and side of the input.
 
-    Those that are computed together with a max-pool are slow where they are tested without, and
-    the others with one.
+    Marked as slow are those that the networks use only with a max-pool, or only without, unlike
+    `pooled`.
     """
     found: dict[tuple[Any, ...], str] = {}
     followed = set()
@@ -43,18 +43,18 @@ def conv_layers(*, pooled: bool) -> list[Any]:
         layers = list(model.named_layers().values())
         for i, (summary, layer) in enumerate(zip(summarize(model), layers, strict=True)):
             after = next((one for one in layers[i + 1 :] if one not in ACTIVATIONS.values()), None)
-            inside = nnx.iter_modules(layer) if isinstance(layer, nnx.Module) else ()
-            for _, conv in inside:
+            modules = nnx.iter_modules(layer) if isinstance(layer, nnx.Module) else ()
+            for _, conv in modules:
                 if isinstance(conv, Conv):
                     shapes = (conv.kernel.shape, conv.padding, conv.strides, side)
                     found[shapes] = f"{name}.{summary.name}"
                     followed.add((shapes, layer is conv and after == max_pool))
             side = summary.output_shape[1]
-    # Large ones are computed as others are, and compile for longer.
+    # Large ones are computed in the same way as others, but take longer to compile.
     quick = {
         shapes
-        for shapes, meets_a_pool in followed
-        if meets_a_pool == pooled and not (pooled and shapes[0][2] >= 128)
+        for shapes, before_pool in followed
+        if before_pool == pooled and not (pooled and shapes[0][2] >= 128)
     }
     return [
         pytest.param(*shapes, id=where, marks=[pytest.mark.slow] * (shapes not in quick))
@@ -63,7 +63,7 @@ def conv_layers(*, pooled: bool) -> list[Any]:
 
 
 def normal(seed: int, shape: tuple[int, ...]) -> Array:
-    """Noise that NumPy draws: JAX would compile a program for each shape."""
+    """Normal noise from NumPy, since JAX would compile a program for each shape."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
@@ -97,8 +97,8 @@ def assert_same_values_and_gradients(
         assert relative_error(a, e) < limit
 
 
-def rounding(kernel: tuple[int, int, int, int]) -> float:
-    """How far a convolution may be off; more where `winograd_2d` computes it."""
+def tolerance(kernel: tuple[int, int, int, int]) -> float:
+    """A convolution's tolerance, which is larger where `winograd_2d` computes it."""
     return 5e-6 if kernel[2] >= 128 else 2e-6
 
 
@@ -114,13 +114,13 @@ def test_convolution_agrees_with_xla(
         lambda x, w: plain_conv(x, w, padding, strides),
         x,
         w,
-        limit=rounding(kernel),
+        limit=tolerance(kernel),
     )
 
 
 @pytest.mark.parametrize("padding", [0, 1, "SAME"])
 @pytest.mark.parametrize(("size", "strides", "side"), [(5, 2, 8), (2, 2, 9), (3, 3, 8), (1, 2, 9)])
-def test_strides_of_any_kernel_agree_with_xla(
+def test_strided_convolution_agrees_with_xla(
     size: int, strides: int, side: int, padding: Padding
 ) -> None:
     x = normal(0, (2, side, side + 1, 3))
@@ -133,15 +133,12 @@ def test_strides_of_any_kernel_agree_with_xla(
     )
 
 
-@pytest.mark.parametrize(
-    ("kernel", "padding", "strides", "side"),
-    conv_layers(pooled=True),
-)
+@pytest.mark.parametrize(("kernel", "padding", "strides", "side"), conv_layers(pooled=True))
 def test_convolution_with_max_pool_agrees_with_xla(
     kernel: tuple[int, int, int, int], padding: Padding, strides: int, side: int
 ) -> None:
     if strides > 1 or (side == kernel[0] > 1 and not padding):
-        pytest.skip("a pool after a stride is not fused, and one pixel is not pooled")
+        pytest.skip("pooling after a stride is not fused, and a single pixel is not pooled")
     x = normal(0, (5 if side * kernel[2] < 1000 else 2, side, side, kernel[2]))
     w = normal(1, kernel)
     assert_same_values_and_gradients(
@@ -149,7 +146,7 @@ def test_convolution_with_max_pool_agrees_with_xla(
         lambda x, w: plain_max_pool(plain_conv(x, w, padding)),
         x,
         w,
-        limit=rounding(kernel),
+        limit=tolerance(kernel),
     )
 
 
@@ -167,7 +164,7 @@ def test_chunks_under_vmap_give_the_batch(
         return y.reshape(6, *y.shape[2:])
 
     assert_same_values_and_gradients(chunked, lambda x, w: operation(x, w, padding=1), x, w)
-    # One after the other, but where im2col's matrix is small: see `_phase_conv_max_pool`.
+    # Sequential unless im2col's matrix is small: see `_phase_conv_max_pool`.
     small = operation is ops.conv_max_pool and channels == 1 and side % 2 == 0
     assert ("scan" in str(jax.make_jaxpr(chunked)(x, w))) != small
 
@@ -188,7 +185,7 @@ def test_accelerators_compute_the_same_network(name: str, monkeypatch: pytest.Mo
 
     expected = jax.jit(outputs)(images)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    # A function of its own, because JAX remembers what it has traced.
+    # A new function, because JAX caches traces.
     for a, e in zip(jax.jit(lambda x: outputs(x))(images), expected, strict=True):
         assert relative_error(a, e) < 1e-5
 
@@ -203,7 +200,7 @@ def test_max_pool_agrees_with_xla(side: int, padding: Padding) -> None:
 
 
 @pytest.mark.parametrize("side", [6, 7])
-def test_avg_pool_averages_windows(side: int) -> None:
+def test_avg_pool_averages_windows_and_drops_an_odd_row_and_column(side: int) -> None:
     x = np.random.default_rng(0).normal(size=(2, side, side, 3)).astype(np.float32)
     even = x[:, :6, :6].reshape(2, 3, 2, 3, 2, 3)
     np.testing.assert_allclose(
@@ -212,12 +209,12 @@ def test_avg_pool_averages_windows(side: int) -> None:
 
 
 @pytest.mark.parametrize("operation", [ops.avg_pool, ops.global_avg_pool, ops.flatten])
-def test_an_accelerator_transposes_nothing(
+def test_accelerators_do_not_transpose(
     operation: Callable[[Array], Array], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = normal(0, (2, 7, 7, 3))
     on_cpu = operation(x)
-    # Functions of their own, because JAX remembers what it has traced.
+    # New functions, because JAX caches traces.
     assert "transpose" in str(jax.make_jaxpr(lambda x: operation(x))(x))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "transpose" not in str(jax.make_jaxpr(lambda x: operation(x))(x))
@@ -225,14 +222,14 @@ def test_an_accelerator_transposes_nothing(
 
 
 @pytest.mark.parametrize("features", [10, 1000])
-def test_linear_is_a_product(features: int) -> None:
+def test_linear_is_a_matrix_product(features: int) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(7, 600)))
     kernel = jnp.asarray(rng.normal(size=(600, features)))
     assert_same_values_and_gradients(ops.linear, jnp.matmul, x, kernel)
 
 
-def test_ties_go_to_the_first_maximum() -> None:
+def test_gradient_of_ties_goes_to_the_first_maximum() -> None:
     x = jnp.ones((1, 4, 4, 1))
     grad = jax.grad(lambda x: ops.max_pool(x).sum())(x)
     expected = np.zeros((4, 4))
@@ -242,8 +239,8 @@ def test_ties_go_to_the_first_maximum() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_ties_after_a_convolution_go_to_the_first_maximum(channels: int) -> None:
-    # A blank image gives equal outputs everywhere, so that only the first of each four counts.
+def test_gradient_of_ties_after_a_convolution_goes_to_the_first_maximum(channels: int) -> None:
+    # A blank image gives equal outputs, and the first of each window gets the gradient.
     x = jnp.zeros((1, 8, 8, channels)).at[0, 0, 0, 0].set(1.0)
     w = jnp.ones((3, 3, channels, 2))
     ours = jax.grad(lambda w: ops.conv_max_pool(x, w).sum())
@@ -252,14 +249,14 @@ def test_ties_after_a_convolution_go_to_the_first_maximum(channels: int) -> None
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_nan_reaches_the_output(channels: int) -> None:
+def test_nan_propagates_through_a_pooled_convolution(channels: int) -> None:
     x = jnp.zeros((2, 8, 8, channels)).at[1, 3, 3, 0].set(jnp.nan)
     out = ops.conv_max_pool(x, jnp.ones((3, 3, channels, 2)))
     assert bool(jnp.isnan(out[1]).any())
     assert not bool(jnp.isnan(out[0]).any())
 
 
-def test_a_convolution_with_strides_is_pooled_after_them() -> None:
+def test_strided_convolution_in_a_network_is_pooled_after_its_stride() -> None:
     @jax.jit
     def outputs(images: Array) -> tuple[Array, Array]:
         conv = Conv(1, 2, 3, strides=2, rngs=nnx.Rngs(0))
@@ -270,7 +267,7 @@ def test_a_convolution_with_strides_is_pooled_after_them() -> None:
 
 
 @pytest.mark.parametrize("last", [{"pool": max_pool}, {"act": relu, "pool": max_pool}])
-def test_what_derives_from_a_convolution_computes_what_it_says(last: dict[str, Any]) -> None:
+def test_subclass_of_conv_is_not_fused_with_the_pooling(last: dict[str, Any]) -> None:
     class Negative(Conv):
         def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
             return -super().__call__(inputs)
@@ -281,7 +278,7 @@ def test_what_derives_from_a_convolution_computes_what_it_says(last: dict[str, A
     np.testing.assert_array_equal(model(images), unfused)
 
 
-def test_pooling_after_the_activation_equals_pooling_before_it() -> None:
+def test_network_equals_its_layers_one_by_one() -> None:
     model = make_network("dbl_conv", np.float32)
 
     @jax.jit
@@ -294,7 +291,7 @@ def test_pooling_after_the_activation_equals_pooling_before_it() -> None:
 
 
 class Odd(Network):
-    """Strides, dilation and groups, which `Conv` does not offer: Flax's convolution on XLA's."""
+    """Flax's convolutions with strides, dilation and groups, some of which `Conv` lacks."""
 
     def __init__(self, rngs: nnx.Rngs):
         super().__init__(
@@ -310,7 +307,7 @@ class Odd(Network):
         )  # fmt: skip
 
 
-def test_a_network_of_odd_shapes_trains_on_the_fallback() -> None:
+def test_network_with_flax_s_own_convolutions_trains() -> None:
     model = Odd(nnx.Rngs(0))
     images = normal(0, (32, 28, 28, 1))
     labels = jnp.arange(32) % 10

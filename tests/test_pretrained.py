@@ -1,4 +1,4 @@
-"""Pretrained weights: what is shipped, what is fetched, and what makes them."""
+"""Pretrained weights: shipped, downloaded, and published from a recorded run."""
 
 import dataclasses
 import hashlib
@@ -43,8 +43,8 @@ def results() -> Results:
     return Results.load(all_articles(), RESULTS)
 
 
-def test_pages_do_without_a_record_that_is_run_again(tmp_path: Path) -> None:
-    """As `experiments/README.md` says how: its line is removed."""
+def test_pages_can_be_made_while_a_record_is_missing(tmp_path: Path) -> None:
+    """To repeat a recorded run, `experiments/README.md` says to remove its line."""
     for path in RESULTS.glob("*.jsonl"):
         lines = [line for line in path.read_text().splitlines() if '"seed": 0,' not in line]
         (tmp_path / path.name).write_text("".join(f"{line}\n" for line in lines))
@@ -59,7 +59,9 @@ def test_pages_do_without_a_record_that_is_run_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", pretrained_names())
-def test_what_is_shipped_is_of_a_record_and_its_card_says_so(name: str, results: Results) -> None:
+def test_shipped_weights_are_those_of_a_record_as_their_card_says(
+    name: str, results: Results
+) -> None:
     origin = Origin.load(FOLDER / name)
     record = results.by_seed(origin.row)[origin.recipe.seed]
     assert (origin.recipe, origin.step) == (record.recipe, record.selected_step)
@@ -67,19 +69,19 @@ def test_what_is_shipped_is_of_a_record_and_its_card_says_so(name: str, results:
     text = (FOLDER / name / "README.md").read_text()
     assert text == cards.card(origin, results)
     _, metadata, page = text.split("---\n", 2)
-    said = yaml.safe_load(metadata)
-    (result,) = said["model-index"][0]["results"]
+    card = yaml.safe_load(metadata)
+    (result,) = card["model-index"][0]["results"]
     assert result["metrics"] == [{"type": "accuracy", "value": origin.correct / origin.images}]
-    assert said["license"] == "mit"
-    assert said["datasets"] == [result["dataset"]["type"]]
+    assert card["license"] == "mit"
+    assert card["datasets"] == [result["dataset"]["type"]]
     assert f"{origin.correct:,} of {origin.images:,}" in page
     assert f"(n = {len(results.by_seed(origin.row))})" in page
     assert origin.sha256 in page
-    began = {one["git"]["revision"] for one in record.environment.get("before", [])}
-    for revision in began - {origin.revision}:
+    earlier = {one["git"]["revision"] for one in record.environment.get("before", [])}
+    for revision in earlier - {origin.revision}:
         assert f"`{revision[:7]}`" in page
-    assert ("reproduced up to rounding" in page) == bool(began - {origin.revision})
-    assert ("identical bit for bit" in page) == (not began - {origin.revision})
+    assert ("reproduced up to rounding" in page) == bool(earlier - {origin.revision})
+    assert ("identical bit for bit" in page) == (not earlier - {origin.revision})
     small = origin.size < LARGEST_IN_PACKAGE
     (weights,) = (FOLDER / name).glob("*.safetensors")
     assert weights.name == ("model.safetensors" if small else origin.release)
@@ -88,7 +90,7 @@ def test_what_is_shipped_is_of_a_record_and_its_card_says_so(name: str, results:
 
 
 @pytest.mark.parametrize("name", pretrained_names())
-def test_what_is_shipped_has_as_many_right_as_its_card_and_its_record(
+def test_shipped_weights_reproduce_the_accuracy_of_card_and_record(
     name: str, results: Results
 ) -> None:
     origin = Origin.load(FOLDER / name)
@@ -96,25 +98,27 @@ def test_what_is_shipped_has_as_many_right_as_its_card_and_its_record(
         run, test = load_pretrained(name), load_dataset(origin.recipe.dataset).test
     except DatasetNotFound as error:
         pytest.skip(str(error))
-    right = int((run.probabilities(test.images).argmax(-1) == test.labels).sum())
-    (said,) = re.findall(r"%: ([\d,]+) of 10,000", (FOLDER / name / "README.md").read_text())
-    assert right == int(said.replace(",", ""))
-    assert right == results.by_seed(origin.row)[origin.recipe.seed].correct.sum()
+    correct = int((run.probabilities(test.images).argmax(-1) == test.labels).sum())
+    (stated,) = re.findall(r"%: ([\d,]+) of 10,000", (FOLDER / name / "README.md").read_text())
+    assert correct == int(stated.replace(",", ""))
+    assert correct == results.by_seed(origin.row)[origin.recipe.seed].correct.sum()
 
 
-def test_the_command_classifies_without_training(tmp_path: Path) -> None:
+def test_predict_uses_pretrained_weights(tmp_path: Path) -> None:
     picture = saved(255 - shape_of(), tmp_path / "picture.png")
     done = run_command(tmp_path, "mnist_jax.predict", "--model=shallow", picture, "--json")
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(done.stdout)["label"] < 10
 
 
-def test_there_is_no_such_network() -> None:
+def test_unknown_network_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'shallow'"):
         load_pretrained("shalow")
 
 
-def test_there_are_no_weights_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_without_pretrained_weights_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     with pytest.raises(Failure, match=r"no pretrained weights of lenet \(available: none\);"):
         load_pretrained("lenet")
@@ -135,7 +139,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    """A server of what lies in `releases`."""
+    """A server of the files in the folder `releases`."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download, "PATIENCE_SECONDS", 1.0)
@@ -152,7 +156,7 @@ def releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Serve
 
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
-    """A network whose weights are a release file, which lies at `theirs.safetensors`."""
+    """A network whose weights are a release file; the file is at `theirs.safetensors`."""
     network, theirs = make_network("dense", np.float32), tmp_path / "theirs.safetensors"
     layers = pytorch.by_layer(nnx.state(network, ARRAYS))
     write_tensors(pytorch.to_torch(layers, pytorch.torch_layers(network, {})), theirs)
@@ -173,7 +177,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
     return origin
 
 
-def test_a_release_file_is_fetched_once(releases: _Server, large: Origin, tmp_path: Path) -> None:
+def test_release_file_is_downloaded_once(releases: _Server, large: Origin, tmp_path: Path) -> None:
     theirs = (tmp_path / "theirs.safetensors").read_bytes()
     (tmp_path / "releases" / large.release).write_bytes(theirs)
     first = load_pretrained("dense")
@@ -190,7 +194,7 @@ def test_a_release_file_is_fetched_once(releases: _Server, large: Origin, tmp_pa
         (b"another", "has another SHA-256."),
     ],
 )
-def test_a_release_that_is_not_the_file_leaves_nothing(
+def test_wrong_release_file_is_refused_and_leaves_nothing(
     content: bytes | None, sentence: str, releases: _Server, large: Origin, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -205,7 +209,7 @@ def test_a_release_that_is_not_the_file_leaves_nothing(
     assert not (tmp_path / "cache").exists()
 
 
-def test_without_an_address_a_sentence_says_where_to_put_it(
+def test_error_without_an_address_says_where_to_put_the_file(
     large: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -219,7 +223,7 @@ def test_without_an_address_a_sentence_says_where_to_put_it(
     assert load_pretrained("dense").step == 1
 
 
-def test_damage_is_told(large: Origin, tmp_path: Path) -> None:
+def test_damaged_files_are_refused(large: Origin, tmp_path: Path) -> None:
     content = bytearray((tmp_path / "theirs.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "folder/dense/model.safetensors").write_bytes(content)
@@ -231,9 +235,7 @@ def test_damage_is_told(large: Origin, tmp_path: Path) -> None:
         load_pretrained("dense")
 
 
-def test_a_cache_that_can_not_be_written_is_one_sentence(
-    releases: _Server, large: Origin, tmp_path: Path
-) -> None:
+def test_unwritable_cache_is_an_error(releases: _Server, large: Origin, tmp_path: Path) -> None:
     (tmp_path / "theirs.safetensors").rename(tmp_path / "releases" / large.release)
     (tmp_path / "cache").touch()
     with pytest.raises(Failure, match=r"can't be written .*give another XDG_CACHE_HOME"):
@@ -243,7 +245,7 @@ def test_a_cache_that_can_not_be_written_is_one_sentence(
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, RunDirectory]:
-    """A run with its record."""
+    """A run and its record."""
     path = tmp_path_factory.mktemp("recorded") / "run"
     train_small([path])
     run = RunDirectory(path)
@@ -286,8 +288,8 @@ def test_published_weights_are_those_of_the_run(
     np.testing.assert_array_equal(again.probabilities(IMAGES), ours.probabilities(IMAGES))
     monkeypatch.undo()
     publish("toy/plain", record, run, folder)
-    left = sorted(path.name for path in (folder / "shallow").iterdir())
-    assert left == ["config.json", "model.safetensors"]
+    files = sorted(path.name for path in (folder / "shallow").iterdir())
+    assert files == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("what", ["predictions", "recipe", "code"])

@@ -1,4 +1,4 @@
-"""Questions to the records: pairs of rows, PyTorch, selection of the epoch, early stopping."""
+"""Analyses of the records: pairs of rows, PyTorch, selection of the epoch, early stopping."""
 
 import dataclasses
 
@@ -28,12 +28,12 @@ def test_variants_are_compared_on_shared_seeds(tmp_path):
         if line.startswith("| Better? |")
     )
     assert "| pooling max / avg | 3 |" in line
-    # One question is its own family.
+    # A single comparison needs no adjustment of its p-value.
     p = f"{stats.ttest_rel(found.first, found.second).pvalue:.3g}"
     assert line.endswith(f"| {p} | {p} | < 0.05 for 0 of 3 seeds; 0.0625 to 0.5 |")
 
 
-def test_two_seeds_are_too_few_for_a_test_and_a_stuck_run_has_none(tmp_path):
+def test_two_seeds_or_a_stuck_run_allow_no_test(tmp_path):
     runs = [record(0, 10), record(1, 12), record(5, 9)]
     others = [record(seed, 7 + seed, "variant", VARIANT) for seed in range(2)]
     results = results_of(tmp_path, *runs, *others)
@@ -47,9 +47,8 @@ def test_two_seeds_are_too_few_for_a_test_and_a_stuck_run_has_none(tmp_path):
     assert "| 2 *provisional* |  |  |  | < 0.05 for 0 of 2 seeds;" in rendering.markdown(results)
 
 
-def test_variants_are_compared_by_what_is_asked():
-    """After epochs 1 to 4, of which the last two are the second half."""
-    courses = {
+def test_variants_are_compared_by_the_chosen_measure():
+    accuracies = {  # After epochs 1 to 4, of which the last two are the second half.
         "variant": ([10, 20, 90, 94], [30, 20, 90, 92]),
         "plain": ([5, 6, 7, 8], [9, 6, 5, 5]),
     }
@@ -60,9 +59,9 @@ def test_variants_are_compared_by_what_is_asked():
             dataclasses.replace(
                 record(seed, 10, name, recipe),
                 ended_after=None,
-                curve={"step": [18, 36, 54, 72], "test_accuracy": [a / 100 for a in course]},
+                curve={"step": [18, 36, 54, 72], "test_accuracy": [a / 100 for a in by_epoch]},
             )
-            for seed, course in enumerate(courses[name])
+            for seed, by_epoch in enumerate(accuracies[name])
         ]
     results = Results([ARTICLE], runs)
 
@@ -76,7 +75,7 @@ def test_variants_are_compared_by_what_is_asked():
     fluctuation = compared("fluctuation")
     assert fluctuation.first == pytest.approx([8**0.5, 2**0.5])
     assert fluctuation.second == pytest.approx([0.5**0.5, 0])
-    # Of the networks that count McNemar's test would speak, and of nothing else.
+    # McNemar's test applies to the selected networks only.
     assert len(compared("accuracy").mcnemar) == 2
     assert not [*first.mcnemar, *fluctuation.mcnemar]
 
@@ -85,7 +84,7 @@ def test_a_fluctuation_of_one_seed_is_provisional(tmp_path):
     question = dataclasses.replace(ARTICLE.ablations[0], measure="fluctuation")
     article = dataclasses.replace(ARTICLE, ablations=(question,))
     found = [record(0, 10), record(0, 8, "variant", VARIANT)]
-    # Two epochs: the second half is one of them.
+    # Four epochs, the last two of which are the second half.
     runs = results_of(tmp_path, *found).runs
     runs = {
         key: [
@@ -105,16 +104,14 @@ def test_a_fluctuation_of_one_seed_is_provisional(tmp_path):
     assert "| 1 *provisional* |  |  |  |  |" in line
 
 
-@pytest.mark.parametrize(
-    ("patience", "expected"), [(1, 3), (2, 6), (3, 7), (4, 8)], ids=lambda value: str(value)
-)
-def test_training_ends_after_so_many_epochs_without_a_better_one(patience, expected):
-    # An equal is no better: after 0.5 and 0.6 there is none, none, then 0.7.
+@pytest.mark.parametrize(("patience", "expected"), [(1, 3), (2, 6), (3, 7), (4, 8)])
+def test_early_stopping_ends_after_patience_epochs_without_improvement(patience, expected):
+    # An equal accuracy is no improvement.
     validation = [0.5, 0.6, 0.6, 0.7, 0.6, 0.7, 0.6, 0.5]
     assert stopping.last_epoch(validation, patience) == expected
 
 
-def test_held_out_images_judge_the_last_epoch_of_who_does_not_select_by_them():
+def test_validation_images_evaluate_the_last_epoch_if_it_is_selected():
     held = dataclasses.replace(RECIPE, validation=10)
     row = dataclasses.replace(ARTICLE.rows[0], recipe=held)
     article = dataclasses.replace(ARTICLE, rows=(row, *ARTICLE.rows[1:]))
@@ -134,11 +131,11 @@ def test_held_out_images_judge_the_last_epoch_of_who_does_not_select_by_them():
     assert not questions.held_out(Results([article], runs))
 
 
-def test_early_stopping_is_read_from_the_curves():
+def test_early_stopping_is_computed_from_the_curves():
     chosen = dataclasses.replace(RECIPE, validation=10, selection="best_validation", epochs=4)
     row = dataclasses.replace(ARTICLE.rows[0], recipe=chosen)
     run = record(0, 10)
-    # Two evaluations an epoch; the second one of each is the epoch's.
+    # Two evaluations per epoch, the second one at its end.
     curve = {
         "step": [9, 18, 27, 36, 45, 54, 63, 72],
         "validation_accuracy": [0.8, 0.5, 0.8, 0.5, 0.5, 0.6, 0.9, 0.9],
@@ -150,17 +147,17 @@ def test_early_stopping_is_read_from_the_curves():
     results = Results([ARTICLE], {("toy", "plain", "jax"): [run]})
     one, three = stopping.early_stopping(results, ARTICLE, row)
     assert (one.patience, one.ended.mean, one.saved.mean) == (1, 2, 2)
-    # Of the equally good evaluations up to there the latest, although it is not an epoch's last.
+    # It selects the latest of the best evaluations so far, even within an epoch.
     assert (one.stopped.mean, one.full.mean) == (pytest.approx(82), pytest.approx(90))
     assert one.difference.mean == pytest.approx(-8)
     assert (three.patience, three.ended.mean, three.saved.mean) == (3, 4, 0)
     assert three.stopped.mean == pytest.approx(91)
-    # Who selects the last epoch has nothing to stop by.
+    # Rows that select the last epoch have no criterion for stopping.
     assert not stopping.early_stopping(results, ARTICLE, ARTICLE.rows[0])
 
 
-def test_what_choosing_by_the_test_set_buys(tmp_path):
-    # 70% in the second epoch, at whose end 90 and 20: the second run is best before it.
+def test_the_gain_from_selecting_by_the_test_set_is_computed(tmp_path):
+    # 70% within the second epoch, then 90% and 20% at its end: the second run is better before.
     results = results_of(tmp_path, record(0, 10), record(1, 80))
     found = comparisons.selection(results, ARTICLE, ARTICLE.rows[0])
     assert found is not None
@@ -172,7 +169,7 @@ def test_what_choosing_by_the_test_set_buys(tmp_path):
     assert "Over 1 rows, the median gain is 25.00 points" in text
 
 
-def test_a_validated_choice_is_what_the_test_set_is_compared_with():
+def test_selection_by_the_test_set_is_compared_with_selection_by_validation():
     chosen = dataclasses.replace(RECIPE, validation=10, selection="best_validation")
     row = dataclasses.replace(ARTICLE.rows[0], recipe=chosen)
     # 90% at the first epoch, which was selected, and 95% at the last.
@@ -186,16 +183,16 @@ def test_a_validated_choice_is_what_the_test_set_is_compared_with():
     assert found.gain.mean == pytest.approx(5.0)
 
 
-def test_frameworks_are_compared(tmp_path):
+def test_frameworks_are_compared_by_difference_and_equivalence(tmp_path):
     ours = [record(seed, wrong) for seed, wrong in ((0, 9), (1, 10), (2, 8))]
     theirs = [record(seed, wrong, framework="torch") for seed, wrong in ((0, 12), (1, 13), (2, 11))]
     results = results_of(tmp_path, *ours, *theirs)
     compared = comparisons.cross_framework(results, ARTICLE, ARTICLE.rows[0])
     assert compared is not None
     assert compared.difference.mean == pytest.approx(3.0)
-    # t of 4 degrees of freedom: (3 - 0.1) / sqrt(2/3).
+    # t with 4 degrees of freedom: (3 - 0.1) / sqrt(2/3).
     assert compared.equivalence == pytest.approx(stats.t.cdf(2.9 / (2 / 3) ** 0.5, 4))
-    # Of variances of 1, and two normal quantiles.
+    # From variances of 1 and two normal quantiles.
     needed = 2 * (stats.norm.ppf([0.95, 0.9]).sum() / 0.1) ** 2
     assert compared.needed == int(needed) + 1
     assert f"| {compared.needed:,} | out of reach |" in rendering.markdown(results)
@@ -206,8 +203,8 @@ def test_frameworks_are_compared(tmp_path):
 @pytest.mark.parametrize(
     ("p", "rows", "shown"), [(0.04, 1, "yes"), (0.04, 2, "not shown"), (0.3, 1, "not shown")]
 )
-def test_equivalence_counts_when_adjusted(monkeypatch, p, rows, shown):
-    """Of two rows of p 0.04 none is below 0.05."""
+def test_equivalence_is_shown_by_the_adjusted_p_value(monkeypatch, p, rows, shown):
+    """Of two rows with p = 0.04, neither is below 0.05 after the adjustment."""
     found = comparisons.Frameworks(statistics.Difference(0.0, -1.0, 1.0, 0.9), p, 20)
     monkeypatch.setattr(comparisons, "cross_framework", lambda *_: found)
     article = dataclasses.replace(ARTICLE, rows=ARTICLE.rows[:rows])

@@ -1,4 +1,4 @@
-"""The scripts of the pages run, and what these say of files and names is true."""
+"""The scripts in the pages run, and the files and names in them exist."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_research_scripts_run_one_after_the_other() -> None:
+def test_python_scripts_run_one_after_another() -> None:
     names: dict[str, Any] = {}
     for page in README, (ROOT / "docs" / "python.md").read_text():
         for script in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
@@ -24,7 +24,7 @@ def test_the_research_scripts_run_one_after_the_other() -> None:
     assert names["product"].any()
 
 
-def test_the_first_picture_is_read_as_the_readme_says(tmp_path: Path) -> None:
+def test_predict_prints_what_the_readme_shows(tmp_path: Path) -> None:
     (command,) = re.findall(r"^python -m (mnist_jax\.predict) (.*)$", README, re.MULTILINE)
     done = run_command(tmp_path, command[0], *command[1].split(), cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -32,14 +32,14 @@ def test_the_first_picture_is_read_as_the_readme_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", model_names())
-def test_every_network_is_in_the_readme_with_what_the_list_says(name: str) -> None:
+def test_every_network_is_in_the_readme_s_table(name: str) -> None:
     (line,) = re.findall(rf"^\| `{name}` \| .*", README, re.MULTILINE)
     entry = model_entry(name)
     assert line.endswith(f"| {entry.published} |")
     assert line.split(" | ")[1][0] == entry.article[0]
 
 
-def test_every_tabulated_file_exists() -> None:
+def test_every_file_named_in_contributing_exists() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     tabulated = re.findall(r"`((?:mnist_jax|experiments|tests)/[\w/]*(?:\.py)?)`", page)
     assert len(tabulated) >= 10
@@ -47,13 +47,17 @@ def test_every_tabulated_file_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_every_link_of_the_experiments_pages_leads_somewhere() -> None:
-    """The other pages' links are tested in the API reference, which these are not part of."""
-    for path in (ROOT / "experiments").glob("*.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
-            assert (path.parent / link).exists(), f"{path.name}: {link}"
+def test_every_link_of_the_experiments_pages_exists() -> None:
+    """The links of other pages are tested with the API reference, which lacks these pages."""
+    links = [
+        path.parent / link
+        for path in (ROOT / "experiments").glob("*.md")
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    ]
+    assert links
+    assert [str(link) for link in links if not link.exists()] == []
 
 
-def test_the_experiments_page_knows_when_a_row_is_provisional() -> None:
+def test_experiments_page_states_when_a_row_is_provisional() -> None:
     page = (ROOT / "experiments" / "README.md").read_text()
     assert f"*provisional*: fewer than {ENOUGH_SEEDS} runs" in page

@@ -1,4 +1,4 @@
-"""The committed records: written, read, checked."""
+"""Records: written, read and checked, including the committed ones."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from mnist_jax.errors import Failure
 from mnist_jax.training.schedule import Schedule
 
 
-def test_a_record_survives_its_file(tmp_path):
+def test_a_record_survives_a_round_trip(tmp_path):
     written = record()
     records.append(written, tmp_path)
     (read,) = records.load("toy", tmp_path)
@@ -28,7 +28,7 @@ def test_a_record_survives_its_file(tmp_path):
 
 
 def made_log(steps=36, seed=0):
-    """Losses over many magnitudes, and accuracies of whole images."""
+    """Losses of many orders of magnitude, and accuracies on 50 images."""
     random = np.random.default_rng(seed)
     log = np.stack([np.exp(random.normal(-3, 2, steps)), random.integers(40, 51, steps) / 50], 1)
     return log.astype(np.float32)
@@ -40,7 +40,7 @@ def steps_of(log):
     return kept.to_json()
 
 
-def test_a_record_has_every_step(tmp_path):
+def test_a_record_keeps_the_loss_and_accuracy_of_every_step(tmp_path):
     log = made_log()
     written = record(log=log)
     records.append(record(1), tmp_path)
@@ -50,7 +50,7 @@ def test_a_record_has_every_step(tmp_path):
     without, read = records.load("toy", tmp_path)
     assert without.steps is None
     assert read.steps is not None
-    # As it was, byte by byte.
+    # Unchanged, byte for byte.
     assert without.to_json() + "\n" == before
     assert read.to_json() == written.to_json()
     np.testing.assert_allclose(read.steps.accuracy, 100 * log[:, 1], rtol=1e-6)
@@ -58,7 +58,7 @@ def test_a_record_has_every_step(tmp_path):
     assert read.steps.images.tolist() == 2 * [*17 * [100], 50]
 
 
-def test_a_run_whose_steps_are_not_all_known_or_too_many_has_a_record_without():
+def test_a_record_omits_steps_that_are_unknown_or_too_many():
     log = made_log()
     log[3] = np.nan
     log[5, 0] = 1e9
@@ -71,8 +71,8 @@ def test_a_run_whose_steps_are_not_all_known_or_too_many_has_a_record_without():
     assert Steps.of_log(np.ones((MOST, 2), np.float32), short) is not None
 
 
-def test_the_steps_of_the_longest_run_take_little_room():
-    """As article F's: batches of 32, of which most or all are right, and losses that fall."""
+def test_the_steps_of_the_longest_run_take_little_space():
+    """As in article F: batches of 32, nearly all images right, and a falling loss."""
     random = np.random.default_rng(0)
     steps = 28_125
     right = random.binomial(32, np.linspace(0.97, 0.998, steps))
@@ -92,7 +92,7 @@ def test_the_steps_of_the_longest_run_take_little_room():
         {"more": 1},
     ],
 )
-def test_steps_that_are_not_the_record_s_are_refused(tmp_path, change):
+def test_steps_that_contradict_the_record_are_refused(tmp_path, change):
     values = json.loads(record(log=made_log()).to_json())
     values["steps"].update(change)
     (tmp_path / "toy.jsonl").write_text(json.dumps(values) + "\n")
@@ -101,13 +101,14 @@ def test_steps_that_are_not_the_record_s_are_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("article", [path.stem for path in records.RESULTS.glob("*.jsonl")])
-def test_newer_fields_leave_the_recipes_of_records_as_they_were(article):
+def test_newer_fields_do_not_change_the_recipes_of_committed_records(article):
     lines = (records.RESULTS / f"{article}.jsonl").read_text().splitlines()
+    assert lines
     for line, read in zip(lines, records.load(article), strict=True):
         assert json.loads(read.recipe.to_json()) == json.loads(line)["recipe"]
 
 
-def test_a_curve_by_epoch_takes_the_last_test_and_the_mean_of_training():
+def test_a_curve_by_epoch_has_the_last_test_accuracy_and_the_mean_training_loss():
     by_epoch = record().by_epoch
     assert by_epoch("test_accuracy") == [0.5, 0.9]
     first = (15 * 2 / 15 + 3 * 2 / 18) / 18
@@ -115,20 +116,20 @@ def test_a_curve_by_epoch_takes_the_last_test_and_the_mean_of_training():
     assert record().accuracy_at(1) == 50.0
 
 
-def test_a_record_is_added_once(tmp_path):
+def test_a_second_record_of_a_run_is_not_added(tmp_path):
     assert records.append(record(), tmp_path)
     before = (tmp_path / "toy.jsonl").read_bytes()
     assert not records.append(record(wrong=5), tmp_path)
     assert (tmp_path / "toy.jsonl").read_bytes() == before
 
 
-def test_a_file_is_no_folder_for_records(tmp_path):
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Failure, match="file is no folder; give another --results"):
         records.load("toy", tmp_path / "file")
 
 
-def test_two_records_of_a_seed_are_refused(tmp_path):
+def test_a_file_with_two_records_of_a_seed_is_refused(tmp_path):
     lines = [record(wrong=wrong).to_json() + "\n" for wrong in (10, 5)]
     (tmp_path / "toy.jsonl").write_text("".join(lines))
     with pytest.raises(Failure, match=r"Lines 1 and 2 .* both of row plain, seed 0, jax"):
@@ -149,7 +150,7 @@ def test_a_process_killed_while_it_adds_a_record_leaves_the_file_whole(tmp_path,
     assert (tmp_path / "toy.jsonl").read_bytes() == before
 
 
-def test_processes_append_at_the_same_time(tmp_path):
+def test_concurrent_appends_add_each_record_once(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         seeds = [seed for seed in range(20) for _ in range(2)]
         added = list(pool.map(lambda seed: records.append(record(seed), tmp_path), seeds))
@@ -184,7 +185,7 @@ def test_a_deeply_nested_line_is_refused(tmp_path):
         records.load("toy", tmp_path)
 
 
-def test_half_a_line_is_refused(tmp_path):
+def test_a_truncated_line_is_refused(tmp_path):
     (tmp_path / "toy.jsonl").write_text(record().to_json()[:1000])
     with pytest.raises(Failure, match=r"Line 1 of .* is damaged"):
         records.load("toy", tmp_path)

@@ -1,4 +1,4 @@
-"""Which runs are reported, and what can go wrong."""
+"""The runs that a report is about, and errors."""
 
 import json
 import shutil
@@ -13,17 +13,17 @@ from mnist_jax.reporting import contents
 from mnist_jax.reporting.history import History, read_histories
 
 
-def test_runs_are_taken_in_order_of_seed(runs_folder: Path) -> None:
+def test_runs_are_sorted_by_seed(runs_folder: Path) -> None:
     found = read_histories([runs_folder / "seed-1", runs_folder / "seed-0"])
     assert [run.recipe.seed for run in found] == [0, 1]
 
 
-def test_what_has_no_run_is_said(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="has neither a run nor seed-N folders with runs"):
         read_histories([tmp_path])
 
 
-def test_a_run_without_an_evaluation_is_said(runs_folder: Path, tmp_path: Path) -> None:
+def test_run_without_an_evaluation_is_an_error(runs_folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "environment.json"):
         shutil.copy(runs_folder / "seed-0" / name, tmp_path / name)
     with pytest.raises(Failure, match="has no evaluation and no checkpoint yet"):
@@ -38,7 +38,9 @@ def test_runs_of_different_recipes_are_refused(runs_folder: Path, tmp_path: Path
         read_histories([runs_folder, tmp_path / "run"])
 
 
-def test_a_run_that_is_given_twice_is_one(runs_folder: Path, tmp_path: Path) -> None:
+def test_run_given_twice_counts_once_but_a_copy_is_refused(
+    runs_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "link").symlink_to(runs_folder / "seed-0")
     found = read_histories([runs_folder, runs_folder / "seed-1", tmp_path / "link"])
     assert [run.directory.path for run in found] == [runs_folder / f"seed-{i}" for i in (0, 1)]
@@ -47,17 +49,17 @@ def test_a_run_that_is_given_twice_is_one(runs_folder: Path, tmp_path: Path) -> 
         read_histories([runs_folder, tmp_path / "again"])
 
 
-def test_a_damaged_checkpoint_is_said(runs_folder: Path, digits: Dataset, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_an_error(runs_folder: Path, digits: Dataset, tmp_path: Path) -> None:
     shutil.copytree(runs_folder / "seed-0", tmp_path / "run")
-    victim = max((tmp_path / "run/checkpoints").rglob("d/*"), key=lambda path: path.stat().st_size)
-    content = bytearray(victim.read_bytes())
+    largest = max((tmp_path / "run/checkpoints").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
+    largest.write_bytes(content)
     with pytest.raises(Failure, match="is damaged"):
         contents.report(read_histories([tmp_path / "run"]), digits, [0])
 
 
-def test_an_image_that_is_not_there_is_said(histories: list[History], digits: Dataset) -> None:
+def test_unknown_image_is_an_error(histories: list[History], digits: Dataset) -> None:
     with pytest.raises(UsageError, match="There is no test image 297; give indices from 0 to 296"):
         contents.report(histories, digits, [3, 297])
 

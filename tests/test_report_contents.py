@@ -1,4 +1,4 @@
-"""What a report of runs draws, against the runs."""
+"""The contents of a report, compared with the runs that it is about."""
 
 import dataclasses
 import shutil
@@ -27,7 +27,7 @@ from mnist_jax.runs.network import load_run
 
 @pytest.fixture(scope="module")
 def probability(histories: list[History], digits: Dataset) -> np.ndarray:
-    """Of the first seed's network."""
+    """The predictions of the first seed's network for the test images."""
     return load_run(histories[0].directory.path).probabilities(digits.test.images)
 
 
@@ -43,7 +43,7 @@ def table(shown: Page, title: str) -> list[list[str]]:
 
 
 def lines(figure: Figure, panel: int, name: str) -> list[tuple[list[float], list[float]]]:
-    """What is drawn in the colour of `name`: single seeds, then their mean."""
+    """The lines in the colour of `name`: those of single seeds, then their mean."""
     return [
         (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
         for line in figure.axes[panel].lines
@@ -51,9 +51,7 @@ def lines(figure: Figure, panel: int, name: str) -> list[tuple[list[float], list
     ]
 
 
-def test_curves_against_the_iteration_are_the_metrics(
-    whole_report: Page, histories: list[History]
-) -> None:
+def test_curves_by_iteration_show_the_metrics(whole_report: Page, histories: list[History]) -> None:
     figure = pictures(whole_report)["training-by-iteration"]
     for panel, name, column, scale in (
         (0, "training", "train_loss", 1),
@@ -66,7 +64,9 @@ def test_curves_against_the_iteration_are_the_metrics(
         assert mean[1] == pytest.approx(np.mean(expected, axis=0).tolist())
 
 
-def test_every_iteration_is_drawn(whole_report: Page, histories: list[History]) -> None:
+def test_the_curve_of_every_iteration_shows_the_mean_over_seeds(
+    whole_report: Page, histories: list[History]
+) -> None:
     figure = pictures(whole_report)["every-iteration"]
     steps = np.stack([run.steps for run in histories if run.steps is not None])
     for panel, column, scale in ((0, 0, 1), (1, 1, 100)):
@@ -75,7 +75,7 @@ def test_every_iteration_is_drawn(whole_report: Page, histories: list[History]) 
         assert mean[1] == pytest.approx((scale * steps[:, :, column].mean(axis=0)).tolist())
 
 
-def test_steps_of_an_older_version_are_left_out(histories: list[History]) -> None:
+def test_unknown_steps_of_older_versions_are_omitted(histories: list[History]) -> None:
     known = np.array(histories[0].steps)
     known[:4] = np.nan
     series = dataclasses.replace(histories[0], steps=known).every_step()
@@ -86,7 +86,9 @@ def test_steps_of_an_older_version_are_left_out(histories: list[History]) -> Non
         assert dataclasses.replace(histories[0], steps=none).every_step() is None
 
 
-def test_curves_per_epoch_hold_whole_epochs(whole_report: Page, histories: list[History]) -> None:
+def test_curves_by_epoch_average_training_over_whole_epochs(
+    whole_report: Page, histories: list[History]
+) -> None:
     figure = pictures(whole_report)["accuracy-by-epoch"]
     training, test = (lines(figure, 0, name)[0] for name in ("training", "test"))
     rows = histories[0].rows
@@ -97,7 +99,7 @@ def test_curves_per_epoch_hold_whole_epochs(whole_report: Page, histories: list[
     assert lines(loss, 0, "test")[0][1] == pytest.approx([rows[i].test_loss for i in (2, 5)])
 
 
-def test_one_run_has_one_line_and_published_values_stand_beside_it() -> None:
+def test_a_single_run_has_one_line_next_to_published_values() -> None:
     series = Series(np.asarray([1, 2]), np.asarray([0.5, 0.25]))
     panel = Panel("loss", {"training": [series]}, logarithmic=True, published=series)
     figure = plot([panel], "epoch")
@@ -106,14 +108,14 @@ def test_one_run_has_one_line_and_published_values_stand_beside_it() -> None:
     assert figure.axes[0].get_xlabel() == "epoch"
 
 
-def test_a_wide_range_of_losses_is_logarithmic_and_a_narrow_one_is_not() -> None:
+def test_the_loss_axis_is_logarithmic_only_for_a_wide_positive_range() -> None:
     for values, scale in (([1.0, 0.1], "log"), ([1.0, 0.9], "linear"), ([1.0, 0.0], "linear")):
         series = Series(np.asarray([1, 2]), np.asarray(values))
         figure = plot([Panel("loss", {"test": [series]}, logarithmic=True)], "epoch")
         assert figure.axes[0].get_yscale() == scale
 
 
-def test_the_training_images_that_article_e_shows_have_their_labels(
+def test_training_images_are_shown_with_their_labels_as_in_article_e(
     whole_report: Page, digits: Dataset
 ) -> None:
     axes = pictures(whole_report)["training-images"].axes
@@ -123,24 +125,26 @@ def test_the_training_images_that_article_e_shows_have_their_labels(
         assert one.get_title() == str(digits.train.labels[i])
 
 
-def test_a_sample_has_its_predictions_as_titles(
+def test_a_sample_of_test_images_is_titled_with_the_predictions(
     whole_report: Page, digits: Dataset, probability: np.ndarray
 ) -> None:
-    for i, axes in enumerate(pictures(whole_report)["test-sample"].axes):
+    sample = pictures(whole_report)["test-sample"].axes
+    assert len(sample) > 10
+    for i, axes in enumerate(sample):
         guess, label = probability[i].argmax(), digits.test.labels[i]
         assert axes.get_title().startswith(str(guess))
         color = "#000000" if guess == label else COLORS["wrong"].lower()
         assert to_hex(axes.title.get_color()) == color
 
 
-def test_errors_are_shown_most_confident_first(
+def test_misclassified_images_are_shown_most_confident_first(
     whole_report: Page, digits: Dataset, probability: np.ndarray
 ) -> None:
     guesses, labels = probability.argmax(axis=1), digits.test.labels
     wrong = np.flatnonzero(guesses != labels)
     wrong = wrong[np.argsort(-probability.max(axis=1)[wrong], kind="stable")]
     axes = pictures(whole_report)["misclassified"].axes
-    assert len(axes) == min(36, len(wrong))
+    assert len(axes) == min(36, len(wrong)) > 0
     for i, one in zip(wrong, axes, strict=False):
         np.testing.assert_array_equal(one.images[0].get_array(), digits.test.images[i])
         share = f"{probability[i].max():.1%}"
@@ -188,11 +192,11 @@ def test_the_reliability_diagram_counts_every_image(
     assert points.get_ydata()[-1] == pytest.approx(right[last].mean())
 
 
-def test_filters_are_the_weights(whole_report: Page, histories: list[History]) -> None:
+def test_filter_pictures_show_the_weights(whole_report: Page, histories: list[History]) -> None:
     network: Any = load_run(histories[0].directory.path).network
     first = np.asarray(network.conv1.kernel[...])
     grid = np.asarray(pictures(whole_report)["filters-conv1"].axes[0].images[0].get_array())
-    # Each weight is 3×3 pixels, after a frame of one.
+    # Each weight takes 3×3 pixels, after a border of one pixel.
     np.testing.assert_array_equal(grid[1:16:3, 1:16:3], first[:, :, 0, 0])
     np.testing.assert_array_equal(grid[1:16:3, 17:32:3], first[:, :, 0, 1])
     second = np.asarray(network.conv2.kernel[...])
@@ -201,7 +205,7 @@ def test_filters_are_the_weights(whole_report: Page, histories: list[History]) -
     np.testing.assert_array_equal(grid[17:32:3, 33:48:3], second[:, :, 1, 2])
 
 
-def test_filters_of_networks_within_are_shown_too() -> None:
+def test_filters_of_nested_networks_are_shown() -> None:
     network = create_model("residual_cnn", rngs=nnx.Rngs(0), width=2)
     found = inspection.kernels(network)
     expected = ["conv1", "res1.conv", "res2.conv", "conv2", "res3.conv", "conv3", "res4.conv"]
@@ -211,13 +215,13 @@ def test_filters_of_networks_within_are_shown_too() -> None:
     assert found["res3.conv"].shape == (3, 3, 4, 4)
 
 
-def test_no_more_filters_are_shown_than_can_be_seen() -> None:
+def test_the_number_of_filters_shown_is_limited() -> None:
     kernel = np.random.default_rng(0).normal(size=(3, 3, 64, 128))
     grid = np.asarray(images.filters(kernel).axes[0].images[0].get_array())
     assert grid.shape == (20 * 16 + 1, 40 * 16 + 1)
 
 
-def test_activations_are_those_of_every_layer(
+def test_activations_of_every_layer_are_shown(
     whole_report: Page, histories: list[History], digits: Dataset, probability: np.ndarray
 ) -> None:
     image, *layers, bars = pictures(whole_report)["activations-5"].axes
@@ -234,14 +238,14 @@ def test_activations_are_those_of_every_layer(
     np.testing.assert_allclose(widths, 100 * probability[5], atol=1e-3)
 
 
-def test_activations_share_their_scale_over_images(whole_report: Page) -> None:
+def test_activations_of_different_images_share_a_colour_scale(whole_report: Page) -> None:
     one, two = (pictures(whole_report)[f"activations-{i}"].axes[1].images[0] for i in (5, 0))
     assert one.get_clim() == two.get_clim()
-    most = max(np.nanmax(np.abs(np.asarray(i.get_array()))) for i in (one, two))
-    assert one.get_clim() == pytest.approx((-most, most))
+    largest = max(np.nanmax(np.abs(np.asarray(i.get_array()))) for i in (one, two))
+    assert one.get_clim() == pytest.approx((-largest, largest))
 
 
-def test_default_images_are_a_sweater_and_a_coat(digits: Dataset) -> None:
+def test_default_fashion_images_are_the_first_pullover_and_a_coat(digits: Dataset) -> None:
     fashion = dataclasses.replace(digits, name="fashion_mnist")
     first, second = network_contents.default_images(fashion)
     names = CLASS_NAMES["fashion_mnist"]
@@ -250,7 +254,9 @@ def test_default_images_are_a_sweater_and_a_coat(digits: Dataset) -> None:
     assert 2 not in labels[:first]
 
 
-def test_the_page_says_what_was_run(whole_report: Page, histories: list[History]) -> None:
+def test_the_page_describes_results_layers_and_configuration(
+    whole_report: Page, histories: list[History]
+) -> None:
     accuracies = [run.rows[-1].test_accuracy for run in histories]
     assert f"{np.mean(accuracies):.2%}" in texts(whole_report, "Result")
     head, *rows = table(whole_report, "Result")
@@ -265,7 +271,7 @@ def test_the_page_says_what_was_run(whole_report: Page, histories: list[History]
     assert "python -m mnist_jax.train '--seed=<0>'" in texts(whole_report, "How to reproduce it")
 
 
-def test_a_run_that_a_program_made_is_run_again_from_its_configuration(
+def test_a_run_made_by_a_script_is_reproduced_from_its_configuration(
     histories: list[History], digits: Dataset
 ) -> None:
     environment = {**histories[0].environment, "command": ["work/mine.py", "--fast"]}
@@ -276,7 +282,7 @@ def test_a_run_that_a_program_made_is_run_again_from_its_configuration(
     assert "mine" not in shown
 
 
-def test_a_run_in_training_is_reported_so_far(
+def test_an_unfinished_run_is_reported_so_far(
     runs_folder: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -292,7 +298,7 @@ def test_a_run_in_training_is_reported_so_far(
     assert table(shown, "Result")[1][2] == "not ended: at epoch 0.8 of 2"
 
 
-def test_weights_without_a_training_are_reported(
+def test_weights_without_a_training_history_are_reported(
     runs_folder: Path, digits: Dataset, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

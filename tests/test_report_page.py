@@ -1,4 +1,4 @@
-"""The page a report is written to: complete, closed, escaped, and shown by a browser."""
+"""The HTML page of a report: complete, self-contained, escaped, and shown by a browser."""
 
 import base64
 import dataclasses
@@ -22,14 +22,14 @@ from mnist_jax.reporting.page import Block, Code, Page, Picture, Section, Table,
 VOID = {"meta", "link", "img", "source", "wbr"}
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Failure, match="can't be written"):
         page.write(Page("", []), tmp_path / "file" / "report")
 
 
 class Checker(HTMLParser):
-    """Collects a page's elements, and makes sure that they are closed in order."""
+    """Collects a page's elements, and checks that they are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ def written(whole_report: Page, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return page.write(whole_report, tmp_path_factory.mktemp("page"))
 
 
-def test_the_page_holds_its_pictures(written: Path, whole_report: Page) -> None:
-    # The drawing for a screen comes first: a browser takes the first that fits.
+def test_page_embeds_its_pictures(written: Path, whole_report: Page) -> None:
+    # The picture for a wide screen comes first: a browser takes the first that matches.
     names = [
         name
         for section in whole_report.sections
@@ -85,19 +85,21 @@ def test_the_page_holds_its_pictures(written: Path, whole_report: Page) -> None:
         assert tag == "source" or len(attributes["alt"]) > 10
 
 
-def test_every_word_of_every_picture_can_be_read(
+def test_texts_in_all_pictures_are_legible(
     whole_report: Page, histories: list[History], digits: Dataset
 ) -> None:
     fashion = contents.report(histories, dataclasses.replace(digits, name="fashion_mnist"), [0])
-    for section in [*whole_report.sections, *fashion.sections]:
-        for block in section.blocks:
-            if isinstance(block, Picture):
-                check_legible(block.figure, PHONE)
-                if block.wide is not None:
-                    check_legible(block.wide, SCREEN)
+    for report in (whole_report, fashion):
+        blocks = [block for section in report.sections for block in section.blocks]
+        pictures = [block for block in blocks if isinstance(block, Picture)]
+        assert any(picture.wide for picture in pictures)
+        for picture in pictures:
+            check_legible(picture.figure, PHONE)
+            if picture.wide is not None:
+                check_legible(picture.wide, SCREEN)
 
 
-def test_every_value_has_its_name_where_a_row_is_a_card(written: Path) -> None:
+def test_every_value_has_its_name_where_rows_are_cards(written: Path) -> None:
     elements = parse(written).elements
     viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
     assert ("meta", viewport) in elements
@@ -107,7 +109,7 @@ def test_every_value_has_its_name_where_a_row_is_a_card(written: Path) -> None:
     assert names[:12] == [*head, *head]
 
 
-def test_the_page_needs_nothing_else(written: Path) -> None:
+def test_page_needs_no_other_files(written: Path) -> None:
     elements = parse(written).elements
     for tag, attributes in elements:
         assert tag not in ("script", "iframe", "object")
@@ -122,22 +124,22 @@ def test_the_page_needs_nothing_else(written: Path) -> None:
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
-    nasty = "</td><script>alert('1')</script> & \"$title\""
+    special = "</td><script>alert('1')</script> & \"$title\""
     figure = Figure(figsize=(1, 1))
     blocks: list[Block] = [
-        Picture("one", figure, nasty, nasty),
-        Table([nasty], [[nasty], [nasty]], numbers=[0]),
-        Code(nasty),
-        Text(nasty),
+        Picture("one", figure, special, special),
+        Table([special], [[special], [special]], numbers=[0]),
+        Code(special),
+        Text(special),
     ]
-    checker = parse(page.write(Page(nasty, [Section(nasty, blocks)]), tmp_path))
+    checker = parse(page.write(Page(special, [Section(special, blocks)]), tmp_path))
     assert "script" not in [tag for tag, _ in checker.elements]
     (alt,) = (attributes["alt"] for tag, attributes in checker.elements if tag == "img")
-    assert alt == nasty
-    assert checker.text.count(nasty) == 10
+    assert alt == special
+    assert checker.text.count(special) == 10
 
 
-# How wide everything is.
+# Measures the layout.
 _MEASURES = """() => ({
   window: innerWidth,
   content: document.documentElement.scrollWidth,
@@ -153,12 +155,12 @@ _MEASURES = """() => ({
 
 
 @pytest.mark.parametrize(("width", "card", "columns"), [(390, "block", 1), (1280, "table-row", 3)])
-def test_a_browser_shows_the_page(
+def test_browser_fits_the_page_to_its_width(
     written: Path, browser: Any, width: int, card: str, columns: int
 ) -> None:
     shown = browser.new_page(viewport={"width": width, "height": 800})
-    complaints: list[str] = []
-    shown.on("console", lambda message: complaints.append(message.text))
+    messages: list[str] = []
+    shown.on("console", lambda message: messages.append(message.text))
     shown.goto(written.as_uri())
     assert "How to reproduce it" in shown.content()
     found = shown.evaluate(_MEASURES)
@@ -168,4 +170,4 @@ def test_a_browser_shows_the_page(
     assert found["letters"] >= 12
     assert len(found["images"]) == written.read_text("utf-8").count("<img ")
     assert min(found["images"]) > 0
-    assert complaints == []
+    assert messages == []

@@ -1,4 +1,4 @@
-"""Runs that are interrupted, damaged or asked for twice, within one process."""
+"""Runs that are interrupted, damaged or repeated, within one process."""
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs_compared import assert_same_run
-from small_runs import DATASET, RECIPE, cut, train_small
+from small_runs import DATASET, RECIPE, remove_result, train_small
 
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.recipe import Recipe
@@ -23,7 +23,9 @@ pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_after_every_step_is_bit_identical(
+    seeds: int, whole: Path, tmp_path: Path
+) -> None:
     paths = [tmp_path / str(seed) for seed in range(seeds)]
     stopped = stops = 0
     while True:
@@ -42,7 +44,7 @@ def test_stopping_after_every_step_changes_nothing(seeds: int, whole: Path, tmp_
 
 
 @pytest.mark.slow
-def test_evaluations_may_be_as_short_and_many_as_one_likes(
+def test_many_evaluations_between_two_reports_are_all_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mnist_jax.training.session._REPORT_EVERY", 0.5)
@@ -51,8 +53,8 @@ def test_evaluations_may_be_as_short_and_many_as_one_likes(
     assert len(RunDirectory(path).metrics()) == 7 * 80
 
 
-def test_dropout_and_batch_statistics_go_on(normed: Recipe, tmp_path: Path) -> None:
-    """Also where evaluations are in training mode and move the statistics."""
+def test_dropout_and_batch_statistics_are_resumed(normed: Recipe, tmp_path: Path) -> None:
+    """Even where evaluations in training mode update the statistics."""
     recipe = dataclasses.replace(normed, epochs=1, eval_every=1, evaluation="training_mode")
     stops = 0
     while True:
@@ -67,55 +69,55 @@ def test_dropout_and_batch_statistics_go_on(normed: Recipe, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("damage", "goes_on_from"),
+    ("damage", "resumes_from"),
     [
         ("nothing", 14),
-        ("newest flipped", 13),
+        ("newest with a flipped bit", 13),
         ("newest empty", 13),
-        ("all gone", 0),
-        ("metrics cut within the last line", 13),
-        ("metrics gone", 0),
-        ("steps cut within the last one", 13),
+        ("no checkpoints", 0),
+        ("metrics truncated within the last line", 13),
+        ("no metrics", 0),
+        ("steps truncated within the last one", 13),
         ("steps empty", 0),
-        ("another's leftover", 14),
+        ("leftover of a killed save", 14),
     ],
 )
-def test_goes_on_from_what_is_intact(
-    damage: str, goes_on_from: int, whole: Path, copy: Path
+def test_resumes_from_the_latest_intact_state(
+    damage: str, resumes_from: int, whole: Path, copy: Path
 ) -> None:
-    cut(copy)
+    remove_result(copy)
     checkpoints = copy / "checkpoints"
     assert Checkpoints(checkpoints).steps() == [13, 14]
     match damage:
-        case "newest flipped":
-            victim = max((checkpoints / "14").rglob("d/*"), key=lambda p: p.stat().st_size)
-            data = bytearray(victim.read_bytes())
+        case "newest with a flipped bit":
+            largest = max((checkpoints / "14").rglob("d/*"), key=lambda p: p.stat().st_size)
+            data = bytearray(largest.read_bytes())
             data[len(data) // 2] ^= 1
-            victim.write_bytes(data)
+            largest.write_bytes(data)
         case "newest empty":
             shutil.rmtree(checkpoints / "14")
             (checkpoints / "14").mkdir()
-        case "all gone":
+        case "no checkpoints":
             shutil.rmtree(checkpoints)
-        case "metrics cut within the last line":
+        case "metrics truncated within the last line":
             text = (copy / "metrics.jsonl").read_text()
             (copy / "metrics.jsonl").write_text(text[:-30])
-        case "metrics gone":
+        case "no metrics":
             (copy / "metrics.jsonl").unlink()
-        case "steps cut within the last one":
+        case "steps truncated within the last one":
             os.truncate(copy / "steps.f32", 8 * 14 - 3)
         case "steps empty":
             os.truncate(copy / "steps.f32", 0)
-        case "another's leftover":
+        case "leftover of a killed save":
             shutil.copytree(checkpoints / "14", checkpoints / "20.orbax-checkpoint-tmp")
-    assert train_small([copy]) == goes_on_from
+    assert train_small([copy]) == resumes_from
     assert_same_run(copy, whole)
 
 
-def test_every_step_is_kept_as_metrics_have_its_mean(whole: Path) -> None:
+def test_metrics_are_the_means_of_the_recorded_steps(whole: Path) -> None:
     steps = np.fromfile(whole / "steps.f32", "<f4").reshape(-1, 2)
     assert steps.shape == (14, 2)
-    # 4 images in the last batch of an epoch, of 120 less 20 that are held out.
+    # The training set has 120 - 20 images, so the last batch of an epoch has 4.
     sizes = np.tile([16] * 6 + [4], 2)
     np.testing.assert_allclose(steps[:, 1] * sizes, np.rint(steps[:, 1] * sizes), atol=1e-4)
     start = 0
@@ -127,37 +129,37 @@ def test_every_step_is_kept_as_metrics_have_its_mean(whole: Path) -> None:
     assert start == 14
 
 
-def test_a_run_from_before_steps_were_kept_goes_on(whole: Path, copy: Path) -> None:
-    cut(copy)
+def test_an_old_run_without_recorded_steps_is_resumed(whole: Path, copy: Path) -> None:
+    remove_result(copy)
     shutil.rmtree(copy / "checkpoints" / "14")
     expected = np.array(RunDirectory(whole).steps())
     (copy / "steps.f32").unlink()
     assert RunDirectory(copy).steps() is None
     assert train_small([copy]) == 13
-    expected[:12] = np.nan  # The checkpoint has those since the last evaluation.
+    expected[:12] = np.nan  # Steps since the last evaluation are in the checkpoint.
     np.testing.assert_array_equal(RunDirectory(copy).steps(), expected)
     shutil.copy(whole / "steps.f32", copy / "steps.f32")
     assert_same_run(copy, whole)
 
 
-def test_goes_on_from_where_all_seeds_are(tmp_path: Path) -> None:
+def test_seeds_resume_from_the_latest_common_checkpoint(tmp_path: Path) -> None:
     whole = [tmp_path / "whole" / str(seed) for seed in range(2)]
     train_small(whole, save_every=0.0)
     killed = [Path(shutil.copytree(p, tmp_path / "killed" / p.name)) for p in whole]
     for path in killed:
-        cut(path)
+        remove_result(path)
     shutil.rmtree(killed[1] / "checkpoints" / "14")
     assert train_small(killed) == 13
     for one, other in zip(killed, whole, strict=True):
         assert_same_run(one, other)
 
 
-def test_extending_equals_a_longer_run(copy: Path, tmp_path: Path) -> None:
+def test_an_extended_run_equals_a_longer_one(copy: Path, tmp_path: Path) -> None:
     longer = dataclasses.replace(RECIPE, epochs=3)
     assert RunDirectory(copy).finished(longer) is None
     assert train_small([copy], longer) == 14
-    train_small([tmp_path / "at once"], longer)
-    assert_same_run(copy, tmp_path / "at once")
+    train_small([tmp_path / "uninterrupted"], longer)
+    assert_same_run(copy, tmp_path / "uninterrupted")
     result = RunDirectory(copy).finished(longer)
     assert result is not None
     assert result["epochs"] == 3
@@ -165,18 +167,20 @@ def test_extending_equals_a_longer_run(copy: Path, tmp_path: Path) -> None:
         RunDirectory(copy).check(RECIPE)
 
 
-def test_seeds_go_on_together_only_from_the_same_step(whole: Path, tmp_path: Path) -> None:
+def test_only_seeds_with_a_common_checkpoint_are_resumed_together(
+    whole: Path, tmp_path: Path
+) -> None:
     runs = [RunDirectory(path) for path in (tmp_path / "new", whole, tmp_path / "newer", whole)]
     assert groups(runs) == [[0, 2], [1, 3]]
     later = RunDirectory(tmp_path / "later")
     _save(later, Checkpoints(whole / "checkpoints").steps()[0], 1000)
-    # Of the latest two checkpoints, one is enough.
+    # One of the latest two checkpoints in common is enough.
     assert groups([RunDirectory(whole), later]) == [[0, 1]]
     _save(later, 1001)
     assert groups([RunDirectory(whole), later]) == [[0], [1]]
 
 
-def test_a_damaged_checkpoint_does_not_make_others_start_again(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_set_other_seeds_back(tmp_path: Path) -> None:
     one, other = RunDirectory(tmp_path / "one"), RunDirectory(tmp_path / "other")
     _save(one, 10, 11)
     _save(other, 11, 12)
@@ -191,13 +195,15 @@ def _save(run: RunDirectory, *steps: int) -> None:
             checkpoints.save(step, {"kernel": np.zeros(3)})
 
 
-def test_two_processes_that_train_the_same_leave_one_result(copy: Path, whole: Path) -> None:
+def test_training_a_finished_run_again_returns_its_result(copy: Path, whole: Path) -> None:
     expected = RunDirectory(whole).result()
     assert train([(RECIPE, RunDirectory(copy))], DATASET, num_devices=1) == [expected]
 
 
-def test_the_environment_tells_of_every_part(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cut(copy)
+def test_the_environment_of_each_part_of_a_run_is_kept_and_changes_are_reported(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    remove_result(copy)
     file = copy / "environment.json"
     now = json.loads(file.read_text())
     other = {"revision": "1" * 40, "dirty": now["git"]["dirty"]}
@@ -205,22 +211,22 @@ def test_the_environment_tells_of_every_part(copy: Path, caplog: pytest.LogCaptu
     file.write_text(json.dumps(now | {"git": other, "packages": packages}))
     assert train_small([copy]) > 0
     part = {"packages": packages, "device": now["device"], "git": other}
-    said = [record.getMessage().removeprefix(f"{copy} ran with ") for record in caplog.records]
-    assert said == [
+    warnings = [record.getMessage().removeprefix(f"{copy} ran with ") for record in caplog.records]
+    assert warnings == [
         f"packages jax 0.9.0 and resumes with packages jax {now['packages']['jax']}:"
         " the last digits may differ.",
         f"git revision {'1' * 40} and resumes with git revision {now['git']['revision']}:"
         " the last digits may differ.",
     ]
     assert json.loads(file.read_text()) == now | {"before": [part]}
-    # A run that starts again is of one part.
+    # A run that starts again has no earlier parts.
     shutil.rmtree(copy / "checkpoints")
-    cut(copy)
+    remove_result(copy)
     assert train_small([copy]) == 0
     assert json.loads(file.read_text()) == now
 
 
-def test_a_seed_goes_on_as_it_began_whatever_runs_beside_it(
+def test_a_seed_resumed_alone_keeps_the_mesh_it_began_with(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def run_both(folder: Path, stop_after: int | None = None) -> None:
@@ -228,15 +234,15 @@ def test_a_seed_goes_on_as_it_began_whatever_runs_beside_it(
             (dataclasses.replace(RECIPE, seed=seed), RunDirectory(folder / f"seed-{seed}"))
             for seed in (0, 1)
         ]
-        asked = iter(range(100))
+        calls = iter(range(100))
         with contextlib.suppress(Stopped):
             for group in groups([run for _, run in pairs]):
                 train(
-                    [pairs[place] for place in group],
+                    [pairs[index] for index in group],
                     DATASET,
                     num_devices=2,
                     save_every=0,
-                    stop=lambda: next(asked) == stop_after,
+                    stop=lambda: next(calls) == stop_after,
                 )
 
     run_both(tmp_path / "alone")
@@ -252,10 +258,9 @@ def test_a_seed_goes_on_as_it_began_whatever_runs_beside_it(
         assert run.environment()["seeds_together"] == 2
 
 
-def test_a_run_from_before_threads_were_described_learns_of_them(
+def test_an_old_run_without_a_thread_count_gets_one_and_later_changes_are_reported(
     copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And with others, it is warned of from then on."""
     file = copy / "environment.json"
     device = {"platform": "cpu", "kind": "cpu", "mesh": {"seed": 2, "data": 1}}
     now = json.loads(file.read_text()) | {"device": device}
@@ -272,21 +277,21 @@ def test_a_run_from_before_threads_were_described_learns_of_them(
 
 
 @pytest.mark.parametrize(
-    "left", [b"", b'{"epoch": 1', b"\0" * 20 + b"\n", b'{"epoch"\0\0\n', b"\xff\n"]
+    "fragment", [b"", b'{"epoch": 1', b"\0" * 20 + b"\n", b'{"epoch"\0\0\n', b"\xff\n"]
 )
-def test_the_last_row_of_an_unfinished_run_may_be_there_in_part(
-    left: bytes, copy: Path, whole: Path
+def test_an_incomplete_last_row_of_an_unfinished_run_is_ignored(
+    fragment: bytes, copy: Path, whole: Path
 ) -> None:
-    cut(copy)
+    remove_result(copy)
     rows = RunDirectory(copy).metrics()
     with (copy / "metrics.jsonl").open("ab") as file:
-        file.write(left)
+        file.write(fragment)
     assert RunDirectory(copy).metrics() == rows
     assert train_small([copy]) > 0
     assert_same_run(copy, whole)
 
 
-def test_groups_keep_seeds_apart_that_split_their_batches_differently(tmp_path: Path) -> None:
+def test_seeds_whose_batches_were_split_differently_are_not_grouped(tmp_path: Path) -> None:
     runs = [RunDirectory(tmp_path / name) for name in "abcd"]
     for run, parts in zip(runs, (1, 2, None, 1), strict=True):
         if parts:
@@ -298,20 +303,23 @@ def test_groups_keep_seeds_apart_that_split_their_batches_differently(tmp_path: 
     assert groups(runs) == [[0, 2, 3], [1]]
 
 
-def test_stops_when_the_loss_is_no_number(tmp_path: Path) -> None:
+def test_diverged_training_fails_and_keeps_finite_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "run"
     recipe = dataclasses.replace(RECIPE, learning_rate=3e4, momentum=0.0, model="dense")
     recipe = dataclasses.replace(recipe, loss="mean_squared_error", epochs=500)
     recipe = dataclasses.replace(recipe, weight_decay=0.9)
-    for _ in range(2):  # The same again: it goes on from the last checkpoint and ends the same.
+    for _ in range(2):  # The second time, it resumes from the last checkpoint and fails again.
         with pytest.raises(
-            Failure, match=r"diverged: the .*loss .*step \d+.* is not a finite"
-        ) as e:
+            Failure,
+            match=r"diverged: the .*loss .*step \d+.* is not a finite number;"
+            r" try a learning rate below 30000\.0",
+        ):
             train_small([path], recipe, save_every=0.0)
-        assert "try a learning rate below 30000.0" in str(e.value)
     store = Checkpoints(path / "checkpoints")
     assert store.intact()
     trainer = Trainer(recipe, DATASET, seeds=[0], num_devices=1)
     _, saved = store.restore(trainer.saved()[0])
     assert all(np.isfinite(a).all() for layer in saved["params"].values() for a in layer.values())
-    assert all(np.isfinite(row.test_loss) for row in RunDirectory(path).metrics())
+    rows = RunDirectory(path).metrics()
+    assert rows
+    assert all(np.isfinite(row.test_loss) for row in rows)

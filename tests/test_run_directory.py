@@ -1,6 +1,7 @@
-"""The files of a run that are damaged, of another run, or can't be written: one sentence each."""
+"""Files of a run that are damaged, foreign or unwritable are reported in one sentence each."""
 
 import dataclasses
+import errno
 import json
 import math
 import random
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runs_compared import assert_same_run
-from small_runs import DATASET, RECIPE, cut, train_small
+from small_runs import DATASET, RECIPE, remove_result, train_small
 
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.recipe import Recipe
@@ -22,13 +23,13 @@ from mnist_jax.runs.environment import describe_environment
 pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
-def test_knows_a_finished_run(whole: Path) -> None:
+def test_a_finished_run_is_recognised(whole: Path) -> None:
     result = RunDirectory(whole).finished(RECIPE)
     assert result is not None
     assert result["epochs"] == 2
 
 
-def test_names_the_differences(whole: Path) -> None:
+def test_differences_from_another_recipe_are_named(whole: Path) -> None:
     other = dataclasses.replace(RECIPE, learning_rate=0.1, model="dense")
     with pytest.raises(UsageError, match=r"has model 'shallow', not 'dense', learning_rate 0\.05"):
         RunDirectory(whole).check(other)
@@ -36,14 +37,14 @@ def test_names_the_differences(whole: Path) -> None:
         RunDirectory(whole).finished(other)
 
 
-def test_refuses_other_images(copy: Path) -> None:
-    cut(copy)
+def test_other_training_images_are_refused(copy: Path) -> None:
+    remove_result(copy)
     with pytest.raises(Failure, match="began with other images of mnist"):
         train_small([copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", None])
-def test_damaged_predictions_are_one_sentence(copy: Path, content: bytes | None) -> None:
+def test_damaged_predictions_are_refused(copy: Path, content: bytes | None) -> None:
     path = copy / "predictions.npy"
     if content is None:
         np.save(path, np.zeros(3, np.float32))
@@ -56,7 +57,7 @@ def test_damaged_predictions_are_one_sentence(copy: Path, content: bytes | None)
 @pytest.mark.parametrize(
     "change", [{"validation_accuracy": ""}, {"step": 1.5}, {"test_loss": None}, {"loss": 1.0}]
 )
-def test_a_damaged_row_is_one_sentence(change: dict[str, Any], copy: Path) -> None:
+def test_a_damaged_row_is_refused(change: dict[str, Any], copy: Path) -> None:
     lines = (copy / "metrics.jsonl").read_text().splitlines()
     lines[1] = json.dumps(json.loads(lines[1]) | change)
     (copy / "metrics.jsonl").write_text("\n".join([*lines, ""]))
@@ -68,14 +69,14 @@ def test_a_damaged_row_is_one_sentence(change: dict[str, Any], copy: Path) -> No
     "device",
     [3, {"mesh": 3}, {"mesh": {"data": "2"}}, {"mesh": {"data": 0}}, {"threads": 2.5}],
 )
-def test_refuses_a_device_that_is_none(device: object, copy: Path) -> None:
+def test_an_invalid_device_is_refused(device: object, copy: Path) -> None:
     file = copy / "environment.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"device": device}))
     with pytest.raises(Failure, match=r"environment\.json is damaged"):
         RunDirectory(copy).device()
 
 
-def test_a_run_older_than_a_field_has_its_default(copy: Path) -> None:
+def test_a_recipe_field_missing_in_an_old_run_has_its_default(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     del config["evaluation"]
     (copy / "config.json").write_text(json.dumps(config))
@@ -90,7 +91,7 @@ def test_a_run_older_than_a_field_has_its_default(copy: Path) -> None:
         (lambda config: config.update(warmth=3), "The recipe has unknown fields: warmth"),
     ],
 )
-def test_refuses_a_recipe_of_another_version(
+def test_a_recipe_of_another_version_is_refused(
     copy: Path, change: Callable[[dict[str, Any]], object], reason: str
 ) -> None:
     config = json.loads((copy / "config.json").read_text())
@@ -101,7 +102,7 @@ def test_refuses_a_recipe_of_another_version(
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "metrics.jsonl"])
-def test_refuses_and_never_removes_what_something_else_has_left(tmp_path: Path, name: str) -> None:
+def test_foreign_files_are_refused_and_never_removed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     for refuses in (partial(RunDirectory(tmp_path).check, RECIPE), RunDirectory(tmp_path).clear):
         with pytest.raises(
@@ -111,20 +112,20 @@ def test_refuses_and_never_removes_what_something_else_has_left(tmp_path: Path, 
     assert (tmp_path / name).exists()
 
 
-def test_overwriting_leaves_nothing_but_the_user_s_own(whole: Path, copy: Path) -> None:
+def test_overwriting_removes_all_but_the_user_s_files(whole: Path, copy: Path) -> None:
     (copy / "notes.txt").write_text("mine")
     (copy / "config.json").write_text("{")
     RunDirectory(copy).clear()
     assert sorted(p.name for p in copy.iterdir()) == [".lock", "notes.txt"]
-    killed = copy / ".config.json.0123.tmp"
-    killed.write_text("{")  # As a process leaves that was killed while writing.
+    temporary = copy / ".config.json.0123.tmp"
+    temporary.write_text("{")  # A process killed while writing leaves this.
     assert train_small([copy]) == 0
-    assert not killed.exists()
+    assert not temporary.exists()
     (copy / "notes.txt").unlink()
     assert_same_run(copy, whole)
 
 
-def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
+def test_a_directory_cannot_be_locked_twice(tmp_path: Path) -> None:
     with (
         RunDirectory(tmp_path).locked(),
         pytest.raises(Failure, match="Another process is training in"),
@@ -135,7 +136,7 @@ def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
         pass
 
 
-def test_reports_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(Failure, match=r"can't be written \(Not a directory\)"),
@@ -145,10 +146,10 @@ def test_reports_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "steps.f32", "predictions.npy", "result.json"])
-def test_disk_full_while_writing_a_file(
+def test_a_full_disk_is_a_failure_after_which_the_run_resumes(
     name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The write of half the content succeeds, then there is no room, at the second time."""
+    """Half of the content is written before the disk is full, at a late write of the file."""
     path = tmp_path / "run"
     open_path = Path.open
     opened = 0
@@ -162,7 +163,7 @@ def test_disk_full_while_writing_a_file(
             return open_path(self, mode, *args, **kwargs)
         with open_path(self, mode) as file:
             file.write('{"half' if "b" not in mode else b"half")
-        raise OSError(28, "No space left on device", str(self))
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full)
@@ -175,7 +176,7 @@ def test_disk_full_while_writing_a_file(
     assert_same_run(path, whole)
 
 
-@pytest.mark.parametrize("depth", [500, 10**5])  # Too deep to go through, and to read.
+@pytest.mark.parametrize("depth", [500, 10**5])  # Too deep to traverse, and to parse.
 @pytest.mark.parametrize(
     ("name", "read"),
     [
@@ -185,7 +186,7 @@ def test_disk_full_while_writing_a_file(
         ("result.json", lambda run: run.result()),
     ],
 )
-def test_deeply_nested_files_are_one_sentence(
+def test_deeply_nested_files_are_refused(
     name: str, read: Callable[[RunDirectory], object], depth: int, copy: Path
 ) -> None:
     before, end, after = (copy / name).read_text().rpartition("}")
@@ -220,7 +221,7 @@ def test_deeply_nested_files_are_one_sentence(
         ),
     ],
 )
-def test_values_of_other_types_are_no_recipe(
+def test_values_of_the_wrong_type_are_refused(
     values: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "recipe.json"
@@ -229,13 +230,13 @@ def test_values_of_other_types_are_no_recipe(
         Recipe.load(file)
 
 
-def test_numbers_of_numpy_are_held_to_float32_too() -> None:
+def test_numpy_numbers_are_checked_and_converted_to_python_numbers() -> None:
     with pytest.raises(UsageError, match=r"1e\+39.*; give a number that float32 can represent"):
         dataclasses.replace(RECIPE, learning_rate=np.float64(1e39))
     assert type(dataclasses.replace(RECIPE, learning_rate=np.float64(0.5)).learning_rate) is float
 
 
-def test_a_whole_number_has_the_text_of_its_float() -> None:
+def test_an_integer_and_its_float_give_the_same_recipe() -> None:
     texts = {dataclasses.replace(RECIPE, learning_rate=one).to_json() for one in (1, 1.0)}
     assert len(texts) == 1
 
@@ -244,7 +245,7 @@ def test_a_whole_number_has_the_text_of_its_float() -> None:
     "name", ["config.json", "environment.json", "metrics.jsonl", "result.json"]
 )
 def test_mutated_files_are_refused_or_harmless(name: str, copy: Path) -> None:
-    """Nothing but `Failure` comes out of reading what somebody, or a disk, has changed."""
+    """Reading a changed file raises no exception but `Failure`."""
     generator = random.Random(name)
     data = (copy / name).read_bytes()
     run = RunDirectory(copy)

@@ -1,4 +1,4 @@
-"""Intervals, tests and votes, on numbers worked out by hand."""
+"""Intervals, tests and votes, compared with manual computations and SciPy."""
 
 import math
 
@@ -11,7 +11,7 @@ from experiments.evidence import statistics
 
 def test_the_prediction_interval_is_that_of_one_more_run():
     summary = statistics.summarize([1.0, 2.0, 3.0], (0.0, 6.0))
-    # t for 2 degrees of freedom is 4.3027.
+    # t with 2 degrees of freedom is 4.3027; the interval is clipped to the possible values.
     assert summary.interval == (0.0, 6.0)
     wide = statistics.summarize([1.0, 2.0, 3.0], (-math.inf, math.inf))
     reach = 4.302653 * math.sqrt(4 / 3)
@@ -19,17 +19,17 @@ def test_the_prediction_interval_is_that_of_one_more_run():
     assert math.isnan(statistics.summarize([1.0], (0.0, 1.0)).sd)
 
 
-def test_the_prediction_interval_holds_19_of_20():
+def test_the_prediction_interval_covers_19_of_20_draws():
     draws = np.random.default_rng(0).normal(50, 1, (2000, 6))
     intervals = [statistics.summarize(d[:5].tolist(), (0, 100)).interval for d in draws]
     hits = [low < d[5] < high for d, (low, high) in zip(draws, intervals, strict=True)]
     assert np.mean(hits) == pytest.approx(0.95, abs=0.015)
 
 
-def test_a_pooled_spread_is_the_one_of_analysis_of_variance():
+def test_the_pooled_spread_is_that_of_an_analysis_of_variance():
     samples = [[1.0, 2.0, 3.0], [10.0, 14.0], [5.0, 5.5, 6.5, 9.0]]
     spread = statistics.pooled(samples)
-    # F is the mean square between groups over that within them.
+    # F is the mean square between groups divided by that within groups.
     n, means = [len(s) for s in samples], [np.mean(s) for s in samples]
     between = np.dot(n, (np.asarray(means) - np.average(means, weights=n)) ** 2) / 2
     assert spread.sd**2 == pytest.approx(between / stats.f_oneway(*samples).statistic)
@@ -40,7 +40,7 @@ def test_a_pooled_spread_is_the_one_of_analysis_of_variance():
     assert statistics.equally_spread([[1, 2], [1, 2, 3]]) > 0
 
 
-def test_how_far_means_lie_from_each_other_is_students():
+def test_comparing_two_means_is_student_s_t_test():
     first, second = [1.0, 2.0, 4.0], [5.0, 6.0, 8.0]
     spread = statistics.pooled([first, second])
     test = stats.ttest_ind(first, second)
@@ -49,14 +49,14 @@ def test_how_far_means_lie_from_each_other_is_students():
     assert spread.reach(shares, 3) == pytest.approx(4 + test.confidence_interval(0.95).high)
 
 
-def test_shares_of_the_best_are_those_of_all_choices():
+def test_shares_of_best_count_the_subsets_in_which_a_run_is_best():
     assert statistics.shares_of_best([5, 4, 3, 2, 1], 3) == pytest.approx([0.6, 0.3, 0.1, 0, 0])
     assert statistics.shares_of_best([1, 2, 2], 3) == pytest.approx([0, 0.5, 0.5])
     assert statistics.shares_of_best([3, 2], 3) == pytest.approx([1, 0])
     assert statistics.shares_of_best([1, 3, 2], 1) == pytest.approx([1 / 3] * 3)
 
 
-def test_paired_and_welch():
+def test_paired_and_welch_s_t_tests():
     first, second = [3.0, 4.0, 6.0], [1.0, 3.0, 4.0]
     paired = statistics.paired(first, second)
     # Differences 2, 1, 2: mean 5/3, standard error 1/3, t = 5.
@@ -70,14 +70,14 @@ def test_paired_and_welch():
         certain = test([2.0, 2.0], [1.0, 1.0])
         assert (certain.mean, certain.low, certain.high) == (1.0, 1.0, 1.0)
         assert math.isnan(certain.p)
-    # 28 images of 10,000 in both, but for the rounding of percentages.
+    # A difference of 28 of 10,000 images in both pairs, up to floating-point rounding.
     certain = statistics.paired([99.57, 99.59], [99.29, 99.31])
     assert 99.57 - 99.29 != 99.59 - 99.31
     assert certain.mean == pytest.approx(0.28)
     assert math.isnan(certain.p)
 
 
-def test_equivalence_is_shown_where_the_90_percent_interval_is_within_the_margin():
+def test_equivalence_is_shown_if_the_90_percent_interval_is_within_the_margin():
     first, second = [99.10, 99.14, 99.12, 99.11], [99.13, 99.16, 99.10]
     interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.90)
     edge = max(-interval.low, interval.high)
@@ -88,16 +88,16 @@ def test_equivalence_is_shown_where_the_90_percent_interval_is_within_the_margin
     assert math.isnan(statistics.equivalence([1.0, 1.0], [1.0, 1.0], 0.1))
 
 
-def test_as_many_runs_as_are_needed_show_equivalence_four_times_of_five():
+def test_the_number_of_runs_for_equivalence_gives_a_power_of_80_percent():
     n = statistics.runs_for_equivalence(0.5, 0.5)
-    assert n == 18  # 2 · (1.645 + 1.282)², up.
+    assert n == 18  # 2 · (1.645 + 1.282)², rounded up.
     draws = np.random.default_rng(0).normal(99, 0.5, (400, 2, n))
     shown = [statistics.equivalence(a, b, 0.5) < 0.05 for a, b in draws]
     assert np.mean(shown) == pytest.approx(0.8, abs=0.06)
 
 
 def test_holm_adjusts_step_by_step():
-    # 4 · 0.005, 3 · 0.01, 2 · 0.03, and the last not below the one before it.
+    # 4 · 0.005, 3 · 0.01, 2 · 0.03, and the last no smaller than the one before it.
     assert statistics.holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
     with_none = statistics.holm([math.nan, 0.7, 0.6])
     assert math.isnan(with_none[0])
@@ -105,13 +105,13 @@ def test_holm_adjusts_step_by_step():
     assert statistics.holm([]) == []
 
 
-def test_mcnemar_counts_only_what_differs():
+def test_mcnemar_counts_only_discordant_images():
     first, second = np.ones(100, bool), np.ones(100, bool)
     second[:6] = False
     assert statistics.mcnemar(first, second) == pytest.approx(2 * 0.5**6)
     assert statistics.mcnemar(first, first) == 1.0
 
 
-def test_a_vote_takes_the_majority_and_of_equals_the_lowest():
+def test_a_vote_takes_the_majority_and_the_lowest_class_of_a_tie():
     votes = np.array([[3, 9, 5], [3, 1, 4], [7, 2, 5]])
     np.testing.assert_array_equal(statistics.vote(votes), [3, 1, 5])

@@ -1,4 +1,4 @@
-"""Commands whose output has nowhere to go, and terminals that close while one runs."""
+"""Commands whose output can't be written, and terminals that close while a command runs."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ def main(argv):
         out.print("a line")
     sys.stdout.write("another × " * 9999)
     logging.warning("a warning")
-    if "wants" in argv:
+    if "needs_output" in argv:
         streams.delivered()
     if "fails" in argv:
         raise Failure("A sentence.")
@@ -47,12 +47,12 @@ cli.run(main, operands=True)
 """
 
 OUTPUT = "Standard output"
-NOWHERE = ["full", "pipe", "terminal", "closed"]
+UNWRITABLE = ["full", "pipe", "terminal", "closed"]
 
 
 @contextlib.contextmanager
-def _nowhere(kind: str) -> Iterator[int]:
-    """A descriptor of a full disk, a pipe without a reader, or a closed terminal."""
+def _unwritable(kind: str) -> Iterator[int]:
+    """A descriptor of a full disk, of a pipe without a reader, or of a closed terminal."""
     if kind == "full":
         descriptor = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -65,32 +65,33 @@ def _nowhere(kind: str) -> Iterator[int]:
 
 
 def _run(number: int, kind: str, *arguments: str) -> tuple[int, str]:
-    """Runs Python with standard output (1) or error (2) into nowhere.
+    """Runs Python with a standard output (1) or error (2) that can't be written.
 
     Returns:
-      The exit code, and what it writes to the other one.
+      The exit code, and the output to the other stream.
     """
     command = [sys.executable, *arguments]
     with contextlib.ExitStack() as stack:
-        nowhere = subprocess.DEVNULL
+        unwritable = subprocess.DEVNULL
         if kind == "closed":
             command = ["sh", "-c", f'"$@" {number}>&-', "sh", *command]
         else:
-            nowhere = stack.enter_context(_nowhere(kind))
-        stdout, stderr = (nowhere, subprocess.PIPE) if number == 1 else (subprocess.PIPE, nowhere)
+            unwritable = stack.enter_context(_unwritable(kind))
+        pair = (unwritable, subprocess.PIPE)
+        stdout, stderr = pair if number == 1 else pair[::-1]
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, stdout=stdout, stderr=stderr, text=True, env=env)
     return done.returncode, done.stderr if number == 1 else done.stdout
 
 
-@pytest.mark.parametrize("kind", NOWHERE)
-def test_output_that_has_nowhere_to_go_is_dropped(kind: str) -> None:
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_unwritable_standard_output_is_dropped(kind: str) -> None:
     assert _run(1, kind, "-c", PROGRAM) == (0, "a warning\n")
     assert _run(1, kind, "-c", PROGRAM, "fails") == (1, "a warning\nA sentence.\n")
 
 
-@pytest.mark.parametrize("kind", NOWHERE)
-def test_errors_that_have_nowhere_to_go_are_dropped(kind: str) -> None:
+@pytest.mark.parametrize("kind", UNWRITABLE)
+def test_unwritable_standard_error_is_dropped(kind: str) -> None:
     for arguments, code in (((), 0), (("fails",), 1)):
         got, output = _run(2, kind, "-c", PROGRAM, *arguments)
         assert got == code
@@ -107,24 +108,24 @@ def test_errors_that_have_nowhere_to_go_are_dropped(kind: str) -> None:
         ("pipe", None),
     ],
 )
-def test_output_that_is_the_only_result_is_missed(kind: str, why: str | None) -> None:
+def test_unwritable_output_that_is_the_only_result_is_a_failure(kind: str, why: str | None) -> None:
     sentence = f"{OUTPUT} can't be written ({why} give another place for it.\n"
-    wanted = (1, sentence) if why else (0, "")
-    assert _run(1, kind, "-c", PROGRAM, "wants") == (wanted[0], "a warning\n" + wanted[1])
-    assert _run(1, kind, "-c", PROGRAM, "--help") == wanted
-    assert _run(1, kind, "-m", "mnist_jax") == (wanted[0], wanted[1].replace(OUTPUT, "The list"))
+    code, error = (1, sentence) if why else (0, "")
+    assert _run(1, kind, "-c", PROGRAM, "needs_output") == (code, f"a warning\n{error}")
+    assert _run(1, kind, "-c", PROGRAM, "--help") == (code, error)
+    assert _run(1, kind, "-m", "mnist_jax") == (code, error.replace(OUTPUT, "The list"))
 
 
-def test_a_reader_that_is_slow_where_nobody_waits_has_missed_something() -> None:
+def test_full_non_blocking_pipe_is_a_failed_write() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with streams._Descriptor(writer, "w") as stream, os.fdopen(reader, "rb"):
-        for _ in range(100):  # Far more than a pipe holds.
+        for _ in range(100):  # Far more than a pipe's capacity.
             assert stream.write(b"x" * 5000) > 0
         assert isinstance(stream.failure, BlockingIOError)
 
 
-def test_what_a_library_says_of_a_closed_stream_does_not_reach_a_file(tmp_path: Path) -> None:
+def test_library_s_message_to_a_closed_stream_does_not_reach_a_file(tmp_path: Path) -> None:
     program = f"""
 import os, sys
 sys.orig_argv[1:] = ["-m", "mnist_jax.train"]
@@ -149,7 +150,7 @@ TRAINING = (
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was left alone."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("alone")
     done = run(folder, "mnist_jax.train", *TRAINING, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -176,7 +177,7 @@ def _close_its_terminal(alone: Path, folder: Path, *ignored: signal.Signals) -> 
     return command.end(60).returncode
 
 
-def test_a_terminal_that_closes_loses_nothing(alone: Path, tmp_path: Path) -> None:
+def test_run_resumes_after_its_terminal_closed(alone: Path, tmp_path: Path) -> None:
     assert _close_its_terminal(alone, tmp_path) == 129
     steps = [int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()]
     assert 150 < max(steps) < 1800
@@ -186,20 +187,28 @@ def test_a_terminal_that_closes_loses_nothing(alone: Path, tmp_path: Path) -> No
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_training_outlives_its_terminal_where_nohup_says_so(alone: Path, tmp_path: Path) -> None:
+def test_training_under_nohup_outlives_its_terminal(alone: Path, tmp_path: Path) -> None:
     assert _close_its_terminal(alone, tmp_path, signal.SIGHUP) == 0
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_training_goes_on_where_nothing_can_be_printed(alone: Path, tmp_path: Path) -> None:
+def test_training_continues_when_its_output_is_unwritable(alone: Path, tmp_path: Path) -> None:
     assert _start(alone, tmp_path, "/dev/full").end().returncode == 0
     assert_same_run(tmp_path / "run", alone)
 
 
-def test_ctrl_c_after_sighup_is_answered_and_another_sighup_ignored(
+@pytest.fixture
+def default_sighup() -> Iterator[None]:
+    """The default handler of SIGHUP, which may be ignored where the tests were started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("default_sighup")
+def test_ctrl_c_after_sighup_is_acknowledged_and_another_sighup_ignored(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Whatever started the tests.
     installed = list[tuple[int, Any]]()
     real = signal.signal
 
@@ -216,16 +225,15 @@ def test_ctrl_c_after_sighup_is_answered_and_another_sighup_ignored(
         "SIGHUP: stopping once the current steps are saved.",
         "SIGINT: stopping once the current steps are saved; a second one stops at once.",
     ]
-    # Not even for a moment is there the handler of before, which would end the process.
+    # The previous handler, which would end the process, is never reinstalled, even briefly.
     of_sighup = [handler for number, handler in installed if number == signal.SIGHUP]
     assert of_sighup[-1:] == [signal.SIG_IGN]
     assert signal.SIG_DFL not in of_sighup
-    real(signal.SIGHUP, before)
 
 
-def test_a_signal_that_does_not_wake_the_main_thread_is_noted() -> None:
+def test_signal_that_does_not_wake_the_main_thread_is_noticed() -> None:
     def work() -> bool:
-        # As one does that comes just before the main thread falls asleep, which by now it has.
+        # The main thread is asleep by now, and a signal to another thread does not wake it.
         time.sleep(0.5)
         signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
         end = time.monotonic() + 10
@@ -237,11 +245,12 @@ def test_a_signal_that_does_not_wake_the_main_thread_is_noted() -> None:
         assert signals.in_thread(work)
 
 
-def test_sighup_says_how_to_continue_and_may_come_again(alone: Path, tmp_path: Path) -> None:
+def test_repeated_sighup_stops_a_run_and_says_how_to_resume(alone: Path, tmp_path: Path) -> None:
     command = _start(alone, tmp_path)
     while not (tmp_path / "run/metrics.jsonl").exists():
         assert command.poll() is None
-    while command.poll() is None:  # Of a terminal, of its shell, and of the shell's end.
+        time.sleep(0.01)
+    while command.poll() is None:  # The terminal, its shell, and the shell's exit each send one.
         command.send_signal(signal.SIGHUP)
         time.sleep(0.001)
     done = command.end()
@@ -261,11 +270,11 @@ def test_sighup_says_how_to_continue_and_may_come_again(alone: Path, tmp_path: P
         ("mnist_jax.predict", ["--workdir=run", "digit.png"]),
     ],
 )
-def test_a_result_that_cannot_be_printed_is_a_failure(
+def test_result_that_cannot_be_printed_is_a_failure(
     module: str, arguments: list[str], alone: Path, digits: Dataset
 ) -> None:
     Image.fromarray(digits.test.images[0]).save(alone.parent / "digit.png")
-    env = environment(alone.parent) | {"PYTHONPATH": str(ROOT)}
+    env = environment(alone.parent)
     assert Command(module, *arguments, env=env, cwd=alone.parent).end().returncode == 0
     full = Command(module, *arguments, env=env, cwd=alone.parent, output="/dev/full")
     assert full.end().returncode == 1

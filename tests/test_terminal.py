@@ -1,4 +1,4 @@
-"""What a command says on a terminal and in a file, from its start to Ctrl-C."""
+"""The output of commands on a terminal and in a file, from start-up to Ctrl-C."""
 
 import dataclasses
 import io
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class _Terminal:
-    """A command in a terminal of its own, and what that shows."""
+    """A command in a pseudo-terminal, and the output there."""
 
     def __init__(self, module: str, *arguments: str, cwd: Path | None = None):
         self._master, slave = pty.openpty()
@@ -46,13 +46,13 @@ class _Terminal:
         os.close(self._master)
 
     def until(self, text: str) -> str:
-        """What it shows from here to where a text is."""
+        """Reads the output up to a text."""
         shown = self._read(text)
         assert text in shown
         return shown
 
     def rest(self) -> str:
-        """What it shows until the command ends."""
+        """Reads the output until the command ends."""
         return self._read("\0")
 
     def _read(self, text: str) -> str:
@@ -60,23 +60,23 @@ class _Terminal:
         while text.encode() not in shown:
             try:
                 shown += os.read(self._master, 1024)
-            except OSError:  # Linux's way to say that nobody writes any more.
+            except OSError:  # On Linux, the end of the output.
                 break
         return shown.decode(errors="replace")  # It may end within a character.
 
 
 @pytest.mark.parametrize("module", ["mnist_jax.evaluate", "experiments.nielsen"])
-@pytest.mark.parametrize("later", [0.0, 0.2])
-def test_ctrl_c_while_importing_is_one_word(module: str, later: float) -> None:
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+def test_ctrl_c_during_imports_prints_one_word(module: str, delay: float) -> None:
     with _Terminal(module) as terminal:
         terminal.until("Starting ...")
-        time.sleep(later)
+        time.sleep(delay)
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.rest() == "\r\x1b[KInterrupted.\r\n"
         assert terminal.process.wait() == 130
 
 
-def test_ctrl_c_where_python_lets_no_exception_out_ends_the_command() -> None:
+def test_ctrl_c_where_python_cannot_propagate_exceptions_ends_the_command() -> None:
     program = """
 import gc, signal, sys
 sys.orig_argv[1:] = ["-m", "mnist_jax.train"]
@@ -92,7 +92,7 @@ cli.run(main)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
 
 
-def test_starting_is_not_said_in_files_and_not_left_on_terminals() -> None:
+def test_the_start_up_message_is_erased_on_terminals_and_absent_in_files() -> None:
     with _Terminal("mnist_jax.convert") as terminal:
         start, _, after = terminal.rest().partition("\r\x1b[K")
         assert terminal.process.wait() == 2
@@ -103,7 +103,7 @@ def test_starting_is_not_said_in_files_and_not_left_on_terminals() -> None:
     assert piped.stdout == ""
 
 
-def test_ctrl_c_while_training_is_answered_at_once(tmp_path: Path) -> None:
+def test_ctrl_c_during_training_is_acknowledged_at_once(tmp_path: Path) -> None:
     arguments = ("--model=dense", "--dataset=digits", "--epochs=100000", "--workdir=run")
     with _Terminal("mnist_jax.train", *arguments, cwd=tmp_path) as terminal:
         assert "\x1b[?25l" in terminal.until("compiling")  # The bar hides the cursor ...
@@ -117,7 +117,7 @@ def test_ctrl_c_while_training_is_answered_at_once(tmp_path: Path) -> None:
         assert terminal.process.wait() == 130
 
 
-def test_ctrl_c_that_ends_the_reader_of_a_command_too_loses_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_that_also_ends_the_reader_of_the_output_loses_no_steps(tmp_path: Path) -> None:
     arguments = ["--model=dense", "--dataset=digits", "--epochs=100000", "--workdir=run"]
     command = [sys.executable, "-m", "mnist_jax.train", *arguments, "--save_every=1000"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -161,7 +161,7 @@ def _rows(loss: float = 0.0) -> list[Evaluation]:
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_an_epoch_s_line_is_of_the_whole_epoch_however_often_it_was_evaluated(
+def test_the_line_of_an_epoch_averages_over_its_evaluations(
     seeds: int, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mnist_jax.cli.display._SILENCE", 0.0)
@@ -172,10 +172,10 @@ def test_an_epoch_s_line_is_of_the_whole_epoch_however_often_it_was_evaluated(
     trainer = Trainer(recipe, digits, seeds=range(seeds), num_devices=1)
     runs = [RunDirectory(tmp_path / str(seed)) for seed in range(seeds)]
     rows = [_rows(loss=seed) for seed in range(seeds)]
-    for place, of_seed in zip(runs, rows, strict=True):
-        place.path.mkdir()
-        place.append_metrics(dataclasses.replace(of_seed[0], step=5, train_loss=99.0))
-        place.append_metrics(of_seed[0])
+    for directory, of_seed in zip(runs, rows, strict=True):
+        directory.path.mkdir()
+        directory.append_metrics(dataclasses.replace(of_seed[0], step=5, train_loss=99.0))
+        directory.append_metrics(of_seed[0])
     file = io.StringIO()
     with display.training(Console(file=file, width=120), trainer, runs) as listener:
         listener(Resumed(7))  # Between two evaluations of the second epoch.
@@ -199,7 +199,7 @@ def test_an_epoch_s_line_is_of_the_whole_epoch_however_often_it_was_evaluated(
     assert max(map(len, lines)) <= 80
 
 
-def test_a_path_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markup_in_a_path_is_printed_literally(capsys: pytest.CaptureFixture[str]) -> None:
     display.console().print("a[b]c[/b]:smile:")
     assert capsys.readouterr().out == "a[b]c[/b]:smile:\n"
 
@@ -226,25 +226,23 @@ def test_help_shows_the_command_s_flags(
     assert "alsologtostderr" not in done.stdout
 
 
-def test_version_and_the_list_of_commands() -> None:
-    for module in ("mnist_jax", "mnist_jax.convert"):
-        command = [sys.executable, "-m", module, "--version"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert done.stdout == f"mnist_jax {mnist_jax.__version__}\n"
+def test_version_and_the_list_of_commands(tmp_path: Path) -> None:
+    version = f"mnist_jax {mnist_jax.__version__}\n"
     command = [sys.executable, "-m", "mnist_jax"]
+    # The last one executes the command of that name.
+    for arguments in (["--version"], ["convert", "--version"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout == version
+    assert run(tmp_path, "mnist_jax.convert", "--version").stdout == version
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for door in ("train", "evaluate", "predict", "report", "convert", "export"):
-        assert f"python -m mnist_jax.{door} " in listed
+    for name in ("train", "evaluate", "predict", "report", "convert", "export"):
+        assert f"python -m mnist_jax.{name} " in listed
     assert "__main__" not in listed
     with Path("/dev/full").open("w") as full:
         assert subprocess.run([*command, "trian"], stderr=full).returncode == 2
     mistaken = subprocess.run([*command, "trian"], capture_output=True, text=True, check=False)
     assert (mistaken.returncode, mistaken.stdout) == (2, "")
     assert mistaken.stderr == f"There is no command 'trian'.\n{listed}"
-    # A command after a space is that command.
-    chosen = [*command, "convert", "--version"]
-    done = subprocess.run(chosen, capture_output=True, text=True, check=True)
-    assert done.stdout == f"mnist_jax {mnist_jax.__version__}\n"
-    refused = subprocess.run([*command, "train", "extra"], capture_output=True, text=True)
+    refused = run(tmp_path, "mnist_jax.train", "extra")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == "'extra' is not a flag; flags begin with --.\n"

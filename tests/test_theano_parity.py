@@ -1,4 +1,4 @@
-"""Training by article A's protocol against the NumPy reference of its program."""
+"""Training with article A's protocol against a NumPy reference of its program."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from experiments.references.distributions import standard_errors_apart
     ],
     ids=lambda case: f"{case.model}-{case.units}",
 )
-def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
+def test_twenty_steps_agree_with_article_a_s_program(case: compare_theano.Case) -> None:
     differences = compare_theano.training(case, steps=20)
     assert differences.losses < limits.THEANO["losses"]
     assert differences.values < limits.THEANO["weights"]
@@ -27,7 +27,7 @@ def test_twenty_steps_are_article_a_s(case: compare_theano.Case) -> None:
     [case for case in compare_theano.CASES if case.units == 100 or case.lmbda == 0],
     ids=lambda case: f"{case.model}-{case.units}",
 )
-def test_initial_values_are_article_a_s(case: compare_theano.Case) -> None:
+def test_initial_values_have_article_a_s_distribution(case: compare_theano.Case) -> None:
     ours, theirs = compare_theano.initial_values(case, seeds=10)
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
@@ -37,8 +37,8 @@ def test_initial_values_are_article_a_s(case: compare_theano.Case) -> None:
     assert not last_biases.any()
 
 
-def test_equal_maxima_are_told_apart() -> None:
-    """Theano's rule for equal maxima changes the result, so the comparison is sensitive to it."""
+def test_comparison_is_sensitive_to_the_gradient_of_equal_maxima() -> None:
+    """Theano's rule for equal maxima changes the result by more than rounding."""
     case = compare_theano.Case("dbl_conv_relu", 0.03, 0.1)
     differences = compare_theano.training(case, steps=2, all_maxima=True)
     assert np.isfinite(differences.values)

@@ -1,4 +1,4 @@
-"""The NumPy reference of article A's program, against calculus and against what it documents."""
+"""The NumPy reimplementation of article A's program: gradients, and dropout as it documents it."""
 
 import copy
 
@@ -18,7 +18,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("name", "units"), [*((name, 12) for name in NETWORKS), ("basic_conv", 0)])
-def test_updates_follow_the_slope_of_the_cost(name: str, units: int) -> None:
+def test_updates_match_finite_differences_of_the_cost(name: str, units: int) -> None:
     rng = np.random.default_rng(0)
     network = theano_numpy.create(name, rng, units)
     network.layers[-1].w = rng.normal(0, 0.3, network.layers[-1].w.shape)
@@ -39,8 +39,8 @@ def test_updates_follow_the_slope_of_the_cost(name: str, units: int) -> None:
             gradient = array - getattr(moved, attribute)
             index = np.unravel_index(np.abs(gradient).argmax(), array.shape)
             value, costs = array[index], []
-            for difference in (1e-6, -1e-6):
-                array[index] = value + difference
+            for change in (1e-6, -1e-6):
+                array[index] = value + change
                 costs.append(step(copy.deepcopy(network), 0.0))
             array[index] = value
             slope = (costs[0] - costs[1]) / 2e-6

@@ -1,25 +1,27 @@
-"""Every network and its training against the article's own PyTorch program."""
+"""Every network and its training against the article's PyTorch program."""
 
 import dataclasses
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip(
+pytest.importorskip(
     "torch",
-    reason="PyTorch is not installed (make torch): left out the comparisons with it of logits,"
-    " gradients, training, dropout, initial values and evaluation",
+    reason="PyTorch is not installed (make torch): no comparisons with it of logits, gradients,"
+    " training, dropout, initial values and evaluation",
 )
 
-from experiments.references import compare_torch, limits  # noqa: E402
-from experiments.references.distributions import standard_errors_apart  # noqa: E402
-from experiments.references.ours import training_images  # noqa: E402
-from experiments.references.torch_networks import REFERENCES, VARIANTS, Original  # noqa: E402
-from mnist_jax.models import model_entry  # noqa: E402
+from experiments.references import compare_torch, limits
+from experiments.references.distributions import standard_errors_apart
+from experiments.references.ours import training_images
+from experiments.references.torch_networks import REFERENCES, VARIANTS, Original
+from mnist_jax.models import model_entry
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 EVERY = {**REFERENCES, **VARIANTS}
-# Both losses, both optimisers, decay, and both kinds of pooling.
+# Both losses, both optimisers, weight decay, and both kinds of pooling.
 TRAINED = {"dense", "dbl_conv_relu", "lenet"}
 
 
@@ -32,17 +34,8 @@ def references(names: Iterable[str], quick: Container[str]) -> pytest.MarkDecora
 
 
 article = references(REFERENCES, TRAINED)
-# A quarter of the width has every layer of the whole.
+# The variant with a quarter of the width has all of their layers.
 WIDE = {"residual_cnn", "residual_cnn of half the width"}
-
-
-@pytest.fixture(autouse=True)
-def _one_torch_thread() -> Iterator[None]:
-    """PyTorch's threads wait busily, which starves JAX's on a machine with few cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _batch(reference: Original) -> tuple[np.ndarray, np.ndarray]:
@@ -50,20 +43,20 @@ def _batch(reference: Original) -> tuple[np.ndarray, np.ndarray]:
 
 
 @references(EVERY, EVERY.keys() - WIDE)
-def test_logits(reference: Original) -> None:
+def test_logits_agree(reference: Original) -> None:
     images, _ = _batch(reference)
     assert compare_torch.logits(reference, images) < limits.TORCH["logits"]
     found = compare_torch.logits(reference, images, np.float32)
     assert found < limits.TORCH["logits, float32"]
 
 
-# Whoever trains the same has the same gradients; those of strides are compared with XLA's too, and
-# a network without a block has no layer that the whole one lacks.
+# Networks whose training is compared have the same gradients; strides are also compared with XLA,
+# and the network without its first block has no other layers than the whole one.
 @references(
     EVERY,
     EVERY.keys() - TRAINED - WIDE - {"strided_cnn", "residual_cnn without its first block"},
 )
-def test_gradients(reference: Original) -> None:
+def test_gradients_agree(reference: Original) -> None:
     limit = limits.of_torch("gradients", reference.model)
     assert compare_torch.gradients(reference, *_batch(reference), dropout=False) < limit
 
@@ -71,14 +64,14 @@ def test_gradients(reference: Original) -> None:
 @references(
     ["double_fc_dropout", "batchnorm_cnn", "dropout_cnn", "strided_cnn"], ["double_fc_dropout"]
 )
-def test_gradients_when_the_same_units_are_dropped(reference: Original) -> None:
+def test_gradients_agree_when_the_same_units_are_dropped(reference: Original) -> None:
     limit = limits.of_torch("same masks", reference.model)
     assert compare_torch.gradients(reference, *_batch(reference), dropout=True) < limit
 
 
 @article
-def test_fifty_steps_of_training(reference: Original) -> None:
-    # More images a batch take longer and show nothing more.
+def test_fifty_training_steps_agree(reference: Original) -> None:
+    # Larger batches take longer and show nothing more.
     size = min(reference.batch_size, compare_torch.WIDE.get(reference.model, 20))
     small = dataclasses.replace(reference, batch_size=size)
     differences = compare_torch.training(small, steps=50)
@@ -88,7 +81,7 @@ def test_fifty_steps_of_training(reference: Original) -> None:
 
 
 @article
-def test_initial_values(reference: Original) -> None:
+def test_initial_values_have_the_same_distribution(reference: Original) -> None:
     ours, theirs = compare_torch.initial_values(reference, seeds=20)
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
@@ -100,7 +93,7 @@ def test_initial_values(reference: Original) -> None:
 
 
 @pytest.mark.parametrize("name", ["dense", "batchnorm_cnn"])
-def test_evaluation(name: str) -> None:
+def test_evaluation_agrees(name: str) -> None:
     (our_loss, our_accuracy), (their_loss, their_accuracy) = compare_torch.evaluation(
         REFERENCES[name]
     )
@@ -108,8 +101,8 @@ def test_evaluation(name: str) -> None:
     assert our_loss == pytest.approx(their_loss, rel=limits.TORCH["loss, float32"])
 
 
-def test_evaluation_as_article_e_published_it() -> None:
-    """In training mode: with dropout, each batch's statistics, and moving the running ones."""
+def test_evaluation_in_training_mode_agrees() -> None:
+    """As article E evaluates: with dropout and batch statistics, and updating the running ones."""
     logits, statistics = compare_torch.training_mode_evaluation(REFERENCES["batchnorm_cnn"])
     assert logits < 1e-12
     assert statistics < 1e-12

@@ -1,4 +1,4 @@
-"""Training by the PyTorch references, into the same records."""
+"""Training with the PyTorch references, which makes records of the same form."""
 
 import dataclasses
 import io
@@ -51,9 +51,9 @@ ARTICLES = all_articles()
     ],
     ids=lambda recipe: recipe.model,
 )
-def test_torch_runs_make_records(recipe):
+def test_a_torch_run_gives_a_consistent_record(recipe):
     torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)  # More only wait for each other in steps this small.
+    torch.set_num_threads(1)  # In steps this small, threads would mostly wait.
     from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
 
@@ -77,7 +77,7 @@ def test_torch_runs_make_records(recipe):
     assert read.curve["step"][-1] == recipe.epochs * math.ceil(images / recipe.batch_size)
     losses = read.by_epoch("train_loss")
     assert losses[-1] < losses[0]
-    # A line for each epoch, with the mean of all of it.
+    # One line per epoch, with the mean loss.
     shown = [float(loss) for loss in re.findall(r"train loss (\S+)", printed.getvalue())]
     assert shown == pytest.approx(losses, abs=1e-4)
     assert read.accuracy == pytest.approx(
@@ -85,7 +85,7 @@ def test_torch_runs_make_records(recipe):
     )
 
 
-def test_torch_refuses_what_it_has_no_reference_of():
+def test_recipes_without_a_torch_reference_are_refused():
     pytest.importorskip("torch")
     from experiments.references import torch_runs
     from mnist_jax.data import load_dataset
@@ -105,7 +105,7 @@ def test_torch_refuses_what_it_has_no_reference_of():
             train(recipe=dataclasses.replace(RECIPE, **without))
 
 
-def test_says_that_pytorch_is_missing(monkeypatch):
+def test_missing_pytorch_is_reported(monkeypatch):
     monkeypatch.setattr(references.util, "find_spec", {}.get)
     with pytest.raises(UsageError, match="make torch"):
         references.require_torch()
@@ -117,7 +117,7 @@ def test_says_that_pytorch_is_missing(monkeypatch):
     [article for article in ARTICLES if not article.rows[0].recipe.augmentation],
     ids=lambda article: article.letter,
 )
-def test_every_article_without_augmentation_has_rows_for_torch(article):
+def test_every_article_without_augmentation_can_be_trained_with_torch(article):
     pytest.importorskip("torch")
     from experiments.references import torch_runs
     from mnist_jax.data import load_dataset

@@ -1,4 +1,4 @@
-"""The trainer: epochs, evaluations, several seeds, and the devices it takes for them."""
+"""The trainer: epochs, evaluations, several seeds, and the devices that they use."""
 
 import contextlib
 import dataclasses
@@ -31,9 +31,11 @@ def make_dataset(train: int = 64, test: int = 20) -> Dataset:
 
 
 @pytest.mark.parametrize("name", ["lenet", pytest.param("batchnorm_cnn", marks=pytest.mark.slow)])
-def test_the_accelerators_route_trains_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_accelerator_implementation_trains_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def losses() -> np.ndarray:
-        # Two seeds on one device: an accelerator takes them together.
+        # Two seeds on one device, which an accelerator trains together.
         changed = shallow(model=name, batch_size=32, learning_rate=0.01)
         return Trainer(changed, make_dataset(), seeds=[0, 1], num_devices=1).advance(2)
 
@@ -56,17 +58,17 @@ def test_an_epoch_sees_every_image_and_shift_once(shifts: bool) -> None:
 
 
 @pytest.mark.parametrize("shuffle", ["never", "once"])
-def test_orders_that_do_not_change(shuffle: str) -> None:
+def test_fixed_orders_are_the_same_in_every_epoch(shuffle: str) -> None:
     trainer = Trainer(shallow(shuffle=shuffle), make_dataset(), seeds=[3], num_devices=1)
     first, second = (np.asarray(trainer._epoch_orders(epoch)[0]).ravel() for epoch in (0, 1))
     np.testing.assert_array_equal(first, second)
     assert (first == np.arange(64)).all() == (shuffle == "never")
 
 
-def test_the_short_last_batch_is_kept_and_counted() -> None:
+def test_the_short_last_batch_is_trained_on() -> None:
     trainer = Trainer(shallow(batch_size=24), make_dataset(), seeds=[0], num_devices=1)
     assert [trainer.advance(10).shape[1] for _ in range(2)] == [2, 1]
-    # The same three steps by hand.
+    # The same three steps, computed manually.
     data = make_dataset()
     expected = Trainer(shallow(batch_size=24), data, seeds=[0], num_devices=1).state(0)
     order = np.random.default_rng([0, 0]).permutation(np.arange(64, dtype=np.int32))
@@ -76,7 +78,7 @@ def test_the_short_last_batch_is_kept_and_counted() -> None:
     assert largest_difference(trainer.state(0).params, expected.params) < 1e-6
 
 
-def test_evaluation_counts_every_image_whatever_the_batch() -> None:
+def test_evaluation_covers_every_image_for_any_batch_size() -> None:
     data = make_dataset(test=117)
     trainer = Trainer(shallow(), data, seeds=[0, 1], num_devices=2)
     logits = trainer.logits(data.test.images)
@@ -88,7 +90,7 @@ def test_evaluation_counts_every_image_whatever_the_batch() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_all_devices_evaluate_what_one_device_trains(count: int) -> None:
+def test_evaluation_on_all_devices_leaves_training_on_one(count: int) -> None:
     data = make_dataset(test=117)
     trainer = Trainer(shallow(model="dense", batch_size=8), data, seeds=range(count))
     trainer.advance(2)
@@ -97,10 +99,10 @@ def test_all_devices_evaluate_what_one_device_trains(count: int) -> None:
     images = normalize(jnp.asarray(data.test.images), 0.0, 1.0)
     for i in range(count):
         np.testing.assert_allclose(logits[i], trainer.state(i).model()(images), atol=1e-5)
-    trainer.advance(1)  # Evaluation has left the states where training has them.
+    trainer.advance(1)  # Evaluation has not moved the states to other devices.
 
 
-def test_chunks_and_processes_do_not_change_a_bit() -> None:
+def test_the_chunk_size_does_not_change_results() -> None:
     def train(chunk: int) -> TrainState:
         trainer = Trainer(shallow(), make_dataset(), seeds=[5], num_devices=2)
         while trainer.step < 4:
@@ -110,7 +112,7 @@ def test_chunks_and_processes_do_not_change_a_bit() -> None:
     assert largest_difference(train(1).params, train(4).params) == 0
 
 
-def test_each_of_several_seeds_is_bitwise_what_it_gives_alone() -> None:
+def test_seeds_trained_together_equal_seeds_trained_alone() -> None:
     config = shallow(model="double_fc_dropout", batch_size=8)
     together = Trainer(config, make_dataset(), seeds=[0, 1, 2], num_devices=1)
     together.advance(4)
@@ -129,13 +131,13 @@ def test_each_of_several_seeds_is_bitwise_what_it_gives_alone() -> None:
         ("dbl_conv_relu", 8, None, (8, 1)),
         ("shallow", 5, None, (5, 1)),
         ("dbl_conv_relu", 2, 2, (2, 1)),
-        # Too little work for its many parameters: by default no device shares a batch.
+        # Too little computation for its many parameters: by default no batch is split.
         ("shallow", 1, None, (1, 1)),
         ("shallow", 1, 2, (1, 2)),
         ("shallow", 2, None, (2, 1)),
     ],
 )
-def test_the_mesh_takes_seeds_first_and_splits_what_is_worth_it(
+def test_the_mesh_distributes_seeds_first_and_then_batches_if_worthwhile(
     model: str, seeds: int, num_devices: int | None, mesh: tuple[int, int]
 ) -> None:
     config = shallow(model=model)
@@ -150,12 +152,12 @@ def test_the_mesh_takes_seeds_first_and_splits_what_is_worth_it(
         (1, 4, 1, (1, 1)),
         (2, 4, 1, (2, 1)),
         (2, None, 4, (2, 4)),
-        # More than there are, or than divide a batch: as if nothing had been said.
+        # More parts than devices, or a number that does not divide a batch, is ignored.
         (1, 1, 2, (1, 1)),
         (2, 2, 3, (2, 1)),
     ],
 )
-def test_the_mesh_splits_batches_as_when_a_run_began(
+def test_the_mesh_of_a_resumed_run_splits_batches_as_before(
     seeds: int, num_devices: int | None, parts: int, mesh: tuple[int, int]
 ) -> None:
     config = shallow(model="shallow")
@@ -165,7 +167,7 @@ def test_the_mesh_splits_batches_as_when_a_run_began(
     assert tuple(trainer.mesh.shape.values()) == mesh
 
 
-def test_devices_by_default_divide_every_batch() -> None:
+def test_the_default_number_of_devices_divides_every_batch() -> None:
     config = shallow(model="dbl_conv_relu", batch_size=20)
     trainer = Trainer(config, make_dataset(train=66), seeds=[0])
     assert tuple(trainer.mesh.shape.values()) == (1, 2)
@@ -179,7 +181,9 @@ def test_devices_by_default_divide_every_batch() -> None:
         ({"batch_size": 65}, 1, "has 64 training images"),
     ],
 )
-def test_misfits_are_one_sentence(changes: dict[str, Any], num_devices: int, sentence: str) -> None:
+def test_recipes_that_do_not_fit_are_refused(
+    changes: dict[str, Any], num_devices: int, sentence: str
+) -> None:
     with pytest.raises(UsageError, match=sentence):
         Trainer(shallow(**changes), make_dataset(), seeds=[0], num_devices=num_devices)
 
@@ -200,43 +204,42 @@ def test_a_step_is_traced_once_for_full_batches_and_once_for_short_ones(
     assert traced == [(24,), (16,)]
 
 
-def test_training_mode_evaluation_moves_the_statistics(
-    normed: Recipe,
-) -> None:
+def test_training_mode_evaluation_updates_the_batch_statistics(normed: Recipe) -> None:
     config = dataclasses.replace(normed, batch_size=20, evaluation="training_mode")
     data = make_dataset(train=40, test=40)
     trainer = Trainer(config, data, seeds=[0], num_devices=2)
     before = jax.device_get(trainer.state(0).batch_stats)
-    as_published = trainer.logits(data.test.images)
+    in_training_mode = trainer.logits(data.test.images)
     assert largest_difference(before, trainer.state(0).batch_stats) > 1e-3
-    exact = dataclasses.replace(config, evaluation="exact")
-    proper = Trainer(exact, data, seeds=[0], num_devices=2)
-    assert np.abs(as_published - proper.logits(data.test.images)).max() > 1e-3
-    assert largest_difference(before, proper.state(0).batch_stats) == 0
+    exact = Trainer(dataclasses.replace(config, evaluation="exact"), data, seeds=[0], num_devices=2)
+    assert np.abs(in_training_mode - exact.logits(data.test.images)).max() > 1e-3
+    assert largest_difference(before, exact.state(0).batch_stats) == 0
 
 
 @contextlib.contextmanager
 def compilations() -> Iterator[list[str]]:
-    """One entry for every program that is compiled, or loaded, within it."""
-    found = list[str]()
+    """Collects one entry for every program that is compiled, or loaded, in its context."""
+    events = list[str]()
 
     def listener(event: str, *_: object, **__: object) -> None:
         if "backend_compile" in event:
-            found.append(event)
+            events.append(event)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:
-        yield found
+        yield events
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-def test_a_network_starts_with_one_program_for_all_of_its_arrays(normed: Recipe) -> None:
-    Trainer(shallow(), make_dataset(), seeds=[0], num_devices=1)  # What every network takes.
+def test_all_arrays_of_a_network_are_initialised_by_one_program(normed: Recipe) -> None:
+    Trainer(
+        shallow(), make_dataset(), seeds=[0], num_devices=1
+    )  # Programs that all networks share.
     with compilations() as compiled:
-        # As many seeds as no other test has, so that nothing was compiled before.
+        # A number of seeds that no other test uses, so that nothing has been compiled yet.
         Trainer(normed, make_dataset(), seeds=range(5), num_devices=1).state(4)
-    assert len(compiled) == 3, "initial values, all seeds' together, and one's of them"
+    assert len(compiled) == 3, "initial values, stacking of seeds, and selection of one seed"
 
 
 def test_nothing_is_compiled_once_training_is_under_way() -> None:
@@ -244,7 +247,7 @@ def test_nothing_is_compiled_once_training_is_under_way() -> None:
     trainer = Trainer(recipe, make_dataset(), seeds=[0], num_devices=1)
     assert len(trainer.schedule.batch_sizes) == 2
     with compilations() as compiled:
-        # Within a context of JAX's, which belongs to a thread.
+        # In a JAX configuration context, which is local to a thread.
         with jax.enable_x64(True):
             trainer.compile()
             assert len(compiled) >= 2

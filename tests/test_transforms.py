@@ -1,4 +1,4 @@
-"""Changes of images against SciPy, and against Pillow bit for bit, for the same draws."""
+"""Augmentations against SciPy, and bit for bit against Pillow, with the same random numbers."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ KEYS = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(7), jnp.arange(200
 
 
 def noise(count: int) -> np.ndarray:
-    """Images whose every rounding is tested: noise, and noise of few values for exact results."""
+    """Noise, which tests every rounding; every other image has few values, for exact halves."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 28, 28), np.uint8)
     images[::2] = rng.integers(0, 10, images[::2].shape) * 28
@@ -58,7 +58,7 @@ def drawn_by(transform: Transform, count: int = len(KEYS)) -> Any:
 
 
 @pytest.mark.parametrize(("fill", "mode"), [("nearest", "nearest"), ("zero", "grid-constant")])
-def test_an_affine_change_is_scipy_s(fill: Any, mode: str) -> None:
+def test_affine_transform_agrees_with_scipy(fill: Any, mode: str) -> None:
     images, affine = noise(60), Affine(rotation=40, shift=6, zoom=0.5, fill=fill)
     drawn = drawn_by(affine, 60)
     found = applied(affine, images, drawn)
@@ -91,14 +91,14 @@ def test_affine_draws_are_uniform_and_independent() -> None:
     assert np.abs(np.corrcoef(columns.T) - np.eye(5)).max() < 5 * 2000**-0.5
 
 
-def test_an_affine_change_of_nothing_leaves_images_as_they_are() -> None:
+def test_affine_transform_of_size_zero_is_the_identity() -> None:
     images, nothing = noise(3), Affine(rotation=0, shift=0, zoom=0)
     np.testing.assert_array_equal(
         applied(nothing, images, drawn_by(nothing, 3)), np.asarray(scaled(images))
     )
 
 
-def test_an_elastic_change_is_scipy_s() -> None:
+def test_elastic_deformation_agrees_with_scipy() -> None:
     images, elastic = noise(8), Elastic(alpha=20, sigma=3)
     fields = drawn_by(elastic, 8)
     assert np.abs(fields).max() <= 1
@@ -115,7 +115,7 @@ def test_an_elastic_change_is_scipy_s() -> None:
 
 
 @pytest.mark.parametrize("window", [25, 20, 28])
-def test_a_crop_is_pillow_s_bit_for_bit(window: int) -> None:
+def test_crop_equals_pillow_s_bit_for_bit(window: int) -> None:
     images, crop = noise(200), CropResize(window=window)
     starts = drawn_by(crop, 200)
     found = as_bytes(applied(crop, images, starts))
@@ -124,14 +124,14 @@ def test_a_crop_is_pillow_s_bit_for_bit(window: int) -> None:
         np.testing.assert_array_equal(got, np.asarray(cropped.resize((28, 28), BICUBIC)))
 
 
-def test_windows_lie_everywhere_equally_often() -> None:
+def test_windows_are_drawn_uniformly() -> None:
     starts = drawn_by(CropResize())
     counts = np.bincount(4 * starts[:, 0] + starts[:, 1], minlength=16)
     assert np.abs(counts - 125).max() < 5 * 125**0.5
 
 
 @pytest.mark.parametrize("centre", ["published", "true", "turned"])
-def test_an_evaluated_crop_is_pillow_s_bit_for_bit(centre: Any) -> None:
+def test_crop_of_evaluated_images_equals_pillow_s_bit_for_bit(centre: Any) -> None:
     images = noise(50)
     evaluate = jax.jit(jax.vmap(CropResize(centre=centre).evaluation))
     for image, got in zip(images, as_bytes(np.asarray(evaluate(scaled(images)))), strict=True):
@@ -143,15 +143,15 @@ def test_an_evaluated_crop_is_pillow_s_bit_for_bit(centre: Any) -> None:
                 expected, picture.crop((2, 2, 26, 26)).resize((28, 28), BICUBIC)
             )
         else:
-            # A rotation leaves all of a side from 0 to 3 degrees, 26 pixels of 28 from 4 to 6, 24
-            # and 26 at 7, and 24 from 8 to 10.
+            # A rotation keeps 28 pixels of a side from 0 to 3 degrees, 26 from 4 to 6, 24 by 26 at
+            # 7, and 24 from 8 to 10.
             left = (4 * 28 + 3 * 26 + 25 + 3 * 24) / 11 / 28 if centre == "turned" else 1.0
             start, stop = 14 - 12.5 * left, 14 + 12.5 * left
             expected = picture.resize((28, 28), BICUBIC, box=(start, start, stop, stop))
         np.testing.assert_array_equal(got, np.asarray(expected))
 
 
-def test_a_grid_distortion_is_pillow_s_bit_for_bit() -> None:
+def test_grid_distortion_equals_pillow_s_bit_for_bit() -> None:
     images, distortion = noise(600), GridDistortion()
     moves = drawn_by(distortion, 600)
     found = as_bytes(applied(distortion, images, moves))
@@ -169,7 +169,7 @@ def test_a_grid_distortion_is_pillow_s_bit_for_bit() -> None:
         np.testing.assert_array_equal(got, np.asarray(expected))
 
 
-def test_corners_move_everywhere_equally_often() -> None:
+def test_moves_of_corners_are_uniform_and_independent() -> None:
     moves = drawn_by(GridDistortion()).reshape(2000, 18)
     for move in (-1, 0, 1):
         assert np.abs((moves == move).sum(axis=0) - 2000 / 3).max() < 5 * (2000 * 2 / 9) ** 0.5
@@ -177,7 +177,7 @@ def test_corners_move_everywhere_equally_often() -> None:
 
 
 def cut_box(degrees: int, width: int, height: int) -> tuple[int, int, int, int]:
-    """Augmentor's box, with the slip in its formula; 0 degrees are turned by nothing."""
+    """The box that Augmentor crops, with the operator-precedence error in its formula."""
     a, b = math.sin(math.radians(abs(degrees))), math.sin(math.radians(90 - abs(degrees)))
     across = a / b * (height - width * (a / b))
     across = across / 1 - (a**2 / b**2)
@@ -187,16 +187,16 @@ def cut_box(degrees: int, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize("degrees", range(-10, 11))
-def test_a_magnifying_rotation_is_augmentor_s_bit_for_bit(degrees: int) -> None:
+def test_magnifying_rotation_equals_augmentor_s_bit_for_bit(degrees: int) -> None:
     images = noise(60)
     found = as_bytes(applied(MagnifyingRotation(), images, jnp.full(60, degrees)))
     for image, got in zip(images, found, strict=True):
-        turned = Image.fromarray(image).rotate(degrees, BICUBIC, expand=True)
-        cut = turned.crop(cut_box(degrees, *turned.size))
+        rotated = Image.fromarray(image).rotate(degrees, BICUBIC, expand=True)
+        cut = rotated.crop(cut_box(degrees, *rotated.size))
         np.testing.assert_array_equal(got, np.asarray(cut.resize((28, 28), BICUBIC)))
 
 
-def test_angles_are_drawn_as_augmentor_draws_them() -> None:
+def test_angles_have_augmentor_s_distribution() -> None:
     angles = drawn_by(MagnifyingRotation())
     counts = np.bincount(angles + 10, minlength=21)
     expected = np.where(np.arange(21) == 10, 2000 / 11, 2000 / 22)
@@ -204,7 +204,7 @@ def test_angles_are_drawn_as_augmentor_draws_them() -> None:
     assert np.abs(counts - expected).max() < 5 * (2000 / 11) ** 0.5
 
 
-def test_every_other_image_is_flipped_left_to_right() -> None:
+def test_half_of_the_images_are_flipped_left_to_right() -> None:
     flip, images = HorizontalFlip(), noise(2)
     drawn = drawn_by(flip)
     assert abs(drawn.sum() - 1000) < 5 * 500**0.5
@@ -212,7 +212,7 @@ def test_every_other_image_is_flipped_left_to_right() -> None:
     np.testing.assert_array_equal(found, [np.fliplr(images[0]), images[1]])
 
 
-def test_an_image_is_standardised_by_itself() -> None:
+def test_images_are_standardised_one_by_one() -> None:
     images = noise(4)
     images[3] = 77
     for change in (Standardize().evaluation, lambda image: Standardize().apply(image, ())):
@@ -231,7 +231,7 @@ def test_only_crops_and_standardisation_change_evaluated_images(name: str) -> No
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_comes_back_from_json(name: str) -> None:
+def test_transforms_survive_a_round_trip_through_json(name: str) -> None:
     transform = TRANSFORMS[name]()
     text = json.dumps([dataclasses.asdict(transform)])
     assert named.read(json.loads(text), TRANSFORMS, "x") == (transform,)
@@ -239,7 +239,7 @@ def test_a_transform_comes_back_from_json(name: str) -> None:
     assert named.read([{"name": name}], TRANSFORMS, "x") == (transform,)
 
 
-def test_numbers_have_one_text() -> None:
+def test_equal_arguments_have_the_same_repr() -> None:
     assert repr(Affine(rotation=15)) == repr(Affine(rotation=15.0))
 
 
@@ -267,12 +267,13 @@ def test_numbers_have_one_text() -> None:
         ([{"name": "elastic", "alpha": 1e39}], r"alpha of elastic is 1e\+39; give a number"),
     ],
 )
-def test_what_is_no_transform_is_refused_in_a_sentence(given: Any, sentence: str) -> None:
+def test_invalid_transforms_are_refused_with_one_sentence(given: Any, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         named.read(given, TRANSFORMS, "here")
 
 
-def test_the_boxes_are_augmentor_s() -> None:
+def test_boxes_are_those_that_augmentor_crops() -> None:
+    assert [*eight_bit._CUTS] == [*range(11)]
     for degrees, (canvas, box) in eight_bit._CUTS.items():
         size = Image.new("L", (28, 28)).rotate(degrees, BICUBIC, expand=True).size
         assert (size, cut_box(degrees, *size)) == ((canvas, canvas), box)

@@ -1,4 +1,4 @@
-"""The tutorial runs from top to bottom, and what was kept of its outputs is small and in order."""
+"""The tutorial runs from top to bottom, and its stored outputs are small and consistent."""
 
 import os
 import re
@@ -13,14 +13,14 @@ from nbclient import NotebookClient
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 
 
-def said(notebook: Any) -> str:
-    """What its cells printed."""
+def printed(notebook: Any) -> str:
+    """The text that its cells printed."""
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-def assert_taught(notebook: Any, *, torch: bool) -> None:
-    text = said(notebook)
+def check_outputs(notebook: Any, *, torch: bool) -> None:
+    text = printed(notebook)
     own, library = re.findall(r"our own loop ([\d.]+)%, the library's ([\d.]+)%", text)[0]
     assert min(float(own), float(library)) > 80
     (right,) = re.findall(r"(\d+) of 297 are right", text)
@@ -37,7 +37,7 @@ def assert_taught(notebook: Any, *, torch: bool) -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tutorial_runs_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.endswith("_DATA_DIR"):
             monkeypatch.delenv(name)
@@ -46,10 +46,10 @@ def test_it_runs_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = nbformat.read(TUTORIAL, as_version=4)
     folder = {"metadata": {"path": str(TUTORIAL.parent)}}
     NotebookClient(notebook, timeout=600, resources=folder).execute()
-    assert_taught(notebook, torch=find_spec("torch") is not None)
+    check_outputs(notebook, torch=find_spec("torch") is not None)
 
 
-def test_what_was_kept_of_its_outputs_is_small_and_in_order() -> None:
+def test_the_stored_outputs_are_small_and_from_one_run() -> None:
     assert TUTORIAL.stat().st_size < 200_000
     notebook = nbformat.read(TUTORIAL, as_version=4)
     nbformat.validate(notebook)
@@ -57,4 +57,4 @@ def test_what_was_kept_of_its_outputs_is_small_and_in_order() -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     kinds = {output.output_type for cell in code for output in cell.outputs}
     assert kinds == {"stream", "execute_result", "display_data"}
-    assert_taught(notebook, torch=True)
+    check_outputs(notebook, torch=True)

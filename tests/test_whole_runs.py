@@ -1,9 +1,8 @@
-"""Whole runs replayed in PyTorch: that they agree, that a difference would show, and the page."""
+"""Whole runs replayed in PyTorch: agreement, sensitivity to differences, and the page."""
 
 import dataclasses
 import errno
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from mnist_jax.schedules import Exponential
 from mnist_jax.training.schedule import Schedule
 from mnist_jax.transforms import CropResize, MagnifyingRotation, Standardize
 
-# The digits' last batch of 64 has 28 images.
+# The last of the digits' batches of 64 has 28 images.
 DENSE = Recipe(
     model="dense",
     dataset="digits",
@@ -46,7 +45,7 @@ NIELSEN = Recipe(
     weight_decay_sense="nielsen",
     selection="best_validation",
 )
-# Changes of images, ε of Keras, and a rate that falls within an epoch.
+# Augmentation, Keras's ε, and a learning rate that decays within epochs.
 AUGMENTED = dataclasses.replace(
     DENSE,
     optimizer="adam",
@@ -57,7 +56,7 @@ AUGMENTED = dataclasses.replace(
     learning_rate_schedule=(Exponential(epochs=2, factor=0.1, over=2),),
 )
 SHIFTED = dataclasses.replace(DENSE, one_pixel_shifts=True, epochs=1)
-# With SGD, since Adam makes full steps of gradients that are nothing but rounding.
+# With SGD, since Adam would take full steps along gradients that are only rounding errors.
 DROPOUT = Recipe(
     model="double_fc_dropout", dataset="digits", batch_size=250, epochs=1, learning_rate=0.1
 )
@@ -73,18 +72,8 @@ NORMALIZED = Recipe(
 ROW = "lenet_fashion_mnist/lenet"
 
 
-@pytest.fixture
-def _one_torch_thread() -> Iterator[None]:
-    """More only wait for each other in steps this small."""
-    torch = pytest.importorskip("torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> Any:
-    """Follows a recipe; `theirs` is what the other side trains by in its place."""
+    """Trains a recipe with both programs; PyTorch's may be given another recipe, `theirs`."""
     from rich.console import Console
 
     from experiments.references import following, torch_runs
@@ -96,7 +85,7 @@ def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> A
     return following.follow(Console(quiet=True), recipe, dataset, recipe.epochs, author)
 
 
-@pytest.mark.usefixtures("_one_torch_thread")
+@pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize(
     ("recipe", "others", "tolerance"),
     [
@@ -104,12 +93,12 @@ def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> A
         pytest.param(NIELSEN, 0, 1e-5, id="Nielsen's decay"),
         pytest.param(SHIFTED, 0, 1e-5, id="shifts"),
         pytest.param(AUGMENTED, 0, 1e-5, id="augmentation and schedule"),
-        # Whose outputs after a few steps are so nearly equal that a rounding may decide.
+        # After few steps, their outputs are so close that rounding may decide a prediction.
         pytest.param(DROPOUT, 2, 1e-3, id="dropout", marks=pytest.mark.slow),
         pytest.param(NORMALIZED, 2, 1e-3, id="BatchNorm", marks=pytest.mark.slow),
     ],
 )
-def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: Dataset) -> None:
+def test_pytorch_agrees(recipe: Recipe, others: int, tolerance: float, digits: Dataset) -> None:
     made = _follow(recipe, digits)
     assert max(made.apart.predictions) <= others
     assert made.first_step is None or others
@@ -124,7 +113,7 @@ def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: 
     assert made.steps == recipe.epochs * -(-examples // recipe.batch_size)
 
 
-@pytest.mark.usefixtures("_one_torch_thread")
+@pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize(
     ("recipe", "changes"),
     [
@@ -136,7 +125,7 @@ def test_pytorch_follows(recipe: Recipe, others: int, tolerance: float, digits: 
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_what_trains_otherwise_does_not_follow(
+def test_a_different_protocol_is_detected(
     recipe: Recipe, changes: dict[str, Any], digits: Dataset
 ) -> None:
     made = _follow(recipe, digits, dataclasses.replace(recipe, **changes))
@@ -145,19 +134,19 @@ def test_what_trains_otherwise_does_not_follow(
     assert made.ours.test_loss != pytest.approx(made.theirs.test_loss, rel=1e-5)
 
 
-def test_where_two_runs_part() -> None:
+def test_first_step_with_different_predictions_is_found() -> None:
     pytest.importorskip("torch")
     from experiments.references.following import parting
 
-    # Loss and right answers of five steps.
+    # Loss and number of correct predictions of five steps.
     ours = np.array([[2.0, 1], [1.5, 3], [1.0, 5], [0.5, 7], [0.2, 9]])
     theirs = ours + np.array([[0.1, 0], [-0.2, 0], [0.9, 1], [0, 0], [0, 2]])
     assert parting(np.stack([ours, theirs])) == (3, pytest.approx(0.2))
     assert parting(np.stack([ours, ours])) == (None, 0.0)
 
 
-@pytest.mark.usefixtures("_one_torch_thread")
-def test_what_can_not_be_followed_is_a_sentence(digits: Dataset) -> None:
+@pytest.mark.usefixtures("one_torch_thread")
+def test_runs_that_cannot_be_replayed_are_refused(digits: Dataset) -> None:
     with pytest.raises(UsageError, match="training mode"):
         _follow(dataclasses.replace(NORMALIZED, evaluation="training_mode"), digits)
     with pytest.raises(UsageError, match="no PyTorch reference of expanded_double_fc"):
@@ -198,7 +187,7 @@ def _run(seed: int = 0, epochs: int = 2) -> WholeRun:
     )
 
 
-def test_the_kept_page_is_what_the_kept_file_gives() -> None:
+def test_page_is_up_to_date_with_the_stored_runs() -> None:
     runs = whole_runs.load()
     assert (whole_runs.FOLDER / "whole_runs.md").read_text() == whole_run_page.page(runs)
     for run in runs:
@@ -206,15 +195,15 @@ def test_the_kept_page_is_what_the_kept_file_gives() -> None:
         assert run.environment["git"]["dirty"] is False
 
 
-def test_a_run_of_every_article_has_been_followed_to_its_end() -> None:
-    # As README.md says.
+def test_every_article_has_a_run_that_was_replayed_to_its_end() -> None:
+    # README.md says so.
     followed = {
         run.row.partition("/")[0] for run in whole_runs.load() if run.epochs == run.recipe.epochs
     }
     assert followed >= {article.name for article in all_articles() if article.letter in "ABCDEF"}
 
 
-def test_the_page_has_what_was_found(tmp_path: Path) -> None:
+def test_page_shows_the_results_and_the_record(tmp_path: Path) -> None:
     run = _run(seed=3)
     text = whole_run_page.page([run], tmp_path)
     assert (
@@ -255,17 +244,17 @@ def test_the_page_has_what_was_found(tmp_path: Path) -> None:
     assert "| 1 | 50.00 | 50.12 | 10.00 |" in with_record
 
 
-def test_what_one_rounding_does_not_explain_is_named(tmp_path: Path) -> None:
+def test_page_names_runs_that_rounding_does_not_explain(tmp_path: Path) -> None:
     run = _run()
     assert "That fails" not in whole_run_page.page([run], tmp_path)
     far = run.followed._replace(apart=Apart([0, 12], [1e-7, 9e-4]))
     text = whole_run_page.page([run, dataclasses.replace(run, followed=far)], tmp_path)
     words = " ".join(text.split())
-    # 9e-4 of PyTorch and 4e-5 of the perturbed run.
+    # PyTorch differs by 9e-4, the perturbed run by 4e-5.
     assert f"fails for `{ROW}` seed 0 (22 times, 12 different predictions): PyTorch" in words
 
 
-def test_the_longest_run_of_a_seed_counts(tmp_path: Path) -> None:
+def test_longest_run_of_a_seed_is_kept(tmp_path: Path) -> None:
     for run in (_run(), _run(seed=1, epochs=1), _run(epochs=1), _run(seed=1)):
         whole_runs.append(run, tmp_path)
     assert whole_runs.load(tmp_path) == [_run(), _run(seed=1)]
@@ -281,7 +270,7 @@ def test_the_longest_run_of_a_seed_counts(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_damaged_line_is_a_sentence(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_damaged_line_is_an_error(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
     whole_runs.append(_run(), tmp_path)
     with (tmp_path / "whole_runs.jsonl").open("a") as file:
         file.write(json.dumps(json.loads(_run().to_json()) | change) + "\n")
@@ -289,7 +278,7 @@ def test_a_damaged_line_is_a_sentence(change: dict[str, Any], reason: str, tmp_p
         whole_runs.load(tmp_path)
 
 
-def test_what_cannot_be_added_leaves_what_is_kept(
+def test_failed_write_keeps_the_stored_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole_runs.append(_run(), tmp_path)
@@ -306,10 +295,10 @@ def test_what_cannot_be_added_leaves_what_is_kept(
     assert [path.name for path in tmp_path.iterdir()] == ["whole_runs.jsonl"]
 
 
-def test_the_command_runs_nothing_that_is_kept(tmp_path: Path) -> None:
+def test_command_does_not_repeat_stored_runs(tmp_path: Path) -> None:
     whole_runs.append(_run(), tmp_path)
     results = f"--results={tmp_path}"
-    # There is no dataset here to run anything on.
+    # There is no dataset, so it can't have trained.
     done = commands.run(tmp_path, "experiments.whole_runs", results, f"--row={ROW}", "--epochs=2")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{ROW} seed 0: 2 epochs are kept.\n"

@@ -1,4 +1,4 @@
-"""The script of an article that takes seconds."""
+"""The script of a toy article, which takes seconds to train."""
 
 from experiments.evidence.rows import Article, Ensemble, Figure, Row
 from mnist_jax.recipe import Recipe

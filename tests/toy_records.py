@@ -60,13 +60,16 @@ ARTICLE = Article(
     ablations=(Ablation("Better?", "toy/variant", "toy/plain"),),
 )
 
-# In the training set; 18 steps an epoch, the last of 50 images.
+# The size of the training set: 18 steps per epoch, the last of 50 images.
 EXAMPLES = 1750
 LABELS = np.arange(100) % 10
 
 
 def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=False, log=None):
-    """A run that errs on `wrong` images, from number `seed` on; `log` [36, 2] is of steps."""
+    """The record of a run that misclassifies `wrong` images, from image `seed` on.
+
+    `log` [36, 2] has the loss and accuracy of each step.
+    """
     schedule = Schedule.of(recipe, EXAMPLES)
     predictions = LABELS.copy()
     predictions[seed : seed + wrong] = (LABELS[seed : seed + wrong] + 1) % 10
@@ -109,7 +112,8 @@ def record(seed=0, wrong=10, row="plain", recipe=RECIPE, framework="jax", dirty=
     )
 
 
-def results_of(tmp_path, *found):
-    for one in found:
+def results_of(tmp_path, *made):
+    """The results of these records, written to `tmp_path` and read from there."""
+    for one in made:
         records.append(one, tmp_path)
     return Results.load([ARTICLE], tmp_path)

@@ -1,4 +1,4 @@
-"""The sweep of articles that take seconds: one row is short, one is longer, one fails."""
+"""A sweep of toy articles: a short row, a longer one, and one that fails."""
 
 import dataclasses
 

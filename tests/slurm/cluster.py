@@ -1,4 +1,4 @@
-"""A Slurm of two virtual nodes on this machine, in a folder, without the system's services."""
+"""A Slurm cluster of two virtual nodes on this machine, independent of system services."""
 
 import contextlib
 import getpass
@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd")
-# Daemons live where an ordinary user's shell does not look.
+# Daemons are in folders that an ordinary user's PATH lacks.
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
-# Seconds that a requeued job waits, and that one which was told to end has left.
+# Seconds before a requeued job restarts, and between SIGTERM and SIGKILL.
 _REQUEUE, _KILL = 5, 20
+# Seconds that anything waited for may take.
+_PATIENCE = 400
 
 _CONFIGURATION = """\
 ClusterName=tests
@@ -58,7 +60,7 @@ def missing() -> list[str]:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Mapping[str, str]]:
-    """Starts it in a folder; gives the environment in which its commands find it."""
+    """Runs a cluster in a folder; yields the environment for Slurm's commands."""
     for name in ("state", "spool-node1", "spool-node2"):
         (folder / name).mkdir(mode=0o755)
     key = folder / "munge.key"
@@ -93,7 +95,7 @@ def running(folder: Path) -> Iterator[Mapping[str, str]]:
         wait_for("Slurm starts", lambda: call(env, *nodes).strip() == "idle 2")
         try:
             yield env
-        finally:  # Nothing goes on without its daemons.
+        finally:  # Jobs can't be cancelled without the daemons.
             call(env, "scancel", f"--user={getpass.getuser()}")
             wait_for("nothing runs", lambda: not call(env, "squeue", "--noheader"))
 
@@ -113,44 +115,44 @@ def _daemon(command: list[str], env: Mapping[str, str], folder: Path) -> Iterato
             process.wait()
 
 
-def lose(env: Mapping[str, str], node: str) -> None:
-    """Kills all that runs on a node, as a loss of power does, and has Slurm know."""
+def fail_node(env: Mapping[str, str], node: str) -> None:
+    """Kills all processes of a node, as a power failure does, and marks it as down in Slurm."""
     jobs = call(env, "squeue", "--noheader", f"--nodelist={node}", "--format=%A").split()
     steps = tuple(f"slurmstepd: [{job}." for job in jobs)
-    # Its daemons first, which would else tell of what happens to the rest.
+    # The daemons first, which would otherwise report the end of the other processes.
     for daemons in (True, False):
-        for place in Path("/proc").glob("[0-9]*"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                command = (place / "cmdline").read_bytes().decode().split("\0")
-                variables = (place / "environ").read_bytes().split(b"\0")
+                command = (process / "cmdline").read_bytes().decode().split("\0")
+                variables = (process / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
             daemon = command[:4] == ["slurmd", "-D", "-N", node] or command[0].startswith(steps)
             ours = f"SLURM_CONF={env['SLURM_CONF']}".encode() in variables
             if ours and (daemon if daemons else f"SLURMD_NODENAME={node}".encode() in variables):
-                os.kill(int(place.name), signal.SIGKILL)
+                os.kill(int(process.name), signal.SIGKILL)
     call(env, "scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
 
 def call(env: Mapping[str, str], *command: str, stdin: str | None = None) -> str:
-    """What a command of Slurm's says; empty where it fails, as before the daemons listen."""
+    """The output of a Slurm command; empty if it fails, as it does before the daemons listen."""
     done = subprocess.run(
         command, env=env, input=stdin, capture_output=True, text=True, check=False
     )
     return done.stdout if not done.returncode else ""
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 400) -> None:
-    """Waits until something is so."""
-    end = time.monotonic() + seconds
+def wait_for(what: str, condition: Callable[[], object]) -> None:
+    """Waits until a condition holds."""
+    end = time.monotonic() + _PATIENCE
     while not condition():
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, f"not within {_PATIENCE} s: {what}"
         time.sleep(0.2)
 
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in found]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,6 +1,7 @@
-"""One run on two nodes of a real Slurm, and a node that is lost in the middle."""
+"""One run on two nodes of a real Slurm cluster, where one task is killed midway."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,14 +30,14 @@ RUN = (
 
 @pytest.fixture
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    # A short path: that of a socket has 108 characters.
+    # A short path: a Unix socket's path has at most 108 bytes.
     with cluster.running(tmp_path_factory.mktemp("s")) as env:
         yield env
 
 
 def srun(env: Mapping[str, str], path: Path) -> subprocess.Popen[str]:
-    """The run as a step of two tasks, one on each node."""
-    # The nodes' names are not those of hosts, so the address is given.
+    """Starts the run as a job step of two tasks, one on each node."""
+    # The nodes' names are no host names, so the coordinator's address is given.
     port = cluster._free_ports(1)[0]
     command = [
         "srun",
@@ -51,7 +52,7 @@ def srun(env: Mapping[str, str], path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([*command, *flags], env=env, text=True, stderr=subprocess.PIPE)
 
 
-def test_a_run_of_two_nodes_survives_the_loss_of_one(
+def test_a_run_on_two_nodes_resumes_after_one_task_was_killed(
     tmp_path: Path, slurm: Mapping[str, str]
 ) -> None:
     alone = commands.run(tmp_path, TRAIN, *RUN, f"--workdir={tmp_path / 'alone'}")
@@ -64,7 +65,7 @@ def test_a_run_of_two_nodes_survives_the_loss_of_one(
     while not (path / "metrics.jsonl").exists():
         assert first.poll() is None
         time.sleep(0.05)
-    os.kill(_task(env, rank=1), 9)
+    os.kill(_task(env, rank=1), signal.SIGKILL)
     _, errors = first.communicate(timeout=400)
     assert first.returncode != 0
     assert errors.count("start all of them again with the same command") == 1, errors
@@ -76,15 +77,15 @@ def test_a_run_of_two_nodes_survives_the_loss_of_one(
 
 
 def _task(env: Mapping[str, str], rank: int) -> int:
-    """The process of a task of a step on this cluster."""
+    """The process ID of the training task of this rank on this cluster."""
     marks = (f"SLURM_PROCID={rank}\0", f"SLURM_CONF={env['SLURM_CONF']}\0")
-    for place in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            variables = (place / "environ").read_bytes()
-            command = (place / "cmdline").read_bytes()
+            variables = (process / "environ").read_bytes()
+            command = (process / "cmdline").read_bytes()
         except OSError:
             continue
         mine = all(mark.encode() in variables for mark in marks)
         if mine and TRAIN.encode() in command:
-            return int(place.name)
+            return int(process.name)
     raise AssertionError(f"There is no task {rank}.")

@@ -1,4 +1,4 @@
-"""A sweep as a job array on a real Slurm, disturbed in every way that Slurm knows."""
+"""A sweep as a job array on a real Slurm cluster: requeued, signalled, killed, losing a node."""
 
 import os
 import re
@@ -19,56 +19,58 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         bool(cluster.missing()),
-        reason="There is no Slurm here; install Debian's slurm-wlm and munge.",
+        reason="Slurm is not installed (Debian's slurm-wlm and munge)",
     ),
 ]
 
 
 @pytest.fixture
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    # A short path: that of a socket has 108 characters.
+    # A short path: a Unix socket's path has at most 108 bytes.
     with cluster.running(tmp_path_factory.mktemp("s")) as env:
         yield env
 
 
 def environment(tmp_path: Path, slurm: Mapping[str, str]) -> dict[str, str]:
-    """In which a sweep's script runs as a job."""
+    """The environment in which a sweep's job script runs."""
     env = commands.environment(tmp_path) | {name: slurm[name] for name in ("PATH", "SLURM_CONF")}
     env["PYTHONPATH"] = os.pathsep.join(map(str, (Path(__file__).parents[1], Path.cwd())))
     return env
 
 
 def script(tmp_path: Path, env: Mapping[str, str], *flags: str) -> str:
-    """The job array of a sweep."""
+    """The job script of a sweep."""
     places = [f"--workdir={tmp_path}/runs", f"--results={tmp_path}/results"]
     printed = commands.Command("toy_sweep", *flags, *places, "--slurm", env=env, cwd=tmp_path).end()
     assert printed.returncode == 0, printed.stderr
     return printed.stdout
 
 
-def submitted(tmp_path: Path, env: Mapping[str, str], seeds: int) -> str:
-    """The number of a job array of so many seeds, the first two of which are under way."""
+def submit(tmp_path: Path, env: Mapping[str, str], seeds: int) -> str:
+    """Submits a job array; returns its ID once its first two seeds are being trained."""
     array = script(tmp_path, env, "other/long", f"--num_seeds={seeds}")
     job = cluster.call(env, "sbatch", "--parsable", stdin=array).strip()
     assert job.isdigit()
-    cluster.wait_for("two runs begin", lambda: rows(tmp_path, 0) > 2 and rows(tmp_path, 1) > 2)
+    cluster.wait_for(
+        "two runs are trained", lambda: all(evaluations(tmp_path, seed) > 2 for seed in (0, 1))
+    )
     return job
 
 
-def rows(tmp_path: Path, seed: int) -> int:
-    """How many evaluations a run has so far."""
+def evaluations(tmp_path: Path, seed: int) -> int:
+    """The number of evaluations of a run so far."""
     path = tmp_path / f"runs/other/long/seed-{seed}/metrics.jsonl"
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def assert_trained_once(tmp_path: Path, seeds: range) -> str:
-    """Every seed has one record and the run that one worker makes; returns what was said."""
+    """Asserts that each seed has one record and a single worker's run; returns the tasks' logs."""
     log = "".join(path.read_text() for path in tmp_path.glob("sweep-*.log"))
     found = records.load("other", tmp_path / "results")
     assert sorted(record.seed for record in found) == list(seeds)
-    said = Counter(line for line in log.splitlines() if line.startswith("other/long"))
+    lines = Counter(line for line in log.splitlines() if line.startswith("other/long"))
     for record in found:
-        assert said[f"other/long seed {record.seed}: {record.accuracy:.2f}%"] == 1, log
+        assert lines[f"other/long seed {record.seed}: {record.accuracy:.2f}%"] == 1, log
     alone = [f"--workdir={tmp_path}/alone", f"--results={tmp_path}/alone"]
     flags = ("other/long", f"--num_seeds={len(seeds)}", "--worker=alone")
     done = commands.run(tmp_path, "toy_sweep", *flags, *alone)
@@ -79,15 +81,15 @@ def assert_trained_once(tmp_path: Path, seeds: range) -> str:
     return log
 
 
-def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
+def test_requeued_killed_and_signalled_tasks_train_every_run_once(
     tmp_path: Path, slurm: Mapping[str, str]
 ) -> None:
     env = environment(tmp_path, slurm)
-    # Two nodes: two of the three tasks run, each with a seed.
-    job = submitted(tmp_path, env, 3)
+    # Two nodes: two of the three tasks run at first, one seed each.
+    job = submit(tmp_path, env, 3)
 
     def worker(task: int) -> int:
-        """The process of a task's worker."""
+        """The process ID of a task's worker; 0 if there is none."""
         number = cluster.call(env, "squeue", "--noheader", f"--job={job}_{task}", "--format=%A")
         for path in Path("/proc").glob("[0-9]*/environ"):
             try:
@@ -95,7 +97,7 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
                 command = (path.parent / "cmdline").read_bytes()
             except OSError:
                 continue
-            # Another test's cluster has the same numbers.
+            # Another test's cluster has the same job IDs.
             marks = (f"SLURM_JOB_ID={number.strip()}\0", f"SLURM_CONF={env['SLURM_CONF']}\0")
             mine = all(mark.encode() in variables for mark in marks)
             if mine and b"--worker=" in command and b"bash" not in command:
@@ -111,27 +113,25 @@ def test_an_array_that_is_requeued_stopped_and_killed_trains_every_run_once(
     cluster.wait_for(
         "the third task begins", lambda: third.exists() and " steps\n" in third.read_text()
     )
-    # As before the end of its time.
+    # As Slurm does shortly before a job's time limit.
     cluster.call(env, "scancel", "--signal=USR1", "--batch", f"{job}_2")
     show = ("scontrol", "show", "job", job)
     cluster.wait_for(
         "the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 3
     )
 
-    # Every task once, though the number of one is also that of the array.
+    # Each task was requeued once, although one task's job ID is also that of the array.
     restarts = re.findall(r"Restarts=(\d+)", cluster.call(env, *show))
     assert restarts == ["1", "1", "1"]
     log = assert_trained_once(tmp_path, range(3))
-    # One of each disturbance; two may have been of the same seed.
+    # One for each disturbance; two of them may have hit the same seed.
     assert sum("continues at step" in line for line in log.splitlines()) >= 3, log
 
 
-def test_an_array_goes_on_without_a_node_that_is_lost(
-    tmp_path: Path, slurm: Mapping[str, str]
-) -> None:
+def test_job_array_survives_the_loss_of_a_node(tmp_path: Path, slurm: Mapping[str, str]) -> None:
     env = environment(tmp_path, slurm)
-    job = submitted(tmp_path, env, 2)
-    cluster.lose(env, "node2")
+    job = submit(tmp_path, env, 2)
+    cluster.fail_node(env, "node2")
     show = ("scontrol", "show", "job", job)
     cluster.wait_for(
         "the array ends", lambda: cluster.call(env, *show).count("JobState=COMPLETED") == 2
@@ -144,7 +144,7 @@ def test_an_array_goes_on_without_a_node_that_is_lost(
     assert log.count("continues at step") == 1, log
 
 
-def test_a_row_that_fails_fails_one_task(tmp_path: Path, slurm: Mapping[str, str]) -> None:
+def test_failing_row_fails_only_its_task(tmp_path: Path, slurm: Mapping[str, str]) -> None:
     env = environment(tmp_path, slurm)
     array = script(tmp_path, env, "toy/bad", "toy/row", "--num_seeds=1")
     done = subprocess.run(["sbatch", "--wait"], env=env, input=array, text=True, check=False)
