@@ -65,7 +65,7 @@ def whole_report(histories: list[History], digits: Dataset) -> Page:
 
 
 @pytest.fixture
-def normed(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def batch_norm_recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A recipe of two epochs of two steps, for a network with BatchNorm and dropout."""
     entry = model_entry("batchnorm_cnn")
     recipe = dataclasses.replace(entry.recipe, model="normed", batch_size=60, epochs=2)
@@ -81,9 +81,9 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run that saved a checkpoint after every step."""
-    path = tmp_path_factory.mktemp("whole") / "run"
+    path = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnist_jax.training.session._REPORT_EVERY", 0.0)
         train_small([path], save_every=0.0)
@@ -91,9 +91,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copy(whole: Path, tmp_path: Path) -> Path:
-    """A copy of `whole`, for a test to modify."""
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
+def run_copy(uninterrupted: Path, tmp_path: Path) -> Path:
+    """A copy of `uninterrupted`, for a test to modify."""
+    return Path(shutil.copytree(uninterrupted, tmp_path / "copy"))
 
 
 @pytest.fixture

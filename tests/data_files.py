@@ -43,7 +43,7 @@ def write_idx(folder: Path, contents: Contents, compressed: bool = True) -> None
             (folder / file).write_bytes(content)
 
 
-def assert_is(dataset: Dataset, contents: Contents) -> None:
+def assert_dataset_equals(dataset: Dataset, contents: Contents) -> None:
     """Asserts that a dataset has exactly the images and labels of `contents`."""
     images, labels = idx.encode_images, idx.encode_labels
     assert images(dataset.train.images) == contents["train-images-idx3-ubyte"]

@@ -33,9 +33,9 @@ def averages(trainer: Trainer) -> list[np.ndarray]:
     return jax.tree.leaves(trainer.saved()[0]["averages"])
 
 
-def test_averages_match_those_computed_by_hand(normed: Recipe) -> None:
+def test_averages_match_those_computed_by_hand(batch_norm_recipe: Recipe) -> None:
     """Of parameters and of BatchNorm's statistics."""
-    recipe = dataclasses.replace(normed, average_decay=DECAY)
+    recipe = dataclasses.replace(batch_norm_recipe, average_decay=DECAY)
     trainer = Trainer(recipe, DATASET, seeds=[0], num_devices=1)
     expected = [np.asarray(one, np.float64) for one in values(trainer)]
     for _ in range(4):
@@ -92,8 +92,10 @@ def test_averages_start_from_the_initial_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_intervals")
-def test_run_stopped_after_every_step_resumes_its_averages(normed: Recipe, tmp_path: Path) -> None:
-    recipe = dataclasses.replace(normed, average_decay=DECAY)
+def test_run_stopped_after_every_step_resumes_its_averages(
+    batch_norm_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(batch_norm_recipe, average_decay=DECAY)
     stops = 0
     while True:
         try:

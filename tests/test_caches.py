@@ -21,7 +21,7 @@ import commands
 import jax
 import numpy as np
 import pytest
-from data_files import assert_is, make_contents, make_file_set, write_prepared
+from data_files import assert_dataset_equals, make_contents, make_file_set, write_prepared
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from runs_compared import assert_same_run
 
@@ -189,22 +189,22 @@ def test_damaged_decoded_dataset_is_decoded_again(
     caplog: pytest.LogCaptureFixture,
     tally: Counter[str],
 ) -> None:
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     (folder,) = (home / ".cache/mnist_jax/decoded").iterdir()
     for number, file in enumerate(FILES):
         other = TINY[FILES[(number + 2) % 4]]  # The other split's images, or labels.
         DAMAGES[damage](folder / file, other)
         caplog.clear()
-        assert_is(load_dataset("tiny"), TINY)
+        assert_dataset_equals(load_dataset("tiny"), TINY)
         if damage.startswith("flipped"):
             assert f"{folder / file} " in caplog.text
         tally["files of a decoded dataset damaged"] += 1
         if damage == "a folder":
             (folder / file).rmdir()
-            assert_is(load_dataset("tiny"), TINY)
+            assert_dataset_equals(load_dataset("tiny"), TINY)
     with monkeypatch.context() as patch:
         patch.setattr(prepared, "read", None)
-        assert_is(load_dataset("tiny"), TINY)
+        assert_dataset_equals(load_dataset("tiny"), TINY)
     if damage == "unreadable":
         return
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == TINY
@@ -212,12 +212,12 @@ def test_damaged_decoded_dataset_is_decoded_again(
 
 @pytest.mark.parametrize("place", [".cache/mnist_jax", "decoded", "copy"])
 def test_file_where_the_decoded_dataset_would_be_is_left_alone(home: Path, place: str) -> None:
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     (copy,) = (home / ".cache/mnist_jax/decoded").iterdir()
     folder = {"copy": copy, "decoded": copy.parent}.get(place, home / place)
     shutil.rmtree(folder)
     folder.touch()
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     assert folder.read_bytes() == b""
 
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from data_files import assert_is, make_contents, make_file_set, write_idx
+from data_files import assert_dataset_equals, make_contents, make_file_set, write_idx
 
 from mnist_jax.data import Dataset, catalog, download, idx, load_dataset, loading, resolve_dataset
 from mnist_jax.data.catalog import FILES
@@ -195,10 +195,10 @@ def test_download_is_verified_and_kept(
     mirrors: Mirrors, server: Server, tmp_path: Path, behaviour: str
 ) -> None:
     mirrors(behaviour)
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     assert cached(tmp_path) == TINY
     server.requests.clear()
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     assert not server.requests
 
 
@@ -238,7 +238,7 @@ def test_bad_mirror_is_named_and_the_next_one_used(
     mirrors: Mirrors, tmp_path: Path, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mirrors(behaviour, "good")
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     assert cached(tmp_path) == TINY
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
@@ -269,7 +269,7 @@ def test_files_of_an_incomplete_mirror_are_kept(
     assert cached(tmp_path) == {images: TINY[images], labels: TINY[labels]}
     server.requests.clear()
     mirrors("good")
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     assert len(server.requests) == 2
 
 
@@ -287,7 +287,7 @@ def test_damaged_file_in_the_cache_is_named_rather_than_replaced(
 def test_unwritable_cache_does_not_lose_the_download(mirrors: Mirrors, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     mirrors("good")
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
 
 
 def test_files_that_fit_into_a_full_cache_are_kept(
@@ -297,12 +297,12 @@ def test_files_that_fit_into_a_full_cache_are_kept(
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
     try:
-        assert_is(load_dataset("tiny"), TINY)
+        assert_dataset_equals(load_dataset("tiny"), TINY)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert cached(tmp_path) == {file: TINY[file] for file in FILES if "labels" in file}
     server.requests.clear()
-    assert_is(load_dataset("tiny"), TINY)
+    assert_dataset_equals(load_dataset("tiny"), TINY)
     assert len(server.requests) == 2
 
 
@@ -322,7 +322,7 @@ def test_decompression_bomb_takes_no_more_memory_than_a_file(
 
 def test_auto_downloads_before_it_falls_back(mirrors: Mirrors) -> None:
     mirrors("good")
-    assert_is(resolve_dataset("tiny"), TINY)
+    assert_dataset_equals(resolve_dataset("tiny"), TINY)
 
 
 def test_simultaneous_downloads_do_not_disturb_each_other(mirrors: Mirrors, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_simultaneous_downloads_do_not_disturb_each_other(mirrors: Mirrors, tmp_
         thread.join()
     assert len(datasets) == 8
     for dataset in datasets:
-        assert_is(dataset, TINY)
+        assert_dataset_equals(dataset, TINY)
     assert cached(tmp_path) == TINY
 
 

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import assert_is, make_contents, make_file_set, write_idx, write_prepared
+from data_files import (
+    assert_dataset_equals,
+    make_contents,
+    make_file_set,
+    write_idx,
+    write_prepared,
+)
 
 from mnist_jax.data import (
     Dataset,
@@ -51,7 +57,7 @@ def test_idx_files_are_found_in_the_usual_layouts(
 ) -> None:
     write_idx(tmp_path / "data" / layout, TINY, compressed)
     dataset = load_dataset("tiny", tmp_path / "data")
-    assert_is(dataset, TINY)
+    assert_dataset_equals(dataset, TINY)
     assert dataset.source == str(tmp_path / "data" / layout)
     assert (len(dataset.train), len(dataset.test)) == (7, 5)
 
@@ -60,7 +66,7 @@ def test_idx_files_are_found_in_the_usual_layouts(
 def test_prepared_datasets_are_found_and_their_order_restored(tmp_path: Path, layout: str) -> None:
     write_prepared(tmp_path / "data" / layout, TINY)
     dataset = load_dataset("tiny", tmp_path / "data")
-    assert_is(dataset, TINY)
+    assert_dataset_equals(dataset, TINY)
     assert dataset.source == str(tmp_path / "data" / layout)
 
 
@@ -152,7 +158,7 @@ def test_unnamed_folder_with_another_dataset_is_skipped(tmp_path: Path, home: Pa
     with pytest.raises(DatasetNotFound, match=r"data \(which holds other\)"):
         load_dataset("tiny", tmp_path / "data")
     write_idx(home / "tensorflow_datasets/tiny", TINY)
-    assert_is(load_dataset("tiny", tmp_path / "data"), TINY)
+    assert_dataset_equals(load_dataset("tiny", tmp_path / "data"), TINY)
 
 
 def test_images_and_labels_of_different_counts_are_refused(tmp_path: Path) -> None:
@@ -172,9 +178,9 @@ def test_truncated_file_is_named(tmp_path: Path) -> None:
 
 def test_prepared_dataset_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_prepared(tmp_path / "tiny/1.0.0", TINY)
-    assert_is(load_dataset("tiny", tmp_path), TINY)
+    assert_dataset_equals(load_dataset("tiny", tmp_path), TINY)
     monkeypatch.setattr(prepared, "read", None)
-    assert_is(load_dataset("tiny", tmp_path), TINY)
+    assert_dataset_equals(load_dataset("tiny", tmp_path), TINY)
 
 
 def test_damaged_prepared_dataset_is_not_masked_by_its_decoded_copy(tmp_path: Path) -> None:
@@ -214,14 +220,14 @@ def test_prepared_dataset_that_needs_tensorflow_is_skipped(
     info.write_text(text)
     write_prepared(tmp_path / "tiny/1.0.0", TINY)
     write_prepared(tmp_path / "tiny/3.0.0.incompleteABC", OTHER)
-    assert_is(load_dataset("tiny", tmp_path), TINY)
+    assert_dataset_equals(load_dataset("tiny", tmp_path), TINY)
     assert only_warning(caplog) == f"Skipping {info.parent}: reading tfrecord needs TensorFlow"
 
 
 def test_newest_version_of_a_prepared_dataset_is_used(tmp_path: Path) -> None:
     write_prepared(tmp_path / "tiny/3.0.2", OTHER)
     write_prepared(tmp_path / "tiny/3.0.10", TINY)
-    assert_is(load_dataset("tiny", tmp_path), TINY)
+    assert_dataset_equals(load_dataset("tiny", tmp_path), TINY)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
@@ -237,7 +243,7 @@ def test_auto_uses_an_existing_dataset_without_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_idx(tmp_path, TINY)
-    assert_is(resolve_dataset("tiny", tmp_path), TINY)
+    assert_dataset_equals(resolve_dataset("tiny", tmp_path), TINY)
     assert not caplog.records
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("short_intervals")
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_stopped_after_every_step_is_bit_identical(
-    seeds: int, whole: Path, tmp_path: Path
+    seeds: int, uninterrupted: Path, tmp_path: Path
 ) -> None:
     paths = [tmp_path / str(seed) for seed in range(seeds)]
     stopped = stops = 0
@@ -36,7 +36,7 @@ def test_a_run_stopped_after_every_step_is_bit_identical(
             stopped = stop.step
             stops += 1
     assert stopped == stops == 13
-    assert_same_run(paths[0], whole)
+    assert_same_run(paths[0], uninterrupted)
     if seeds == 2:
         direct = [tmp_path / "direct" / str(seed) for seed in range(seeds)]
         train_small(direct)
@@ -53,9 +53,13 @@ def test_many_evaluations_between_two_reports_are_all_recorded(
     assert len(RunDirectory(path).metrics()) == 7 * 80
 
 
-def test_dropout_and_batch_statistics_are_resumed(normed: Recipe, tmp_path: Path) -> None:
+def test_dropout_and_batch_statistics_are_resumed(
+    batch_norm_recipe: Recipe, tmp_path: Path
+) -> None:
     """Even where evaluations in training mode update the statistics."""
-    recipe = dataclasses.replace(normed, epochs=1, eval_every=1, evaluation="training_mode")
+    recipe = dataclasses.replace(
+        batch_norm_recipe, epochs=1, eval_every=1, evaluation="training_mode"
+    )
     stops = 0
     while True:
         try:
@@ -64,8 +68,8 @@ def test_dropout_and_batch_statistics_are_resumed(normed: Recipe, tmp_path: Path
         except Stopped:
             stops += 1
     assert stops == 1
-    train_small([tmp_path / "whole"], recipe)
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    train_small([tmp_path / "uninterrupted"], recipe)
+    assert_same_run(tmp_path / "stopped", tmp_path / "uninterrupted")
 
 
 @pytest.mark.parametrize(
@@ -83,10 +87,10 @@ def test_dropout_and_batch_statistics_are_resumed(normed: Recipe, tmp_path: Path
     ],
 )
 def test_resumes_from_the_latest_intact_state(
-    damage: str, resumes_from: int, whole: Path, copy: Path
+    damage: str, resumes_from: int, uninterrupted: Path, run_copy: Path
 ) -> None:
-    remove_result(copy)
-    checkpoints = copy / "checkpoints"
+    remove_result(run_copy)
+    checkpoints = run_copy / "checkpoints"
     assert Checkpoints(checkpoints).steps() == [13, 14]
     match damage:
         case "newest with a flipped bit":
@@ -100,28 +104,28 @@ def test_resumes_from_the_latest_intact_state(
         case "no checkpoints":
             shutil.rmtree(checkpoints)
         case "metrics truncated within the last line":
-            text = (copy / "metrics.jsonl").read_text()
-            (copy / "metrics.jsonl").write_text(text[:-30])
+            text = (run_copy / "metrics.jsonl").read_text()
+            (run_copy / "metrics.jsonl").write_text(text[:-30])
         case "no metrics":
-            (copy / "metrics.jsonl").unlink()
+            (run_copy / "metrics.jsonl").unlink()
         case "steps truncated within the last one":
-            os.truncate(copy / "steps.f32", 8 * 14 - 3)
+            os.truncate(run_copy / "steps.f32", 8 * 14 - 3)
         case "steps empty":
-            os.truncate(copy / "steps.f32", 0)
+            os.truncate(run_copy / "steps.f32", 0)
         case "leftover of a killed save":
             shutil.copytree(checkpoints / "14", checkpoints / "20.orbax-checkpoint-tmp")
-    assert train_small([copy]) == resumes_from
-    assert_same_run(copy, whole)
+    assert train_small([run_copy]) == resumes_from
+    assert_same_run(run_copy, uninterrupted)
 
 
-def test_metrics_are_the_means_of_the_recorded_steps(whole: Path) -> None:
-    steps = np.fromfile(whole / "steps.f32", "<f4").reshape(-1, 2)
+def test_metrics_are_the_means_of_the_recorded_steps(uninterrupted: Path) -> None:
+    steps = np.fromfile(uninterrupted / "steps.f32", "<f4").reshape(-1, 2)
     assert steps.shape == (14, 2)
     # The training set has 120 - 20 images, so the last batch of an epoch has 4.
     sizes = np.tile([16] * 6 + [4], 2)
     np.testing.assert_allclose(steps[:, 1] * sizes, np.rint(steps[:, 1] * sizes), atol=1e-4)
     start = 0
-    for row in RunDirectory(whole).metrics():
+    for row in RunDirectory(uninterrupted).metrics():
         since = slice(start, row.step)
         means = np.average(steps[since], axis=0, weights=sizes[since])
         assert means == pytest.approx([row.train_loss, row.train_accuracy], rel=1e-5)
@@ -129,55 +133,58 @@ def test_metrics_are_the_means_of_the_recorded_steps(whole: Path) -> None:
     assert start == 14
 
 
-def test_an_old_run_without_recorded_steps_is_resumed(whole: Path, copy: Path) -> None:
-    remove_result(copy)
-    shutil.rmtree(copy / "checkpoints" / "14")
-    expected = np.array(RunDirectory(whole).steps())
-    (copy / "steps.f32").unlink()
-    assert RunDirectory(copy).steps() is None
-    assert train_small([copy]) == 13
+def test_an_old_run_without_recorded_steps_is_resumed(uninterrupted: Path, run_copy: Path) -> None:
+    remove_result(run_copy)
+    shutil.rmtree(run_copy / "checkpoints" / "14")
+    expected = np.array(RunDirectory(uninterrupted).steps())
+    (run_copy / "steps.f32").unlink()
+    assert RunDirectory(run_copy).steps() is None
+    assert train_small([run_copy]) == 13
     expected[:12] = np.nan  # Steps since the last evaluation are in the checkpoint.
-    np.testing.assert_array_equal(RunDirectory(copy).steps(), expected)
-    shutil.copy(whole / "steps.f32", copy / "steps.f32")
-    assert_same_run(copy, whole)
+    np.testing.assert_array_equal(RunDirectory(run_copy).steps(), expected)
+    shutil.copy(uninterrupted / "steps.f32", run_copy / "steps.f32")
+    assert_same_run(run_copy, uninterrupted)
 
 
 def test_seeds_resume_from_the_latest_common_checkpoint(tmp_path: Path) -> None:
-    whole = [tmp_path / "whole" / str(seed) for seed in range(2)]
-    train_small(whole, save_every=0.0)
-    killed = [Path(shutil.copytree(p, tmp_path / "killed" / p.name)) for p in whole]
+    uninterrupted = [tmp_path / "uninterrupted" / str(seed) for seed in range(2)]
+    train_small(uninterrupted, save_every=0.0)
+    killed = [Path(shutil.copytree(p, tmp_path / "killed" / p.name)) for p in uninterrupted]
     for path in killed:
         remove_result(path)
     shutil.rmtree(killed[1] / "checkpoints" / "14")
     assert train_small(killed) == 13
-    for one, other in zip(killed, whole, strict=True):
+    for one, other in zip(killed, uninterrupted, strict=True):
         assert_same_run(one, other)
 
 
-def test_an_extended_run_equals_a_longer_one(copy: Path, tmp_path: Path) -> None:
+def test_an_extended_run_equals_a_longer_one(run_copy: Path, tmp_path: Path) -> None:
     longer = dataclasses.replace(RECIPE, epochs=3)
-    assert RunDirectory(copy).finished(longer) is None
-    assert train_small([copy], longer) == 14
+    assert RunDirectory(run_copy).finished(longer) is None
+    assert train_small([run_copy], longer) == 14
     train_small([tmp_path / "uninterrupted"], longer)
-    assert_same_run(copy, tmp_path / "uninterrupted")
-    result = RunDirectory(copy).finished(longer)
+    assert_same_run(run_copy, tmp_path / "uninterrupted")
+    result = RunDirectory(run_copy).finished(longer)
     assert result is not None
     assert result["epochs"] == 3
     with pytest.raises(UsageError, match="has epochs 3, not 2"):
-        RunDirectory(copy).check(RECIPE)
+        RunDirectory(run_copy).check(RECIPE)
 
 
 def test_only_seeds_with_a_common_checkpoint_are_resumed_together(
-    whole: Path, tmp_path: Path
+    uninterrupted: Path, tmp_path: Path
 ) -> None:
-    runs = [RunDirectory(path) for path in (tmp_path / "new", whole, tmp_path / "newer", whole)]
+    runs = [
+        RunDirectory(path)
+        for path in (tmp_path / "new", uninterrupted, tmp_path / "newer", uninterrupted)
+    ]
     assert groups(runs) == [[0, 2], [1, 3]]
     later = RunDirectory(tmp_path / "later")
-    _save(later, Checkpoints(whole / "checkpoints").steps()[0], 1000)
+    _save(later, Checkpoints(uninterrupted / "checkpoints").steps()[0], 1000)
     # One of the latest two checkpoints in common is enough.
-    assert groups([RunDirectory(whole), later]) == [[0, 1]]
+    assert groups([RunDirectory(uninterrupted), later]) == [[0, 1]]
     _save(later, 1001)
-    assert groups([RunDirectory(whole), later]) == [[0], [1]]
+    assert groups([RunDirectory(uninterrupted), later]) == [[0], [1]]
 
 
 def test_a_damaged_checkpoint_does_not_set_other_seeds_back(tmp_path: Path) -> None:
@@ -195,23 +202,27 @@ def _save(run: RunDirectory, *steps: int) -> None:
             checkpoints.save(step, {"kernel": np.zeros(3)})
 
 
-def test_training_a_finished_run_again_returns_its_result(copy: Path, whole: Path) -> None:
-    expected = RunDirectory(whole).result()
-    assert train([(RECIPE, RunDirectory(copy))], DATASET, num_devices=1) == [expected]
+def test_training_a_finished_run_again_returns_its_result(
+    run_copy: Path, uninterrupted: Path
+) -> None:
+    expected = RunDirectory(uninterrupted).result()
+    assert train([(RECIPE, RunDirectory(run_copy))], DATASET, num_devices=1) == [expected]
 
 
 def test_the_environment_of_each_part_of_a_run_is_kept_and_changes_are_reported(
-    copy: Path, caplog: pytest.LogCaptureFixture
+    run_copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    remove_result(copy)
-    file = copy / "environment.json"
+    remove_result(run_copy)
+    file = run_copy / "environment.json"
     now = json.loads(file.read_text())
     other = {"revision": "1" * 40, "dirty": now["git"]["dirty"]}
     packages = now["packages"] | {"jax": "0.9.0"}
     file.write_text(json.dumps(now | {"git": other, "packages": packages}))
-    assert train_small([copy]) > 0
+    assert train_small([run_copy]) > 0
     part = {"packages": packages, "device": now["device"], "git": other}
-    warnings = [record.getMessage().removeprefix(f"{copy} ran with ") for record in caplog.records]
+    warnings = [
+        record.getMessage().removeprefix(f"{run_copy} ran with ") for record in caplog.records
+    ]
     assert warnings == [
         f"packages jax 0.9.0 and resumes with packages jax {now['packages']['jax']}:"
         " the last digits may differ.",
@@ -220,9 +231,9 @@ def test_the_environment_of_each_part_of_a_run_is_kept_and_changes_are_reported(
     ]
     assert json.loads(file.read_text()) == now | {"before": [part]}
     # A run that starts again has no earlier parts.
-    shutil.rmtree(copy / "checkpoints")
-    remove_result(copy)
-    assert train_small([copy]) == 0
+    shutil.rmtree(run_copy / "checkpoints")
+    remove_result(run_copy)
+    assert train_small([run_copy]) == 0
     assert json.loads(file.read_text()) == now
 
 
@@ -259,19 +270,19 @@ def test_a_seed_resumed_alone_keeps_the_mesh_it_began_with(
 
 
 def test_an_old_run_without_a_thread_count_gets_one_and_later_changes_are_reported(
-    copy: Path, caplog: pytest.LogCaptureFixture
+    run_copy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = copy / "environment.json"
+    file = run_copy / "environment.json"
     device = {"platform": "cpu", "kind": "cpu", "mesh": {"seed": 2, "data": 1}}
     now = json.loads(file.read_text()) | {"device": device}
     file.write_text(json.dumps(now))
     alone = {"seed": 1, "data": 1}
     for threads, warnings in ((4, 0), (4, 0), (2, 1)):
         described = device | {"mesh": alone, "threads": threads}
-        RunDirectory(copy).create(RECIPE, now | {"device": described})
+        RunDirectory(run_copy).create(RECIPE, now | {"device": described})
         assert len(caplog.records) == warnings
         if not warnings:
-            assert RunDirectory(copy).device() == device | {"threads": 4}
+            assert RunDirectory(run_copy).device() == device | {"threads": 4}
     assert "threads 4 and resumes with device" in caplog.text
     assert "threads 2: the last digits may differ" in caplog.text
 
@@ -280,15 +291,15 @@ def test_an_old_run_without_a_thread_count_gets_one_and_later_changes_are_report
     "fragment", [b"", b'{"epoch": 1', b"\0" * 20 + b"\n", b'{"epoch"\0\0\n', b"\xff\n"]
 )
 def test_an_incomplete_last_row_of_an_unfinished_run_is_ignored(
-    fragment: bytes, copy: Path, whole: Path
+    fragment: bytes, run_copy: Path, uninterrupted: Path
 ) -> None:
-    remove_result(copy)
-    rows = RunDirectory(copy).metrics()
-    with (copy / "metrics.jsonl").open("ab") as file:
+    remove_result(run_copy)
+    rows = RunDirectory(run_copy).metrics()
+    with (run_copy / "metrics.jsonl").open("ab") as file:
         file.write(fragment)
-    assert RunDirectory(copy).metrics() == rows
-    assert train_small([copy]) > 0
-    assert_same_run(copy, whole)
+    assert RunDirectory(run_copy).metrics() == rows
+    assert train_small([run_copy]) > 0
+    assert_same_run(run_copy, uninterrupted)
 
 
 def test_seeds_whose_batches_were_split_differently_are_not_grouped(tmp_path: Path) -> None:

@@ -23,65 +23,65 @@ from mnist_jax.runs.environment import describe_environment
 pytestmark = pytest.mark.usefixtures("short_intervals")
 
 
-def test_a_finished_run_is_recognised(whole: Path) -> None:
-    result = RunDirectory(whole).finished(RECIPE)
+def test_a_finished_run_is_recognised(uninterrupted: Path) -> None:
+    result = RunDirectory(uninterrupted).finished(RECIPE)
     assert result is not None
     assert result["epochs"] == 2
 
 
-def test_differences_from_another_recipe_are_named(whole: Path) -> None:
+def test_differences_from_another_recipe_are_named(uninterrupted: Path) -> None:
     other = dataclasses.replace(RECIPE, learning_rate=0.1, model="dense")
     with pytest.raises(UsageError, match=r"has model 'shallow', not 'dense', learning_rate 0\.05"):
-        RunDirectory(whole).check(other)
+        RunDirectory(uninterrupted).check(other)
     with pytest.raises(UsageError, match="--overwrite"):
-        RunDirectory(whole).finished(other)
+        RunDirectory(uninterrupted).finished(other)
 
 
-def test_other_training_images_are_refused(copy: Path) -> None:
-    remove_result(copy)
+def test_other_training_images_are_refused(run_copy: Path) -> None:
+    remove_result(run_copy)
     with pytest.raises(Failure, match="began with other images of mnist"):
-        train_small([copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
+        train_small([run_copy], dataset=dataclasses.replace(DATASET, sha256="1" * 64))
 
 
 @pytest.mark.parametrize("content", [b"", b"no array", None])
-def test_damaged_predictions_are_refused(copy: Path, content: bytes | None) -> None:
-    path = copy / "predictions.npy"
+def test_damaged_predictions_are_refused(run_copy: Path, content: bytes | None) -> None:
+    path = run_copy / "predictions.npy"
     if content is None:
         np.save(path, np.zeros(3, np.float32))
     else:
         path.write_bytes(content)
     with pytest.raises(Failure, match=r"predictions\.npy is damaged"):
-        RunDirectory(copy).predictions()
+        RunDirectory(run_copy).predictions()
 
 
 @pytest.mark.parametrize(
     "change", [{"validation_accuracy": ""}, {"step": 1.5}, {"test_loss": None}, {"loss": 1.0}]
 )
-def test_a_damaged_row_is_refused(change: dict[str, Any], copy: Path) -> None:
-    lines = (copy / "metrics.jsonl").read_text().splitlines()
+def test_a_damaged_row_is_refused(change: dict[str, Any], run_copy: Path) -> None:
+    lines = (run_copy / "metrics.jsonl").read_text().splitlines()
     lines[1] = json.dumps(json.loads(lines[1]) | change)
-    (copy / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    (run_copy / "metrics.jsonl").write_text("\n".join([*lines, ""]))
     with pytest.raises(Failure, match=r"metrics.jsonl is damaged or of another version"):
-        RunDirectory(copy).metrics()
+        RunDirectory(run_copy).metrics()
 
 
 @pytest.mark.parametrize(
     "device",
     [3, {"mesh": 3}, {"mesh": {"data": "2"}}, {"mesh": {"data": 0}}, {"threads": 2.5}],
 )
-def test_an_invalid_device_is_refused(device: object, copy: Path) -> None:
-    file = copy / "environment.json"
+def test_an_invalid_device_is_refused(device: object, run_copy: Path) -> None:
+    file = run_copy / "environment.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"device": device}))
     with pytest.raises(Failure, match=r"environment\.json is damaged"):
-        RunDirectory(copy).device()
+        RunDirectory(run_copy).device()
 
 
-def test_a_recipe_field_missing_in_an_old_run_has_its_default(copy: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())
+def test_a_recipe_field_missing_in_an_old_run_has_its_default(run_copy: Path) -> None:
+    config = json.loads((run_copy / "config.json").read_text())
     del config["evaluation"]
-    (copy / "config.json").write_text(json.dumps(config))
-    RunDirectory(copy).check(RECIPE)
-    assert RunDirectory(copy).recipe().evaluation == "exact"
+    (run_copy / "config.json").write_text(json.dumps(config))
+    RunDirectory(run_copy).check(RECIPE)
+    assert RunDirectory(run_copy).recipe().evaluation == "exact"
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_a_recipe_field_missing_in_an_old_run_has_its_default(copy: Path) -> Non
     ],
 )
 def test_a_recipe_of_another_version_is_refused(
-    copy: Path, change: Callable[[dict[str, Any]], object], reason: str
+    run_copy: Path, change: Callable[[dict[str, Any]], object], reason: str
 ) -> None:
-    config = json.loads((copy / "config.json").read_text())
+    config = json.loads((run_copy / "config.json").read_text())
     change(config)
-    (copy / "config.json").write_text(json.dumps(config))
+    (run_copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(Failure, match=rf"another version \({reason}\)"):
-        RunDirectory(copy).check(RECIPE)
+        RunDirectory(run_copy).check(RECIPE)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "metrics.jsonl"])
@@ -112,17 +112,17 @@ def test_foreign_files_are_refused_and_never_removed(tmp_path: Path, name: str) 
     assert (tmp_path / name).exists()
 
 
-def test_overwriting_removes_all_but_the_user_s_files(whole: Path, copy: Path) -> None:
-    (copy / "notes.txt").write_text("mine")
-    (copy / "config.json").write_text("{")
-    RunDirectory(copy).clear()
-    assert sorted(p.name for p in copy.iterdir()) == [".lock", "notes.txt"]
-    temporary = copy / ".config.json.0123.tmp"
+def test_overwriting_removes_all_but_the_user_s_files(uninterrupted: Path, run_copy: Path) -> None:
+    (run_copy / "notes.txt").write_text("mine")
+    (run_copy / "config.json").write_text("{")
+    RunDirectory(run_copy).clear()
+    assert sorted(p.name for p in run_copy.iterdir()) == [".lock", "notes.txt"]
+    temporary = run_copy / ".config.json.0123.tmp"
     temporary.write_text("{")  # A process killed while writing leaves this.
-    assert train_small([copy]) == 0
+    assert train_small([run_copy]) == 0
     assert not temporary.exists()
-    (copy / "notes.txt").unlink()
-    assert_same_run(copy, whole)
+    (run_copy / "notes.txt").unlink()
+    assert_same_run(run_copy, uninterrupted)
 
 
 def test_a_directory_cannot_be_locked_twice(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_directory_that_cannot_be_created_is_a_failure(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "steps.f32", "predictions.npy", "result.json"])
 def test_a_full_disk_is_a_failure_after_which_the_run_resumes(
-    name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the content is written before the disk is full, at a late write of the file."""
     path = tmp_path / "run"
@@ -173,7 +173,7 @@ def test_a_full_disk_is_a_failure_after_which_the_run_resumes(
             train_small([path])
     assert not (path / "result.json").exists()
     train_small([path])
-    assert_same_run(path, whole)
+    assert_same_run(path, uninterrupted)
 
 
 @pytest.mark.parametrize("depth", [500, 10**5])  # Too deep to traverse, and to parse.
@@ -187,16 +187,16 @@ def test_a_full_disk_is_a_failure_after_which_the_run_resumes(
     ],
 )
 def test_deeply_nested_files_are_refused(
-    name: str, read: Callable[[RunDirectory], object], depth: int, copy: Path
+    name: str, read: Callable[[RunDirectory], object], depth: int, run_copy: Path
 ) -> None:
-    before, end, after = (copy / name).read_text().rpartition("}")
+    before, end, after = (run_copy / name).read_text().rpartition("}")
     nested = f', "model_args": {depth * "["}{depth * "]"}'
-    (copy / name).write_text(before + nested + end + after)
+    (run_copy / name).write_text(before + nested + end + after)
     with pytest.raises(Failure, match=rf"{name} is damaged .*\(it is nested too deeply\)"):
-        read(RunDirectory(copy))
+        read(RunDirectory(run_copy))
     if name == "config.json":
         with pytest.raises(UsageError, match=r"is not a recipe .*\(it is nested too deeply\)"):
-            Recipe.load(copy / name)
+            Recipe.load(run_copy / name)
 
 
 @pytest.mark.parametrize(
@@ -244,19 +244,19 @@ def test_an_integer_and_its_float_give_the_same_recipe() -> None:
 @pytest.mark.parametrize(
     "name", ["config.json", "environment.json", "metrics.jsonl", "result.json"]
 )
-def test_mutated_files_are_refused_or_harmless(name: str, copy: Path) -> None:
+def test_mutated_files_are_refused_or_harmless(name: str, run_copy: Path) -> None:
     """Reading a changed file raises no exception but `Failure`."""
     generator = random.Random(name)
-    data = (copy / name).read_bytes()
-    run = RunDirectory(copy)
+    data = (run_copy / name).read_bytes()
+    run = RunDirectory(run_copy)
     environment = describe_environment(DATASET, {"platform": "test"})
-    result = (copy / "result.json").read_bytes()
+    result = (run_copy / "result.json").read_bytes()
     values = [b"null", b"-1", b"1e999", b'"x"', b"[]", b"{}", b"\xff", b"", b"NaN"]
     failures = refused = 0
     for _ in range(300):
         start = generator.randrange(len(data))
         end = min(len(data), start + generator.choice([0, 1, 1, 8, 1000]))
-        (copy / name).write_bytes(data[:start] + generator.choice(values) + data[end:])
+        (run_copy / name).write_bytes(data[:start] + generator.choice(values) + data[end:])
         try:
             if ended := run.finished(RECIPE):
                 assert isinstance(ended["test_accuracy"], int | float)
@@ -265,6 +265,6 @@ def test_mutated_files_are_refused_or_harmless(name: str, copy: Path) -> None:
             run.create(RECIPE, environment)
         except Failure as failure:
             failures += 1
-            refused += str(copy) in str(failure)
-        (copy / "result.json").write_bytes(result)
+            refused += str(run_copy) in str(failure)
+        (run_copy / "result.json").write_bytes(result)
     assert refused == failures > 100

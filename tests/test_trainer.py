@@ -204,8 +204,8 @@ def test_a_step_is_traced_once_for_full_batches_and_once_for_short_ones(
     assert traced == [(24,), (16,)]
 
 
-def test_training_mode_evaluation_updates_the_batch_statistics(normed: Recipe) -> None:
-    config = dataclasses.replace(normed, batch_size=20, evaluation="training_mode")
+def test_training_mode_evaluation_updates_the_batch_statistics(batch_norm_recipe: Recipe) -> None:
+    config = dataclasses.replace(batch_norm_recipe, batch_size=20, evaluation="training_mode")
     data = make_dataset(train=40, test=40)
     trainer = Trainer(config, data, seeds=[0], num_devices=2)
     before = jax.device_get(trainer.state(0).batch_stats)
@@ -232,13 +232,13 @@ def compilations() -> Iterator[list[str]]:
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-def test_all_arrays_of_a_network_are_initialised_by_one_program(normed: Recipe) -> None:
+def test_all_arrays_of_a_network_are_initialised_by_one_program(batch_norm_recipe: Recipe) -> None:
     Trainer(
         shallow(), make_dataset(), seeds=[0], num_devices=1
     )  # Programs that all networks share.
     with compilations() as compiled:
         # A number of seeds that no other test uses, so that nothing has been compiled yet.
-        Trainer(normed, make_dataset(), seeds=range(5), num_devices=1).state(4)
+        Trainer(batch_norm_recipe, make_dataset(), seeds=range(5), num_devices=1).state(4)
     assert len(compiled) == 3, "initial values, stacking of seeds, and selection of one seed"
 
 

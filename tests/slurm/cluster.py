@@ -72,7 +72,7 @@ def running(folder: Path) -> Iterator[Mapping[str, str]]:
             host=socket.gethostname().partition(".")[0],
             user=getpass.getuser(),
             folder=folder,
-            ports=_free_ports(3),
+            ports=free_ports(3),
             requeue=_REQUEUE,
             kill=_KILL,
         )
@@ -150,7 +150,7 @@ def wait_for(what: str, condition: Callable[[], object]) -> None:
         time.sleep(0.2)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

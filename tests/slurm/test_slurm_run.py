@@ -38,7 +38,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str
 def srun(env: Mapping[str, str], path: Path) -> subprocess.Popen[str]:
     """Starts the run as a job step of two tasks, one on each node."""
     # The nodes' names are no host names, so the coordinator's address is given.
-    port = cluster._free_ports(1)[0]
+    port = cluster.free_ports(1)[0]
     command = [
         "srun",
         "--nodes=2",
