@@ -77,21 +77,25 @@ def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
     require_torch()
     import torch
 
-    from experiments.references.following import follow
+    from experiments.references.torch_replay import replay
 
     # PyTorch's threads busy-wait and would starve JAX's.
     torch.set_num_threads(1)
+    # oneDNN's gradient of a convolution's bias, a sum over all pixels of a batch, has errors far
+    # above rounding: for `lenet`'s first bias tens of times those of PyTorch's own kernels.
+    torch.backends.mkldnn.set_flags(_enabled=False)
     devices.configure_process(cache_folder() / "compiled")
     out.print(f"{row} seed {recipe.seed}: {epochs} of {recipe.epochs} epochs")
     dataset = load_dataset(recipe.dataset, _DATA_DIR.value)
     environment = describe_environment(dataset, {"platform": "cpu"})
     environment["packages"]["torch"] = metadata.version("torch")
+    environment["onednn"] = False
     return WholeRun(
         row=row,
         recipe=recipe,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         environment={k: v for k, v in environment.items() if k not in records.LOCAL},
-        followed=follow(out, recipe, dataset, epochs),
+        replay=replay(out, recipe, dataset, epochs),
     )
 
 

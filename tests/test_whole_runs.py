@@ -14,7 +14,7 @@ from experiments.evidence import whole_run_page, whole_runs
 from experiments.evidence.records import Record, append
 from experiments.evidence.rows import all_articles, find
 from experiments.evidence.whole_runs import WholeRun
-from experiments.references.replays import Apart, Followed, Side
+from experiments.references.replays import Distance, Replay, Side
 from mnist_jax.data import Dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.recipe import Recipe
@@ -72,17 +72,17 @@ NORMALIZED = Recipe(
 ROW = "lenet_fashion_mnist/lenet"
 
 
-def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> Any:
+def _replay(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> Any:
     """Trains a recipe with both programs; PyTorch's may be given another recipe, `theirs`."""
     from rich.console import Console
 
-    from experiments.references import following, torch_runs
+    from experiments.references import torch_replay, torch_runs
 
     author = None
     if theirs:
         schedule = Schedule.of(recipe, len(dataset.train) - recipe.validation)
         author = torch_runs.reference(theirs, schedule.steps_per_epoch)
-    return following.follow(Console(quiet=True), recipe, dataset, recipe.epochs, author)
+    return torch_replay.replay(Console(quiet=True), recipe, dataset, recipe.epochs, author)
 
 
 @pytest.mark.usefixtures("one_torch_thread")
@@ -99,12 +99,12 @@ def _follow(recipe: Recipe, dataset: Dataset, theirs: Recipe | None = None) -> A
     ],
 )
 def test_pytorch_agrees(recipe: Recipe, others: int, tolerance: float, digits: Dataset) -> None:
-    made = _follow(recipe, digits)
-    assert max(made.apart.predictions) <= others
+    made = _replay(recipe, digits)
+    assert max(made.distance.predictions) <= others
     assert made.first_step is None or others
     assert made.losses < tolerance
-    assert max(made.apart.values) < tolerance
-    assert 0 < max(made.nudged.values) < tolerance
+    assert max(made.distance.values) < tolerance
+    assert 0 < max(made.perturbed.values) < tolerance
     accuracy = others / len(digits.test) + 1e-6
     for column, ours, theirs in zip(made.ours._fields, made.ours, made.theirs, strict=True):
         apart = accuracy if column.endswith("accuracy") else tolerance
@@ -128,34 +128,34 @@ def test_pytorch_agrees(recipe: Recipe, others: int, tolerance: float, digits: D
 def test_a_different_protocol_is_detected(
     recipe: Recipe, changes: dict[str, Any], digits: Dataset
 ) -> None:
-    made = _follow(recipe, digits, dataclasses.replace(recipe, **changes))
-    assert made.apart.values[-1] > 10 * max(made.nudged.values)
-    assert made.apart.values[-1] > 1e-4
+    made = _replay(recipe, digits, dataclasses.replace(recipe, **changes))
+    assert made.distance.values[-1] > 10 * max(made.perturbed.values)
+    assert made.distance.values[-1] > 1e-4
     assert made.ours.test_loss != pytest.approx(made.theirs.test_loss, rel=1e-5)
 
 
 def test_first_step_with_different_predictions_is_found() -> None:
     pytest.importorskip("torch")
-    from experiments.references.following import parting
+    from experiments.references.torch_replay import divergence
 
     # Loss and number of correct predictions of five steps.
     ours = np.array([[2.0, 1], [1.5, 3], [1.0, 5], [0.5, 7], [0.2, 9]])
     theirs = ours + np.array([[0.1, 0], [-0.2, 0], [0.9, 1], [0, 0], [0, 2]])
-    assert parting(np.stack([ours, theirs])) == (3, pytest.approx(0.2))
-    assert parting(np.stack([ours, ours])) == (None, 0.0)
+    assert divergence(np.stack([ours, theirs])) == (3, pytest.approx(0.2))
+    assert divergence(np.stack([ours, ours])) == (None, 0.0)
 
 
 @pytest.mark.usefixtures("one_torch_thread")
 def test_runs_that_cannot_be_replayed_are_refused(digits: Dataset) -> None:
     with pytest.raises(UsageError, match="training mode"):
-        _follow(dataclasses.replace(NORMALIZED, evaluation="training_mode"), digits)
+        _replay(dataclasses.replace(NORMALIZED, evaluation="training_mode"), digits)
     with pytest.raises(UsageError, match="no PyTorch reference of expanded_double_fc"):
-        _follow(
+        _replay(
             dataclasses.replace(NIELSEN, model="expanded_double_fc", model_args={"hidden": 20}),
             digits,
         )
     with pytest.raises(Failure, match=r"diverged in epoch 1: a loss is not a finite number\.$"):
-        _follow(
+        _replay(
             dataclasses.replace(NIELSEN, learning_rate=1e30, weight_decay=0.0, epochs=1), digits
         )
 
@@ -164,11 +164,11 @@ def _run(seed: int = 0, epochs: int = 2) -> WholeRun:
     columns = ([2.0, 1.0], [0.1, 0.25])
     side = Side(*columns, [1.75, 0.5], [0.5, 0.7136])
     other = Side(*columns, [1.75, 0.500125], [0.5012, 0.7133])
-    followed = Followed(
+    replay = Replay(
         ours=Side(*(column[:epochs] for column in side)),
         theirs=Side(*(column[:epochs] for column in other)),
-        apart=Apart([0, 12][:epochs], [1e-7, 2e-5][:epochs]),
-        nudged=Apart([1, 15][:epochs], [3e-7, 4e-5][:epochs]),
+        distance=Distance([0, 12][:epochs], [1e-7, 2e-5][:epochs]),
+        perturbed=Distance([1, 15][:epochs], [3e-7, 4e-5][:epochs]),
         first_step=300 if epochs > 1 else None,
         losses=2e-6,
         steps=235 * epochs,
@@ -183,7 +183,7 @@ def _run(seed: int = 0, epochs: int = 2) -> WholeRun:
             "machine": "Linux x86_64",
             "git": {"revision": "1234567890abcdef", "dirty": False},
         },
-        followed=followed,
+        replay=replay,
     )
 
 
@@ -197,10 +197,10 @@ def test_page_is_up_to_date_with_the_stored_runs() -> None:
 
 def test_every_article_has_a_run_that_was_replayed_to_its_end() -> None:
     # README.md says so.
-    followed = {
+    replayed = {
         run.row.partition("/")[0] for run in whole_runs.load() if run.epochs == run.recipe.epochs
     }
-    assert followed >= {article.name for article in all_articles() if article.letter in "ABCDEF"}
+    assert replayed >= {article.name for article in all_articles() if article.letter in "ABCDEF"}
 
 
 def test_page_shows_the_results_and_the_record(tmp_path: Path) -> None:
@@ -246,12 +246,12 @@ def test_page_shows_the_results_and_the_record(tmp_path: Path) -> None:
 
 def test_page_names_runs_that_rounding_does_not_explain(tmp_path: Path) -> None:
     run = _run()
-    assert "That fails" not in whole_run_page.page([run], tmp_path)
-    far = run.followed._replace(apart=Apart([0, 12], [1e-7, 9e-4]))
-    text = whole_run_page.page([run, dataclasses.replace(run, followed=far)], tmp_path)
+    assert "That is not so" not in whole_run_page.page([run], tmp_path)
+    far = run.replay._replace(distance=Distance([0, 12], [1e-7, 9e-4]))
+    text = whole_run_page.page([run, dataclasses.replace(run, replay=far)], tmp_path)
     words = " ".join(text.split())
     # PyTorch differs by 9e-4, the perturbed run by 4e-5.
-    assert f"fails for `{ROW}` seed 0 (22 times, 12 different predictions): PyTorch" in words
+    assert f"is not so for `{ROW}` seed 0 (22 times, 12 different predictions)." in words
 
 
 def test_longest_run_of_a_seed_is_kept(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_longest_run_of_a_seed_is_kept(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"epochs": 3}, "seed or epochs"),
-        ({"nudged": {"predictions": [0], "values": [0.0, 0.0]}}, "different lengths"),
+        ({"perturbed": {"predictions": [0], "values": [0.0, 0.0]}}, "different lengths"),
         ({"recipe_sha256": "0"}, "recipe_sha256"),
         ({"more": 1}, "other fields"),
     ],

@@ -19,7 +19,8 @@ replays runs of ours in float32 over their whole length, or over the epochs in t
 start from our initial values and take our batches in our order; images are shifted, warped and
 rotated as ours are, dropout uses our masks, and a learning-rate schedule is ours. Everything else
 is each side's own: normalisation, convolutions, pooling, BatchNorm, gradients, weight decay,
-optimiser and evaluation.
+optimiser and evaluation. PyTorch computes without oneDNN, whose gradients of a convolution's bias
+have errors far above rounding, unless [the environment](#environments) has it.
 
     python -m experiments.whole_runs --row=lenet_fashion_mnist/lenet --num_seeds=5
 
@@ -81,12 +82,12 @@ def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
                 f"`{row}`",
                 str(run.recipe.seed),
                 f"{run.epochs} of {run.recipe.epochs}",
-                f"{run.followed.steps:,}",
+                f"{run.replay.steps:,}",
                 *_accuracies(run, record, run.epochs),
-                f"{_apart(run):.2f}",
+                f"{_difference(run):.2f}",
                 _both(run, "predictions", "d"),
-                f"{run.followed.first_step:,}" if run.followed.first_step else "none",
-                f"{run.followed.losses:.0e}",
+                f"{run.replay.first_step:,}" if run.replay.first_step else "none",
+                f"{run.replay.losses:.0e}",
                 _both(run, "values", ".0e"),
             ]
         )
@@ -121,13 +122,13 @@ def _recorded(runs: Iterable[WholeRun], results: Path) -> dict[tuple[str, int], 
 
 def _accuracies(run: WholeRun, record: Record | None, epoch: int) -> list[str]:
     """The test accuracy after an epoch in percent: ours, PyTorch's, the record's."""
-    both = [100 * side.test_accuracy[epoch - 1] for side in run.followed.sides]
+    both = [100 * side.test_accuracy[epoch - 1] for side in run.replay.sides]
     texts = [f"{accuracy:.2f}" for accuracy in both]
     return [*texts, f"{record.accuracy_at(epoch):.2f}" if record else ""]
 
 
-def _apart(run: WholeRun) -> float:
-    pairs = zip(run.followed.ours.test_accuracy, run.followed.theirs.test_accuracy, strict=True)
+def _difference(run: WholeRun) -> float:
+    pairs = zip(run.replay.ours.test_accuracy, run.replay.theirs.test_accuracy, strict=True)
     return max(100 * abs(ours - theirs) for ours, theirs in pairs)
 
 
@@ -135,26 +136,22 @@ def _farther(runs: Iterable[WholeRun]) -> str:
     """A sentence on the runs that rounding does not explain; empty if there are none."""
     found = []
     for run in runs:
-        theirs, nudged = (one.values[-1] for one in run.followed.distances)
-        if theirs > _FAR * nudged:
-            other = run.followed.apart.predictions[-1]
+        theirs, perturbed = (one.values[-1] for one in run.replay.distances)
+        if theirs > _FAR * perturbed:
+            other = run.replay.distance.predictions[-1]
             found.append(
-                f"`{run.row}` seed {run.recipe.seed} ({theirs / nudged:.0f} times, {other}"
+                f"`{run.row}` seed {run.recipe.seed} ({theirs / perturbed:.0f} times, {other}"
                 f" different prediction{'s' * (other != 1)})"
             )
     if not found:
         return ""
-    sentence = (
-        f" That fails for {', '.join(found)}: PyTorch is farther than the perturbation explains."
-        " The reason may be that the perturbed run is moved once, before the first step, while"
-        " PyTorch rounds differently at every step; this has not been measured."
-    )
-    return "\n" + textwrap.fill(sentence.strip(), 100)
+    sentence = f"That is not so for {', '.join(found)}."
+    return "\n" + textwrap.fill(sentence, 100)
 
 
 def _both(run: WholeRun, column: str, style: str) -> str:
     """The last value of a column: PyTorch's distance, then the perturbed run's."""
-    return ", ".join(format(getattr(one, column)[-1], style) for one in run.followed.distances)
+    return ", ".join(format(getattr(one, column)[-1], style) for one in run.replay.distances)
 
 
 def _curve(run: WholeRun, record: Record | None) -> str:
@@ -167,8 +164,8 @@ def _curve(run: WholeRun, record: Record | None) -> str:
         ]
     ]
     for epoch in shown:
-        losses = [f"{side.test_loss[epoch - 1]:.6f}" for side in run.followed.sides]
-        others = [str(one.predictions[epoch - 1]) for one in run.followed.distances]
+        losses = [f"{side.test_loss[epoch - 1]:.6f}" for side in run.replay.sides]
+        others = [str(one.predictions[epoch - 1]) for one in run.replay.distances]
         rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, *others])
     return "\n".join([f"### `{run.row}`, seed {run.recipe.seed}", "", tables.markdown(rows), ""])
 
@@ -181,9 +178,10 @@ def _machines(runs: Iterable[WholeRun]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in of_run["packages"].items())
         git = of_run["git"] or {"revision": "no checkout", "dirty": False}
         revision = f"revision {git['revision'][:12]}{' with changes' if git['dirty'] else ''}"
+        onednn = "with" if of_run.get("onednn", True) else "without"
         text = (
-            f"Python {of_run['python']}, {versions}, {of_run['machine']}, CPU, {run.date},"
-            f" {revision}"
+            f"Python {of_run['python']}, {versions} {onednn} oneDNN, {of_run['machine']}, CPU,"
+            f" {run.date}, {revision}"
         )
         rows.setdefault(text, []).append(f"`{run.row}` {run.recipe.seed}")
     return "\n".join(f"- {text}: {', '.join(names)}." for text, names in rows.items())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.evidence.records import digest
-from experiments.references.replays import Apart, Followed, Side
+from experiments.references.replays import Distance, Replay, Side
 from mnist_jax.errors import Failure
 from mnist_jax.files import parse_json, unwritable, write_text
 from mnist_jax.recipe import Recipe
@@ -19,11 +19,11 @@ FOLDER = Path(__file__).parents[2] / "docs"
 _DIGITS = 8
 # Fields of a line beside the curves, and the curves with a value for every epoch.
 _ABOUT = ("seed", "epochs", "row", "recipe", "recipe_sha256", "date", "environment")
-_TABLES: Mapping[str, type[Side | Apart]] = {
+_TABLES: Mapping[str, type[Side | Distance]] = {
     "ours": Side,
     "theirs": Side,
-    "apart": Apart,
-    "nudged": Apart,
+    "distance": Distance,
+    "perturbed": Distance,
 }
 
 
@@ -35,29 +35,30 @@ class WholeRun:
       row: its name, as `article/row`.
       recipe: with its seed.
       date: of the run, as 2026-01-31.
-      environment: as in `RunDirectory`, with PyTorch among the packages.
-      followed: the training curves of both, and their differences.
+      environment: as in `RunDirectory`, with PyTorch among the packages; `onednn` is whether it
+        used oneDNN, as it did where the key is missing.
+      replay: the training curves of both, and their differences.
     """
 
     row: str
     recipe: Recipe
     date: str
     environment: Mapping[str, Any]
-    followed: Followed
+    replay: Replay
 
     @property
     def epochs(self) -> int:
         """The number of the recipe's epochs that were run."""
-        return len(self.followed.apart.predictions)
+        return len(self.replay.distance.predictions)
 
     def to_json(self) -> str:
         """One line."""
         recipe = self.recipe.to_dict()
         curves = {
             name: {column: _rounded(curve) for column, curve in value._asdict().items()}
-            if isinstance(value, Side | Apart)
+            if isinstance(value, Side | Distance)
             else value
-            for name, value in self.followed._asdict().items()
+            for name, value in self.replay._asdict().items()
         }
         about = {
             "seed": self.recipe.seed,
@@ -78,15 +79,15 @@ class WholeRun:
           ValueError: it is damaged or contradicts itself.
         """
         values = parse_json(line)
-        if not isinstance(values, dict) or values.keys() != {*_ABOUT, *Followed._fields}:
+        if not isinstance(values, dict) or values.keys() != {*_ABOUT, *Replay._fields}:
             raise ValueError("it has other fields")
         if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         stated = values.pop("seed"), values.pop("epochs")
-        curves = {name: values.pop(name) for name in Followed._fields}
+        curves = {name: values.pop(name) for name in Replay._fields}
         tables = {name: kind(**curves[name]) for name, kind in _TABLES.items()}
-        followed = Followed(**curves | tables)
-        run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"]), "followed": followed})
+        replay = Replay(**curves | tables)
+        run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"]), "replay": replay})
         if {len(column) for table in tables.values() for column in table} != {run.epochs}:
             raise ValueError("its columns have different lengths")
         if stated != (run.recipe.seed, run.epochs):

@@ -12,7 +12,7 @@ class Side(NamedTuple):
     test_accuracy: list[float]
 
 
-class Apart(NamedTuple):
+class Distance(NamedTuple):
     """The differences between another run and ours after every epoch.
 
     Attributes:
@@ -24,14 +24,14 @@ class Apart(NamedTuple):
     values: list[float]
 
 
-class Followed(NamedTuple):
-    """Runs on the same batches.
+class Replay(NamedTuple):
+    """A run of ours, and its replay by the author's network.
 
     Attributes:
       ours: our curves.
       theirs: those of the author's network.
-      apart: the author's network compared with ours.
-      nudged: our perturbed run compared with ours.
+      distance: the author's network compared with ours.
+      perturbed: our perturbed run compared with ours.
       first_step: the first step, from 1 on, at which the two classified different numbers of the
         batch's images correctly; None if there is none.
       losses: the largest difference of the loss of any step before that.
@@ -40,8 +40,8 @@ class Followed(NamedTuple):
 
     ours: Side
     theirs: Side
-    apart: Apart
-    nudged: Apart
+    distance: Distance
+    perturbed: Distance
     first_step: int | None
     losses: float
     steps: int
@@ -52,6 +52,6 @@ class Followed(NamedTuple):
         return self.ours, self.theirs
 
     @property
-    def distances(self) -> tuple[Apart, Apart]:
+    def distances(self) -> tuple[Distance, Distance]:
         """The author's network's, and our perturbed run's."""
-        return self.apart, self.nudged
+        return self.distance, self.perturbed

@@ -28,7 +28,7 @@ from experiments.references.compare_torch import (
     values_of,
 )
 from experiments.references.ours import dropout_masks
-from experiments.references.replays import Apart, Followed, Side
+from experiments.references.replays import Distance, Replay, Side
 from experiments.references.torch_networks import Original
 from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import Failure, UsageError
@@ -41,9 +41,9 @@ from mnist_jax.training.step import TrainState, step_keys
 from mnist_jax.training.trainer import Trainer
 
 
-def follow(
+def replay(
     out: Console, recipe: Recipe, dataset: Dataset, epochs: int, author: Original | None = None
-) -> Followed:
+) -> Replay:
     """Trains both with the recipe's seed, ours on one device; prints every epoch.
 
     Args:
@@ -66,21 +66,21 @@ def follow(
     trainer = Trainer(recipe, dataset, seeds=[recipe.seed] * 2, num_devices=1)
     schedule = trainer.schedule
     author = author or torch_runs.reference(recipe, schedule.steps_per_epoch)
-    follower = _Follower(author, trainer)
-    _nudge_second(trainer)
+    replayer = _Replayer(author, trainer)
+    _perturb_second(trainer)
     ours, theirs = Side([], [], [], []), Side([], [], [], [])
-    apart, nudged = Apart([], []), Apart([], [])
+    distance, perturbed = Distance([], []), Distance([], [])
     logs: list[np.ndarray] = []
     for epoch in range(1, epochs + 1):
         start, end = trainer.step, trainer.step + schedule.steps_per_epoch
         parts = []
         while trainer.step < end:
             parts.append(trainer.advance(end - trainer.step)[0])
-        log = np.stack([np.concatenate(parts), follower.epoch()])
+        log = np.stack([np.concatenate(parts), replayer.epoch()])
         logits = trainer.logits(dataset.test.images)
         (loss, _), (accuracy, _) = evaluation.score(recipe, logits, dataset.test.labels)
-        labels, nudged_labels = logits.argmax(-1)
-        their_loss, their_labels = torch_runs.evaluate(recipe, follower.network, dataset.test)
+        labels, perturbed_labels = logits.argmax(-1)
+        their_loss, their_labels = torch_runs.evaluate(recipe, replayer.network, dataset.test)
         their_accuracy = float(np.mean(their_labels == dataset.test.labels))
         if not np.isfinite([log[..., 0].sum(), loss, their_loss]).all():
             raise Failure(f"Training diverged in epoch {epoch}: a loss is not a finite number.")
@@ -92,10 +92,10 @@ def follow(
         ):
             for column, value in zip(side, (*mean, *test), strict=True):
                 column.append(float(value))
-        values, nudged_values = (follower.tensors(trainer.state(i), end) for i in range(2))
+        values, perturbed_values = (replayer.tensors(trainer.state(i), end) for i in range(2))
         for one, other_labels, other_values in (
-            (apart, their_labels, values_of(follower.network)),
-            (nudged, nudged_labels, nudged_values),
+            (distance, their_labels, values_of(replayer.network)),
+            (perturbed, perturbed_labels, perturbed_values),
         ):
             one.predictions.append(int(np.sum(labels != other_labels)))
             one.values.append(largest(absolute, values, other_values))
@@ -104,22 +104,22 @@ def follow(
         out.print(
             f"epoch {epoch}/{recipe.epochs}  test accuracy: ours {accuracy:.2%},"
             f" PyTorch {their_accuracy:.2%}  different predictions:"
-            f" {apart.predictions[-1]}, by rounding alone {nudged.predictions[-1]}"
+            f" {distance.predictions[-1]}, perturbed run {perturbed.predictions[-1]}"
         )
-    first_step, losses = parting(np.concatenate(logs, axis=1))
-    return Followed(ours, theirs, apart, nudged, first_step, losses, trainer.step)
+    first_step, losses = divergence(np.concatenate(logs, axis=1))
+    return Replay(ours, theirs, distance, perturbed, first_step, losses, trainer.step)
 
 
-def _nudge_second(trainer: Trainer) -> None:
+def _perturb_second(trainer: Trainer) -> None:
     """Moves every parameter of a trainer's second seed by one unit in the last place."""
 
-    def nudge(values: jax.Array) -> jax.Array:
+    def perturb(values: jax.Array) -> jax.Array:
         return values.at[1].set(jnp.nextafter(values[1], jnp.inf))
 
-    trainer.states = trainer.states.replace(params=jax.tree.map(nudge, trainer.states.params))
+    trainer.states = trainer.states.replace(params=jax.tree.map(perturb, trainer.states.params))
 
 
-def parting(log: np.ndarray) -> tuple[int | None, float]:
+def divergence(log: np.ndarray) -> tuple[int | None, float]:
     """`first_step` and `losses` from each side's losses and correct counts, [2, steps, 2]."""
     (other,) = np.nonzero(log[0, :, 1] != log[1, :, 1])
     first = int(other[0]) if other.size else None
@@ -127,7 +127,7 @@ def parting(log: np.ndarray) -> tuple[int | None, float]:
     return None if first is None else first + 1, float(apart.max(initial=0.0))
 
 
-class _Follower:
+class _Replayer:
     """The author's network and optimiser, starting from a trainer's initial state.
 
     Attributes:
