@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mnist_jax.kernels.differentiation import differentiable
 from mnist_jax.models.layers import MaxPool, Network, Residual, avg_pool, in_evaluation
 
 # Calls known to apply the layers in order; a user's own network may do something else.
@@ -44,11 +45,13 @@ def summarize(model: Network) -> list[LayerSummary]:
 def _summaries(model: Network, inputs: jax.ShapeDtypeStruct) -> list[LayerSummary]:
     """As `summarize`, for given inputs."""
     graphdef, state = nnx.split(model)
-    outputs = jax.eval_shape(
-        lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)),
-        state,
-        inputs,
-    )
+    # XLA's own operations are traced faster than those for a CPU.
+    with differentiable():
+        outputs = jax.eval_shape(
+            lambda s, x: dict(nnx.merge(graphdef, s).layer_outputs(x)),
+            state,
+            inputs,
+        )
     layers = model.named_layers()
     results = [outputs[name] for name in layers]
     return [
