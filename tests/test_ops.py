@@ -1,5 +1,6 @@
 """The CPU's convolutions and pooling against XLA's own operations."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax import lax
 
 from experiments.references.ours import make_network
 from mnist_jax.kernels import ops
+from mnist_jax.kernels.differentiation import differentiable
 from mnist_jax.kernels.ops import Padding
 from mnist_jax.models import abstract_model, model_names
 from mnist_jax.models.layers import (
@@ -305,6 +307,17 @@ class Odd(Network):
             flatten=flatten,
             out=Linear(3 * 3 * 6 - 18, 10, rngs=rngs),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("context", [contextlib.nullcontext, differentiable])
+def test_convolution_of_float32_images_with_a_float64_kernel_is_float64(
+    context: Callable[[], contextlib.AbstractContextManager[None]],
+) -> None:
+    with jax.enable_x64(True), context():
+        kernel = jnp.full((3, 3, 1, 2), 0.1, jnp.float64)
+        outputs = ops.conv(jnp.ones((1, 4, 4, 1), jnp.float32), kernel)
+    assert outputs.dtype == jnp.float64
+    np.testing.assert_allclose(outputs, np.full((1, 2, 2, 2), 0.9), rtol=1e-15)
 
 
 def test_network_with_flax_s_own_convolutions_trains() -> None:

@@ -143,9 +143,10 @@ def _pads(
 def _conv_xla(
     x: jax.Array, kernel: jax.Array, pads: Sequence[tuple[int, int]], strides: int
 ) -> jax.Array:
+    dtype = jnp.promote_types(x.dtype, kernel.dtype)  # Which a matrix product does by itself.
     return lax.conv_general_dilated(
-        x,
-        kernel,
+        x.astype(dtype),
+        kernel.astype(dtype),
         window_strides=(strides, strides),
         padding=pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
