@@ -50,7 +50,7 @@ _PAGE = 4096
 
 # A directory entry: (inode of the directory, name, inode that it now refers to, or None).
 _Entry = tuple[int, str, int | None]
-# Data written to a file: (its inode, offset, bytes), or None for bytes to truncate it there.
+# Data written to a file: (its inode, offset, bytes; None truncates it there).
 _Content = tuple[int, int, bytes | None]
 
 
@@ -101,7 +101,7 @@ class Disk:
             self._apply(number, operation)
 
     def crashes(self, count: int, seed: int) -> Iterator[tuple[str, dict[str, bytes | None]]]:
-        """Yields states after power failures: a description, and contents or None (a directory).
+        """Yields states after power failures: what happened, and contents by path (None: a folder).
 
         The power fails after a random operation, half of the time one outside checkpoints, of which
         there are fewer. Of the changes that were not synchronised, none survives, or all but one,

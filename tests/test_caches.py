@@ -56,7 +56,7 @@ def _replaced(make: Callable[[Path], object]) -> Damage:
     return replace
 
 
-DAMAGES: dict[str, Damage] = {
+KINDS_OF_DAMAGE: dict[str, Damage] = {
     "flipped in its first byte": _flipped(0),
     "flipped near its beginning": _flipped(0.05),
     "flipped in the middle": _flipped(0.5),
@@ -99,7 +99,7 @@ def _is_verified(path: Path) -> bool:
     return data[-32:] == hashlib.sha256(name + data[:-32]).digest()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", KINDS_OF_DAMAGE)
 def test_damaged_program_is_compiled_again(
     programs: Path, damage: str, tally: Counter[str]
 ) -> None:
@@ -107,7 +107,7 @@ def test_damaged_program_is_compiled_again(
     (path,) = programs.iterdir()
     _compute(4)
     (other,) = (found for found in programs.iterdir() if found != path)
-    DAMAGES[damage](path, other.read_bytes())
+    KINDS_OF_DAMAGE[damage](path, other.read_bytes())
     tally["compiled programs damaged"] += 1
     _compute(3)
     if damage == "a folder":
@@ -181,7 +181,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", KINDS_OF_DAMAGE)
 def test_damaged_decoded_dataset_is_decoded_again(
     home: Path,
     damage: str,
@@ -193,7 +193,7 @@ def test_damaged_decoded_dataset_is_decoded_again(
     (folder,) = (home / ".cache/mnist_jax/decoded").iterdir()
     for number, file in enumerate(FILES):
         other = TINY[FILES[(number + 2) % 4]]  # The other split's images, or labels.
-        DAMAGES[damage](folder / file, other)
+        KINDS_OF_DAMAGE[damage](folder / file, other)
         caplog.clear()
         assert_dataset_equals(load_dataset("tiny"), TINY)
         if damage.startswith("flipped"):
@@ -235,9 +235,9 @@ def test_damaged_decoded_mnist(
     contents = {path.name: path.read_bytes() for path in copy.iterdir()}
     # Decoding, which other tests cover, takes long.
     monkeypatch.setattr(prepared, "read", lambda _: contents)
-    for damage in DAMAGES if LONG else ("flipped in the middle", "another file's content"):
+    for damage in KINDS_OF_DAMAGE if LONG else ("flipped in the middle", "another file's content"):
         for number, file in enumerate(FILES):
-            DAMAGES[damage](copy / file, contents[FILES[(number + 2) % 4]])
+            KINDS_OF_DAMAGE[damage](copy / file, contents[FILES[(number + 2) % 4]])
             dataset = load_dataset("mnist", folder)
             tally["files of the decoded MNIST damaged"] += 1
             for got, split in ((dataset.train, expected.train), (dataset.test, expected.test)):
@@ -291,7 +291,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [*DAMAGES, *range(8)] if LONG else [0])
+@pytest.mark.parametrize("damage", [*KINDS_OF_DAMAGE, *range(8)] if LONG else [0])
 def test_training_with_damaged_programs(
     training: Training, damage: str | int, tally: Counter[str]
 ) -> None:
@@ -299,11 +299,11 @@ def test_training_with_damaged_programs(
     paths = sorted(training.programs.iterdir())
     contents = [path.read_bytes() for path in paths]
     generator = random.Random(str(damage))
-    chosen = generator.choices([*DAMAGES], k=len(paths))
+    chosen = generator.choices([*KINDS_OF_DAMAGE], k=len(paths))
     if isinstance(damage, str):
         chosen = [damage] * len(paths)
     for number, (path, one) in enumerate(zip(paths, chosen, strict=True)):
-        DAMAGES[one](path, contents[number - 1])
+        KINDS_OF_DAMAGE[one](path, contents[number - 1])
         tally["compiled programs damaged"] += 1
     warnings = training.compare("damaged").splitlines()
     tally["runs compared after damage to programs"] += 1

@@ -26,7 +26,7 @@ from mnist_jax.training import devices
 LONG = os.environ.get("MNIST_JAX_FAULTS") == "long"
 NEEDS_COMPILER = pytest.mark.skipif(COMPILER is None, reason="needs a C compiler")
 
-# Keys of docs/faults.json.
+# Templates of docs/faults.json's keys.
 _COUNTED = {
     "errors": "{} of a file operation in training",
     "commands": "{} of a file operation in a command",

@@ -34,8 +34,8 @@ Array = jax.Array
 def conv_layers(*, pooled: bool) -> list[Any]:
     """Every convolution of every network: kernel shape, padding, strides and side of the input.
 
-    Marked as slow are those that the networks use only with a max-pool, or only without, unlike
-    `pooled`.
+    Slow ones: those that no network uses with a max-pool (`pooled`) or without one, and large ones
+    with a max-pool.
     """
     found: dict[tuple[Any, ...], str] = {}
     followed = set()
@@ -310,14 +310,21 @@ class Odd(Network):
 
 
 @pytest.mark.parametrize("context", [contextlib.nullcontext, differentiable])
-def test_convolution_of_float32_images_with_a_float64_kernel_is_float64(
+@pytest.mark.parametrize("function", [ops.conv, ops.conv_max_pool])
+@pytest.mark.parametrize("channels", [1, 2, 128])  # Every algorithm.
+def test_convolution_promotes_types_and_its_gradients_have_those_of_the_arguments(
+    channels: int,
+    function: Callable[[Array, Array], Array],
     context: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> None:
     with jax.enable_x64(True), context():
-        kernel = jnp.full((3, 3, 1, 2), 0.1, jnp.float64)
-        outputs = ops.conv(jnp.ones((1, 4, 4, 1), jnp.float32), kernel)
+        images = jnp.ones((10, 10, 10, channels), jnp.float32)
+        kernel = jnp.full((3, 3, channels, 2), 0.1, jnp.float64)
+        outputs, backward = jax.vjp(function, images, kernel)
+        gradients = backward(jnp.ones_like(outputs))
     assert outputs.dtype == jnp.float64
-    np.testing.assert_allclose(outputs, np.full((1, 2, 2, 2), 0.9), rtol=1e-15)
+    np.testing.assert_allclose(outputs, np.full_like(outputs, 0.9 * channels), rtol=1e-13)
+    assert [one.dtype for one in gradients] == [jnp.float32, jnp.float64]
 
 
 def test_network_with_flax_s_own_convolutions_trains() -> None:

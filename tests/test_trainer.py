@@ -233,9 +233,8 @@ def compilations() -> Iterator[list[str]]:
 
 
 def test_all_arrays_of_a_network_are_initialised_by_one_program(batch_norm_recipe: Recipe) -> None:
-    Trainer(
-        shallow(), make_dataset(), seeds=[0], num_devices=1
-    )  # Programs that all networks share.
+    # Compiles the programs that all networks share.
+    Trainer(shallow(), make_dataset(), seeds=[0], num_devices=1)
     with compilations() as compiled:
         # A number of seeds that no other test uses, so that nothing has been compiled yet.
         Trainer(batch_norm_recipe, make_dataset(), seeds=range(5), num_devices=1).state(4)

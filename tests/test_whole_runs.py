@@ -134,7 +134,7 @@ def test_a_different_protocol_is_detected(
     assert made.ours.test_loss != pytest.approx(made.theirs.test_loss, rel=1e-5)
 
 
-def test_first_step_with_different_predictions_is_found() -> None:
+def test_first_step_with_different_numbers_of_correct_predictions_is_found() -> None:
     pytest.importorskip("torch")
     from experiments.references.torch_replay import divergence
 
@@ -211,7 +211,10 @@ def test_page_shows_the_results_and_the_record(tmp_path: Path) -> None:
         " | 2e-05, 4e-05 |\n" in text
     )
     assert "| 1 | 50.00 | 50.12 |  | 1.750000 | 1.750000 | 0 | 1 |\n" in text
+    assert "torch 0.2 with oneDNN, Linux x86_64" in text
     assert "revision 1234567890ab: `lenet_fashion_mnist/lenet` 3." in text
+    now = dataclasses.replace(run, environment={**run.environment, "onednn": False})
+    assert "torch 0.2 without oneDNN, Linux x86_64" in whole_run_page.page([now], tmp_path)
     rows = [
         Evaluation(
             epoch=epoch,

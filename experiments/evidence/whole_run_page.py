@@ -20,7 +20,7 @@ start from our initial values and take our batches in our order; images are shif
 rotated as ours are, dropout uses our masks, and a learning-rate schedule is ours. Everything else
 is each side's own: normalisation, convolutions, pooling, BatchNorm, gradients, weight decay,
 optimiser and evaluation. PyTorch computes without oneDNN, whose gradients of a convolution's bias
-have errors far above rounding, unless [the environment](#environments) has it.
+have errors far above rounding, except in the runs that [Environments](#environments) lists with it.
 
     python -m experiments.whole_runs --row=lenet_fashion_mnist/lenet --num_seeds=5
 

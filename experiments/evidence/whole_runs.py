@@ -35,8 +35,8 @@ class WholeRun:
       row: its name, as `article/row`.
       recipe: with its seed.
       date: of the run, as 2026-01-31.
-      environment: as in `RunDirectory`, with PyTorch among the packages; `onednn` is whether it
-        used oneDNN, as it did where the key is missing.
+      environment: as in `RunDirectory`, with PyTorch among the packages; `onednn` is whether
+        PyTorch used oneDNN, as it did where the key is missing.
       replay: the training curves of both, and their differences.
     """
 

@@ -45,6 +45,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, strides: int 
     Returns:
       [N, (H + 2 padding - kh) // strides + 1, (W + 2 padding - kw) // strides + 1, O].
     """
+    x, kernel = _promoted(x, kernel)
     pads = _pads(x, kernel.shape[:2], padding, strides)
     if not lower_for_cpu():
         return _conv_xla(x, kernel, pads, strides)
@@ -54,6 +55,7 @@ def conv(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0, strides: int 
 
 def conv_max_pool(x: jax.Array, kernel: jax.Array, *, padding: Padding = 0) -> jax.Array:
     """`max_pool` of `conv` with stride 1, whose arguments it takes, in one operation."""
+    x, kernel = _promoted(x, kernel)
     pads = _pads(x, kernel.shape[:2], padding, 1)
     if not lower_for_cpu():
         return max_pool(_conv_xla(x, kernel, pads, 1))
@@ -130,6 +132,12 @@ def transpose(x: jax.Array) -> jax.Array:
     return lax.dot_general(x, jnp.eye(len(x), dtype=x.dtype), (((0,), (0,)), ((), ())))
 
 
+def _promoted(x: jax.Array, kernel: jax.Array) -> _Pair:
+    """Both with the type of their product, to which `@` promotes, but XLA's convolution doesn't."""
+    dtype = jnp.promote_types(x.dtype, kernel.dtype)
+    return x.astype(dtype), kernel.astype(dtype)
+
+
 def _pads(
     x: jax.Array, window: tuple[int, ...], padding: Padding, strides: int
 ) -> list[tuple[int, int]]:
@@ -143,10 +151,9 @@ def _pads(
 def _conv_xla(
     x: jax.Array, kernel: jax.Array, pads: Sequence[tuple[int, int]], strides: int
 ) -> jax.Array:
-    dtype = jnp.promote_types(x.dtype, kernel.dtype)  # Which a matrix product does by itself.
     return lax.conv_general_dilated(
-        x.astype(dtype),
-        kernel.astype(dtype),
+        x,
+        kernel,
         window_strides=(strides, strides),
         padding=pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
