@@ -33,7 +33,8 @@ def main() -> None:
         lines += ["", "Commands, each with --help:"]
         for name, text in commands.items():
             about = (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
-            lines.append(f"  python -m mnist_jax.{name:<10} {about.split(':')[0]}")
+            about = about.partition(":")[0].removesuffix(".")
+            lines.append(f"  python -m mnist_jax.{name:<10} {about}.")
     try:
         # Not through a stream, which would try again at exit.
         os.write(2 if mistaken else 1, ("\n".join(lines) + "\n").encode())

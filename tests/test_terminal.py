@@ -238,6 +238,7 @@ def test_version_and_the_list_of_commands(tmp_path: Path) -> None:
     for name in ("train", "evaluate", "predict", "report", "convert", "export"):
         assert f"python -m mnist_jax.{name} " in listed
     assert "__main__" not in listed
+    assert all(line.endswith(".") for line in listed.splitlines() if line.startswith("  python"))
     with Path("/dev/full").open("w") as full:
         assert subprocess.run([*command, "trian"], stderr=full).returncode == 2
     mistaken = subprocess.run([*command, "trian"], capture_output=True, text=True, check=False)
