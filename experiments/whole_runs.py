@@ -81,8 +81,8 @@ def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
 
     # PyTorch's threads busy-wait and would starve JAX's.
     torch.set_num_threads(1)
-    # oneDNN's gradient of a convolution's bias, a sum over all pixels of a batch, has errors far
-    # above rounding: for `lenet`'s first bias tens of times those of PyTorch's own kernels.
+    # oneDNN's gradient of a convolution's bias, a sum over all pixels of a batch, has many
+    # times the error of PyTorch's own kernels (tests/test_whole_runs.py).
     torch.backends.mkldnn.set_flags(_enabled=False)
     devices.configure_process(cache_folder() / "compiled")
     out.print(f"{row} seed {recipe.seed}: {epochs} of {recipe.epochs} epochs")

@@ -113,6 +113,31 @@ def test_pytorch_agrees(recipe: Recipe, others: int, tolerance: float, digits: D
     assert made.steps == recipe.epochs * -(-examples // recipe.batch_size)
 
 
+@pytest.mark.slow  # It depends on the processor, for which oneDNN chooses its kernels.
+@pytest.mark.usefixtures("one_torch_thread")
+def test_onednn_sums_bias_gradients_less_accurately_than_pytorch_itself() -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    # As large as those of `lenet`'s first convolution, and all of one sign.
+    weights = torch.rand((256, 6, 28, 28), generator=generator)
+
+    def gradient(dtype: torch.dtype, *, onednn: bool = False) -> torch.Tensor:
+        before = torch.backends.mkldnn.set_flags(_enabled=onednn)[0]
+        conv = torch.nn.Conv2d(1, 6, 5, padding=2, dtype=dtype)
+        (conv(torch.zeros((256, 1, 28, 28), dtype=dtype)) * weights.to(dtype)).sum().backward()
+        torch.backends.mkldnn.set_flags(_enabled=before)
+        assert conv.bias is not None
+        assert conv.bias.grad is not None
+        return conv.bias.grad.double()
+
+    exact = gradient(torch.float64)
+    own, onednn = (
+        float((gradient(torch.float32, onednn=on) - exact).abs().max()) for on in (False, True)
+    )
+    assert onednn > 3 * own
+
+
 @pytest.mark.usefixtures("one_torch_thread")
 @pytest.mark.parametrize(
     ("recipe", "changes"),
