@@ -9,9 +9,9 @@ import numpy as np
 
 from mnist_jax import cli, measures
 from mnist_jax.cli import display, networks, streams
-from mnist_jax.data import CLASS_NAMES, load_dataset
+from mnist_jax.data import CLASS_NAMES, Dataset, load_dataset
 from mnist_jax.files import cache_folder
-from mnist_jax.runs.network import arrays_of
+from mnist_jax.runs.network import LoadedRun, arrays_of
 from mnist_jax.training import devices
 from mnist_jax.training.trainer import Trainer
 
@@ -25,21 +25,30 @@ def main(argv: Sequence[str]) -> None:
     devices.configure_process(cache_folder() / "compiled")
     run = _LOAD()
     dataset = load_dataset(run.recipe.dataset, _DATA_DIR.value)
-    trainer = Trainer(run.recipe, dataset, seeds=[run.recipe.seed])
-    # The step too: masks in training mode depend on it.
-    trainer.restore(run.step, trainer.saved())
-    trainer.start_from(arrays_of(run.network))
-    (predictions,) = trainer.logits(dataset.test.images).argmax(-1)
+    predictions = _outputs(run, dataset).argmax(-1)
     labels = dataset.test.labels
     confusion = measures.confusion(labels, predictions)
     out = display.console()
+    who = run.recipe.model if run.voters == 1 else f"vote of {run.voters} {run.recipe.model}"
     out.print(
-        f"{run.recipe.model} on {dataset.name}, step {run.step}:"
+        f"{who} on {dataset.name}, step {run.step}:"
         f" test accuracy {np.mean(predictions == labels):.2%} of {len(labels):,} images"
     )
     display.class_table(out, CLASS_NAMES[dataset.name], confusion)
     display.confusion_matrix(out, CLASS_NAMES[dataset.name], confusion)
     streams.delivered()
+
+
+def _outputs(run: LoadedRun, dataset: Dataset) -> np.ndarray:
+    """The logits of the test images, or an ensemble's probabilities: [N, 10]."""
+    images = dataset.test.images
+    if run.voters > 1:
+        return run.probabilities(images)
+    trainer = Trainer(run.recipe, dataset, seeds=[run.recipe.seed])
+    # The step too: masks in training mode depend on it.
+    trainer.restore(run.step, trainer.saved())
+    trainer.start_from(arrays_of(run.network))
+    return trainer.logits(images).squeeze(0)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from mnist_jax.models import model_entry
 from mnist_jax.models.layers import (
     Conv,
     Dropout,
+    Ensemble,
     Linear,
     Network,
     Residual,
@@ -118,10 +119,11 @@ def test_nested_networks_are_flattened_and_unknown_layers_refused() -> None:
     ]
     assert found[-1]["from"] == 1
     refused: list[tuple[Any, str]] = [
-        (nnx.LayerNorm(2, rngs=rngs), "The layer inner.more is a LayerNorm, which"),
-        (nnx.silu, "The layer inner.more is a silu, which"),
-        (Scaled(1, 1, 3, rngs=rngs), "The layer inner.more is a Scaled, which"),
-        (Doubled(**block), "The layer inner.more is a Doubled, which"),
+        (nnx.LayerNorm(2, rngs=rngs), "compute the layer inner.more, of type LayerNorm; give"),
+        (nnx.silu, "of type silu;"),
+        (Scaled(1, 1, 3, rngs=rngs), "of type Scaled;"),
+        (Doubled(**block), "of type Doubled;"),
+        (Ensemble([whole]), "of type Ensemble;"),
     ]
     for layer, words in refused:
         with pytest.raises(Failure, match=words):

@@ -14,6 +14,7 @@ from mnist_jax.data import Dataset
 from mnist_jax.data.images import frames_of, read_image
 from mnist_jax.drawing import page as drawing
 from mnist_jax.interchange.pretrained import pretrained_names
+from mnist_jax.models import model_names
 from mnist_jax.runs.network import LoadedRun, load_run
 
 PHONE: dict[str, Any] = {
@@ -221,6 +222,7 @@ def test_an_activation_is_drawn_at_its_row_column_and_channel(opened: Any) -> No
     [
         pytest.param(name, marks=[pytest.mark.slow] * (name != "dbl_conv_relu"))
         for name in pretrained_names()
+        if name in model_names()
     ],
 )
 def test_a_prediction_takes_no_longer_than_the_guide_says(

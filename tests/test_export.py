@@ -20,10 +20,11 @@ from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.interchange.onnx_files import to_onnx
 from mnist_jax.interchange.pretrained import load_pretrained, pretrained_names
 from mnist_jax.interchange.stablehlo import to_stablehlo
-from mnist_jax.models import model_entry, model_names
+from mnist_jax.models import create_model, model_entry, model_names
 from mnist_jax.models.layers import (
     ClassicDropout,
     Conv,
+    Ensemble,
     Linear,
     Network,
     flatten,
@@ -89,6 +90,18 @@ def test_networks_have_the_same_logits_in_stablehlo(name: str) -> None:
     assert set(exported.platforms) == {"cpu", "cuda", "rocm", "tpu"}
     np.testing.assert_allclose(exported.call(PIXELS), ours, rtol=0, atol=1e-5)
     np.testing.assert_allclose(exported.call(PIXELS[:2]), ours[:2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("exported", [_onnx, _stablehlo])
+def test_an_ensemble_has_the_mean_of_its_members_probabilities(exported: Any) -> None:
+    members = [in_evaluation(create_model("shallow", rngs=nnx.Rngs(seed))) for seed in (0, 1, 2)]
+    recipe = _recipe("shallow")
+    probabilities = [jax.nn.softmax(_ours(member, recipe, PIXELS)) for member in members]
+    assert np.ptp(probabilities, axis=0).max() > 0.05
+    network = Network(ensemble=Ensemble(members))
+    expected = np.log(np.mean(probabilities, axis=0))
+    np.testing.assert_allclose(_ours(network, recipe, PIXELS), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(exported(network, recipe, PIXELS), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -238,7 +251,7 @@ def test_pretrained_networks_predict_the_same_in_onnx_on_the_test_set(name: str)
     largest = np.abs(ours[:1000]).max(1, keepdims=True)
     differences = np.abs(theirs[:1000] - ours[:1000])
     # Seven consecutive normalisations, and that of the image, amplify rounding errors.
-    limit = 5e-5 if name == "residual_cnn" else 1e-5 + 1e-6 * largest
+    limit = 5e-5 if name.startswith("residual_cnn") else 1e-5 + 1e-6 * largest
     assert (differences <= limit).all(), differences.max()
     # Predictions may differ only where the two most probable classes are tied up to rounding.
     first, second = np.sort(ours, axis=1)[:, :-3:-1].T

@@ -19,11 +19,11 @@ from flax import nnx
 from image_files import saved, shape_of
 from small_runs import DATASET, train_small
 
-from experiments.evidence import cards, publication, rendering
+from experiments.evidence import analysis, cards, publication, rendering
 from experiments.evidence.publication import publish
 from experiments.evidence.records import RESULTS, Record
 from experiments.evidence.results import Results
-from experiments.evidence.rows import all_articles
+from experiments.evidence.rows import Ensemble, all_articles
 from experiments.references.ours import ARRAYS, make_network
 from mnist_jax import load_pretrained
 from mnist_jax.data import DatasetNotFound, download, load_dataset
@@ -31,7 +31,7 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.interchange import pretrained, pytorch
 from mnist_jax.interchange.pretrained import FOLDER, LARGEST_IN_PACKAGE, Origin, pretrained_names
 from mnist_jax.interchange.tensor_files import write_tensors
-from mnist_jax.models import model_entry
+from mnist_jax.models import model_entry, model_names
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.network import load_run
 
@@ -63,9 +63,12 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     name: str, results: Results
 ) -> None:
     origin = Origin.load(FOLDER / name)
-    record = results.by_seed(origin.row)[origin.recipe.seed]
-    assert (origin.recipe, origin.step) == (record.recipe, record.selected_step)
-    assert (origin.correct, origin.images) == (record.correct.sum(), len(record.correct))
+    of_row, correct = _recorded(origin, results)
+    records = [of_row[seed] for seed in origin.revisions]
+    assert origin.recipe == records[0].recipe
+    assert {origin.step} == {record.selected_step for record in records}
+    assert {origin.images} == {len(record.correct) for record in records}
+    assert origin.correct == correct
     text = (FOLDER / name / "README.md").read_text()
     assert text == cards.card(origin, results)
     _, metadata, page = text.split("---\n", 2)
@@ -75,13 +78,16 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     assert card["license"] == "mit"
     assert card["datasets"] == [result["dataset"]["type"]]
     assert f"{origin.correct:,} of {origin.images:,}" in page
-    assert f"(n = {len(results.by_seed(origin.row))})" in page
+    assert f"(n = {len(of_row)})" in page
     assert origin.sha256 in page
-    earlier = {one["git"]["revision"] for one in record.environment.get("before", [])}
-    for revision in earlier - {origin.revision}:
-        assert f"`{revision[:7]}`" in page
-    assert ("reproduced up to rounding" in page) == bool(earlier - {origin.revision})
-    assert ("identical bit for bit" in page) == (not earlier - {origin.revision})
+    earlier = set()
+    for record in records:
+        assert f"git checkout {origin.revisions[record.seed]}\n" in page
+        began = {one["git"]["revision"] for one in record.environment.get("before", [])}
+        earlier |= began - {origin.revisions[record.seed]}
+    assert all(f"`{revision[:7]}`" in page for revision in earlier)
+    assert ("reproduced up to rounding" in page) == bool(earlier)
+    assert ("identical bit for bit" in page) == (not earlier)
     small = origin.size < LARGEST_IN_PACKAGE
     (weights,) = (FOLDER / name).glob("*.safetensors")
     assert weights.name == ("model.safetensors" if small else origin.release)
@@ -89,7 +95,25 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     assert load_pretrained(name).recipe == origin.recipe
 
 
-@pytest.mark.parametrize("name", pretrained_names())
+def _recorded(origin: Origin, results: Results) -> tuple[dict[int, Record], int]:
+    """The records of a file's row, and how many images are correct by those of its networks."""
+    article, _, _ = origin.row.partition("/")
+    match results.entry(origin.row):
+        case Ensemble() as vote:
+            records = results.by_seed(f"{article}/{vote.members}")
+            voters = [records[seed] for seed in range(vote.size)]
+            return records, int(analysis.correct_votes(vote, voters).sum())
+    records = results.by_seed(origin.row)
+    return records, int(records[origin.recipe.seed].correct.sum())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in model_names()))
+        for name in pretrained_names()
+    ],
+)
 def test_shipped_weights_reproduce_the_accuracy_of_card_and_record(
     name: str, results: Results
 ) -> None:
@@ -101,7 +125,7 @@ def test_shipped_weights_reproduce_the_accuracy_of_card_and_record(
     correct = int((run.probabilities(test.images).argmax(-1) == test.labels).sum())
     (stated,) = re.findall(r"%: ([\d,]+) of 10,000", (FOLDER / name / "README.md").read_text())
     assert correct == int(stated.replace(",", ""))
-    assert correct == results.by_seed(origin.row)[origin.recipe.seed].correct.sum()
+    assert correct == _recorded(origin, results)[1]
 
 
 def test_predict_uses_pretrained_weights(tmp_path: Path) -> None:
@@ -160,14 +184,14 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Origin:
     network, theirs = make_network("dense", np.float32), tmp_path / "theirs.safetensors"
     layers = pytorch.by_layer(nnx.state(network, ARRAYS))
     write_tensors(pytorch.to_torch(layers, pytorch.torch_layers(network, {})), theirs)
-    content = theirs.read_bytes()
+    content, recipe = theirs.read_bytes(), model_entry("dense").recipe
     origin = Origin(
         row="nested_software/dense",
-        recipe=model_entry("dense").recipe,
+        recipe=recipe,
         step=1,
         correct=1,
         images=10_000,
-        revision="0" * 40,
+        revisions={recipe.seed: "0" * 40},
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
     )
@@ -244,65 +268,89 @@ def test_unwritable_cache_is_an_error(releases: _Server, large: Origin, tmp_path
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, RunDirectory]:
-    """A run and its record."""
-    path = tmp_path_factory.mktemp("recorded") / "run"
-    train_small([path])
-    run = RunDirectory(path)
+def recorded(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[tuple[Record, RunDirectory]]:
+    """Two runs with their records."""
+    folder = tmp_path_factory.mktemp("recorded")
+    runs = [RunDirectory(folder / name) for name in ("first", "second")]
+    train_small([run.path for run in runs])
+    return [(_record(run, str(seed + 1) * 40), run) for seed, run in enumerate(runs)]
+
+
+def _record(run: RunDirectory, revision: str) -> Record:
     result = run.result()
     assert result is not None
-    clean = {"git": {"revision": "1" * 40, "dirty": False}}
-    record = Record.of_run(
+    return Record.of_run(
         run.recipe(),
         run.metrics(),
         result["selected_step"],
         run.predictions(),
         DATASET.test.labels,
-        run.environment() | clean,
+        run.environment() | {"git": {"revision": revision, "dirty": False}},
         article="toy",
         row="plain",
         framework="jax",
         seconds=1.0,
     )
-    return record, run
 
 
 def test_published_weights_are_those_of_the_run(
-    recorded: tuple[Record, RunDirectory], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: list[tuple[Record, RunDirectory]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, run = recorded
+    runs = recorded[:1]
+    ((record, run),) = runs
     folder = tmp_path / "folder"
     monkeypatch.setattr(pretrained, "FOLDER", folder)
-    assert publish("toy/plain", record, run, folder) == folder / "shallow/model.safetensors"
+    assert publish("toy/plain", runs, 3, folder) == folder / "shallow/model.safetensors"
     origin = Origin.load(folder / "shallow")
-    assert origin.correct == (run.predictions() == DATASET.test.labels).sum()
-    assert (origin.recipe, origin.revision) == (run.recipe(), "1" * 40)
+    assert (origin.recipe, origin.revisions) == (run.recipe(), {0: "1" * 40})
+    assert (origin.correct, origin.images) == (3, len(IMAGES))
     ours, theirs = load_pretrained("shallow"), load_run(run.path)
     assert ours.step == theirs.step == record.selected_step
     np.testing.assert_array_equal(ours.probabilities(IMAGES), theirs.probabilities(IMAGES))
     monkeypatch.setattr(publication, "LARGEST_IN_PACKAGE", origin.size)
     large = folder / "shallow" / origin.release
-    assert publish("toy/plain", record, run, folder) == large
+    assert publish("toy/plain", runs, 3, folder) == large
     assert sorted((folder / "shallow").iterdir()) == sorted([folder / "shallow/config.json", large])
     again = load_pretrained("shallow")
     np.testing.assert_array_equal(again.probabilities(IMAGES), ours.probabilities(IMAGES))
     monkeypatch.undo()
-    publish("toy/plain", record, run, folder)
+    publish("toy/plain", runs, 3, folder)
     files = sorted(path.name for path in (folder / "shallow").iterdir())
     assert files == ["config.json", "model.safetensors"]
 
 
+def test_published_ensemble_votes_by_mean_probability(
+    recorded: list[tuple[Record, RunDirectory]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    written = publish("toy/committee", recorded, 7, tmp_path)
+    assert written == tmp_path / "shallow_committee/model.safetensors"
+    assert pretrained_names() == ["shallow_committee"]
+    origin = Origin.load(tmp_path / "shallow_committee")
+    assert origin.revisions == {0: "1" * 40, 1: "2" * 40}
+    assert (origin.correct, origin.name) == (7, "shallow_committee")
+    run = load_pretrained("shallow_committee")
+    assert (run.voters, run.recipe) == (2, recorded[0][1].recipe())
+    first, second = (load_run(one.path).probabilities(IMAGES) for _, one in recorded)
+    assert np.abs(first - second).max() > 0.03
+    np.testing.assert_allclose(run.probabilities(IMAGES), (first + second) / 2, rtol=1e-5)
+
+
 @pytest.mark.parametrize("what", ["predictions", "recipe", "code"])
 def test_only_the_recorded_run_is_published(
-    what: str, recorded: tuple[Record, RunDirectory], tmp_path: Path
+    what: str, recorded: list[tuple[Record, RunDirectory]], tmp_path: Path
 ) -> None:
-    record, run = recorded
+    (record, run), second = recorded
     changes: dict[str, dict[str, Any]] = {
         "predictions": {"predictions": (record.predictions + 1) % 10},
         "recipe": {"recipe": dataclasses.replace(record.recipe, seed=7)},
         "code": {"environment": {"git": {"revision": "1" * 40, "dirty": True}}},
     }
     other = dataclasses.replace(record, **changes[what])
-    with pytest.raises(Failure, match="uncommitted" if what == "code" else "not the recorded one"):
-        publish("toy/plain", other, run, tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
+    for runs in ([(other, run)], [second, (other, run)]):
+        sentence = "uncommitted" if what == "code" else "not the recorded one"
+        with pytest.raises(Failure, match=sentence):
+            publish("toy/plain", runs, 0, tmp_path / "folder")
+        assert not (tmp_path / "folder").exists()

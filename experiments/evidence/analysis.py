@@ -299,14 +299,22 @@ def votes(members: Ensemble, voters: Sequence[Record]) -> np.ndarray:
 
 def ensemble(results: Results, article: Article, members: Ensemble) -> float | None:
     """The test accuracy of the vote in percent; None while a member is missing."""
-    if (voters := ensemble_voters(results, article, members)) is None:
-        return None
+    voters = ensemble_voters(results, article, members)
+    return None if voters is None else 100 * float(correct_votes(members, voters).mean())
+
+
+def correct_votes(members: Ensemble, voters: Sequence[Record]) -> np.ndarray:
+    """Whether the vote on each test image is correct: bool [N].
+
+    Raises:
+      Failure: the vote is by probabilities, which a record lacks.
+    """
     predictions = np.stack([run.predictions for run in voters])
     correct = np.stack([run.correct for run in voters])
     # A vote is correct if it agrees with a voter that is correct. A mean of probabilities may be
     # correct where no voter is; records can't tell, so that counts as wrong.
     agreed = predictions == votes(members, voters)
-    return 100 * float((agreed & correct).any(0).mean())
+    return (agreed & correct).any(0)
 
 
 def _compare(

@@ -59,6 +59,10 @@ class Results:
         article, row = name.split("/")
         return next(one for one in self.articles if one.name == article).row(row)
 
+    def entry(self, name: str) -> Row | Ensemble:
+        """The row or ensemble called `article/row`."""
+        return next(one for article, one in self.entries if f"{article.name}/{one.id}" == name)
+
     def by_seed(self, name: str) -> dict[int, Record]:
         """Our runs of the row called `article/row`."""
         article, row = name.split("/")

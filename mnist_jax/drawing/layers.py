@@ -91,7 +91,7 @@ def _layer(layer: Any, name: str) -> dict[str, Any]:
         if layer is known:
             return {"op": function}
     what = getattr(layer, "__name__", kind.__name__)
-    raise Failure(f"The layer {name} is a {what}, which the page can't compute; give another run.")
+    raise Failure(f"The page can't compute the layer {name}, of type {what}; give another network.")
 
 
 def _weights(layer: Conv | Linear) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _transform(transform: Transform) -> dict[str, Any]:
             return {"op": "standardize"}
         case CropResize():
             return {"op": "resize", "weights": _array(transform.evaluation_weights())}
-    raise Failure(f"The page can't compute the transform {transform.name}; give another run.")
+    raise Failure(f"The page can't compute the transform {transform.name}; give another network.")
 
 
 def _array(values: Any) -> dict[str, Any]:

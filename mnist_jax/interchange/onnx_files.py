@@ -11,6 +11,7 @@ from mnist_jax.models.layers import (
     ClassicDropout,
     Conv,
     Dropout,
+    Ensemble,
     Linear,
     MaxPool,
     Network,
@@ -203,6 +204,10 @@ def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
     if layer is flatten:
         # Ours flattens row by row, with the channels innermost.
         return graph.add(name, "Flatten", graph.add(f"{name}.rows", "Transpose", x, perm=_NHWC))
+    if kind is Ensemble:
+        logits = (_layers(graph, m, x, f"{name}.{i}.") for i, m in enumerate(layer.members))
+        votes = [graph.add(f"{name}.{i}", "Softmax", y) for i, y in enumerate(logits)]
+        return graph.add(name, "Log", graph.add(f"{name}.mean", "Mean", *votes))
     if layer in _FUNCTIONS:
         return graph.add(name, _FUNCTIONS[layer], x)
     if isinstance(layer, Network) and kind.__call__ is Network.__call__:

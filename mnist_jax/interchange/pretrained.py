@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,13 +11,14 @@ from typing import Self
 from mnist_jax.data import download
 from mnist_jax.errors import Failure
 from mnist_jax.files import cache_folder, make_folder, parse_json, unwritable, write_bytes
-from mnist_jax.interchange.weights import network_of_file
+from mnist_jax.interchange import tensor_files
+from mnist_jax.interchange.weights import network_of
 from mnist_jax.models import model_entry
-from mnist_jax.models.layers import in_evaluation
+from mnist_jax.models.layers import Ensemble, Network, in_evaluation
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.network import LoadedRun
 
-# A folder for each network, with the layout of a Hugging Face repository.
+# A folder for each network and each ensemble, with the layout of a Hugging Face repository.
 FOLDER = Path(__file__).parents[1] / "pretrained"
 # Files of this many bytes or more are not part of the package.
 LARGEST_IN_PACKAGE = 2 * 2**20
@@ -31,12 +33,13 @@ class Origin:
     """The origin of pretrained weights, as in `config.json` beside them.
 
     Attributes:
-      row: row of the comparison, as `article/row`.
-      recipe: the run's recipe, with its seed.
+      row: row of the comparison, as `article/row`; for an ensemble, that of its vote.
+      recipe: the run's recipe, with its seed; for an ensemble, that of its first member.
       step: the step after which the weights were saved.
       correct: number of test images classified correctly.
       images: number of test images.
-      revision: git revision of the training code.
+      revisions: git revision of the training code, by the seed of each network in the file. Several
+        vote by the mean of their probabilities.
       sha256: digest of the weights file.
       size: size of that file, in bytes.
     """
@@ -46,14 +49,20 @@ class Origin:
     step: int
     correct: int
     images: int
-    revision: str
+    revisions: Mapping[int, str]
     sha256: str
     size: int
 
     @property
+    def name(self) -> str:
+        """The network's name; for an ensemble, with the vote's."""
+        vote = self.row.partition("/")[2]
+        return f"{self.recipe.model}_{vote}" if len(self.revisions) > 1 else self.recipe.model
+
+    @property
     def release(self) -> str:
         """The name of the release file, if the weights are too large for the package."""
-        return f"{self.recipe.model}-{self.sha256[:12]}.safetensors"
+        return f"{self.name}-{self.sha256[:12]}.safetensors"
 
     def to_json(self) -> str:
         """The text of `config.json`."""
@@ -69,25 +78,28 @@ class Origin:
         path = folder / "config.json"
         try:
             values = parse_json(path.read_text())
-            return cls(**values | {"recipe": Recipe.from_dict(values["recipe"])})
-        except (OSError, ValueError, TypeError, KeyError, Failure) as error:
+            recipe = Recipe.from_dict(values["recipe"])
+            revisions = {int(seed): one for seed, one in values["revisions"].items()}
+            return cls(**values | {"recipe": recipe, "revisions": revisions})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, Failure) as error:
             raise Failure(f"{path} is damaged or of another version; {_RESTORE}") from error
 
 
 def pretrained_names() -> list[str]:
-    """The networks with pretrained weights, in alphabetical order."""
+    """The networks and ensembles with pretrained weights, in alphabetical order."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 
 
 def load_pretrained(name: str) -> LoadedRun:
-    """Loads the network of an article with the weights of one recorded run.
+    """Loads the network of an article with the weights of one recorded run, or an ensemble.
 
     Weights under 2 MiB come with the package, larger ones only with a checkout. An installed
     package looks for the latter in its cache, and downloads them into it from the folder whose
     address is in `$MNIST_JAX_RELEASES`. The SHA-256 is verified in any case.
 
     Args:
-      name: one of `mnist_jax.models.model_names()`, such as `lenet`.
+      name: one of `mnist_jax.models.model_names()`, such as `lenet`, or `residual_cnn_committee`,
+        ten networks in one, whose probabilities are the mean of theirs.
 
     Raises:
       UsageError: there is no such network.
@@ -101,8 +113,8 @@ def load_pretrained(name: str) -> LoadedRun:
       >>> run.probabilities(np.zeros((2, 28, 28), np.uint8)).shape
       (2, 10)
     """
-    model_entry(name)
     if name not in pretrained_names():
+        model_entry(name)
         there = ", ".join(pretrained_names()) or "none"
         raise Failure(
             f"There are no pretrained weights of {name} (available: {there});"
@@ -110,8 +122,30 @@ def load_pretrained(name: str) -> LoadedRun:
         )
     origin = Origin.load(FOLDER / name)
     path = _verified(origin, FOLDER / name)
-    network = network_of_file(path, origin.recipe)[0]
-    return LoadedRun(origin.recipe, origin.step, in_evaluation(network), f"pretrained {name}")
+    return LoadedRun(
+        origin.recipe,
+        origin.step,
+        in_evaluation(_network(origin, path)),
+        f"pretrained {name}",
+        voters=len(origin.revisions),
+    )
+
+
+def seed_prefix(seed: int) -> str:
+    """The prefix of a member's tensors in the file of an ensemble."""
+    return f"seed{seed}."
+
+
+def _network(origin: Origin, path: Path) -> Network:
+    """The network in a file, or the vote of those in it."""
+    tensors = tensor_files.read_tensors(path)
+    if len(origin.revisions) == 1:
+        return network_of(tensors, origin.recipe, path)[0]
+    members = []
+    for prefix in map(seed_prefix, origin.revisions):
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        members.append(network_of(own, origin.recipe, path)[0])
+    return Network(ensemble=Ensemble(members))
 
 
 def _verified(origin: Origin, folder: Path) -> Path:
@@ -131,7 +165,7 @@ def _verified(origin: Origin, folder: Path) -> Path:
 
 def _fetch(origin: Origin, path: Path) -> None:
     """Downloads a release file into the cache, after verifying its SHA-256."""
-    what = f"The weights of {origin.recipe.model} ({origin.size / 1e6:.1f} MB)"
+    what = f"The weights of {origin.name} ({origin.size / 1e6:.1f} MB)"
     address = os.environ.get(RELEASES, "").rstrip("/")
     if not address:
         raise Failure(

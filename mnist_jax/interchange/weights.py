@@ -21,7 +21,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.environment import describe_environment
-from mnist_jax.runs.network import arrays_of, blank_network, load_run
+from mnist_jax.runs.network import LoadedRun, arrays_of, blank_network, load_run
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.session import Weights
 from mnist_jax.training.step import SAVED, TrainState
@@ -44,7 +44,7 @@ def read_weights(recipe: Recipe) -> Weights:
                 f"{source} is a run of {_description(theirs)}, not of {_description(recipe)}."
             )
     else:
-        network = network_of_file(source, recipe)[0]
+        network, _ = network_of(tensor_files.read_tensors(source), recipe, source)
     arrays = arrays_of(network)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(arrays):
@@ -77,7 +77,7 @@ def import_weights(
     source = Path(source)
     recipe = model_entry(model).recipe
     recipe = dataclasses.replace(recipe, model_args={**recipe.model_args, **(model_args or {})})
-    network, batches = network_of_file(source, recipe)
+    network, batches = network_of(tensor_files.read_tensors(source), recipe, source)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     none = Split(np.zeros((0, 28, 28), np.uint8), np.zeros(0, np.int32))
     origin = f"none, the weights are those of {source} (SHA-256 {digest})"
@@ -111,20 +111,33 @@ def export_weights(run: RunDirectory, target: Path | str, step: int | None = Non
       Failure: there is no such run or checkpoint, the network has a layer that can't be converted,
         or the file can't be written.
     """
-    loaded = load_run(run.path, step)
-    names = _torch_layers(loaded.network, loaded.recipe.model)
-    layers = pytorch.by_layer(nnx.state(loaded.network))
-    tensor_files.write_tensors(pytorch.to_torch(layers, names, batches=loaded.step), target)
+    tensor_files.write_tensors(state_dict(load_run(run.path, step)), target)
 
 
-def network_of_file(source: Path, recipe: Recipe) -> tuple[Network, int]:
-    """Makes the recipe's network with a file's weights; also returns `num_batches_tracked`.
+def state_dict(run: LoadedRun) -> dict[str, np.ndarray]:
+    """The weights of a run's network for the author's module.
 
     Raises:
-      UsageError: the file's suffix is unknown.
+      Failure: the network has a layer that can't be converted.
+    """
+    names = _torch_layers(run.network, run.recipe.model)
+    layers = pytorch.by_layer(nnx.state(run.network))
+    return pytorch.to_torch(layers, names, batches=run.step)
+
+
+def network_of(
+    tensors: Mapping[str, np.ndarray], recipe: Recipe, source: Path
+) -> tuple[Network, int]:
+    """Makes the recipe's network with a file's weights; also returns `num_batches_tracked`.
+
+    Args:
+      tensors: a `state_dict`.
+      recipe: the recipe.
+      source: the file, for messages.
+
+    Raises:
       Failure: it is not a `state_dict` of this network.
     """
-    tensors = tensor_files.read_tensors(source)
     network = blank_network(recipe)
     names = _torch_layers(network, recipe.model)
     arrays = nnx.state(network)

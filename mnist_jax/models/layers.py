@@ -292,6 +292,22 @@ class Residual(Network):
         return images + super().__call__(images, keys=keys)
 
 
+class Ensemble(nnx.Module):
+    """Networks that vote by the mean of their probabilities, as one layer, for evaluation.
+
+    Args:
+      members: networks whose outputs are logits, in evaluation mode.
+    """
+
+    def __init__(self, members: Iterable[Network]):
+        self.members = nnx.List(members)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images [N, 28, 28, 1] to logits [N, 10], whose softmax is the mean of the members'."""
+        votes = jnp.stack([nnx.log_softmax(member(images)) for member in self.members])
+        return nnx.logsumexp(votes, axis=0) - math.log(len(votes))
+
+
 def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:
     if isinstance(layer, Network) and keys is not None:
         return layer(x, keys=_fold_in(keys, position))

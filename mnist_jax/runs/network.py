@@ -47,12 +47,14 @@ class LoadedRun:
       network: from normalised images [N, 28, 28, 1] to logits [N, 10], in evaluation mode; has the
         averaged weights if the recipe evaluates these.
       source: where it was loaded from, for messages.
+      voters: number of networks in it, which vote by the mean of their probabilities.
     """
 
     recipe: Recipe
     step: int
     network: Network
     source: str
+    voters: int = 1
 
     @functools.cached_property
     def probabilities(self) -> Callable[[np.ndarray], np.ndarray]:
