@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> None:
     labels = dataset.test.labels
     confusion = measures.confusion(labels, predictions)
     out = display.console()
-    who = run.recipe.model if run.voters == 1 else f"vote of {run.voters} {run.recipe.model}"
+    vote = f"the vote of {run.voters} networks " if run.voters > 1 else ""
     out.print(
-        f"{who} on {dataset.name}, step {run.step}:"
+        f"{vote}{run.recipe.model} on {dataset.name}, step {run.step}:"
         f" test accuracy {np.mean(predictions == labels):.2%} of {len(labels):,} images"
     )
     display.class_table(out, CLASS_NAMES[dataset.name], confusion)

@@ -63,8 +63,9 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     name: str, results: Results
 ) -> None:
     origin = Origin.load(FOLDER / name)
-    of_row, correct = _recorded(origin, results)
-    records = [of_row[seed] for seed in origin.revisions]
+    of_row, records, correct = _recorded(origin, results)
+    assert origin.name == name
+    assert origin.revisions == {one.seed: one.environment["git"]["revision"] for one in records}
     assert origin.recipe == records[0].recipe
     assert {origin.step} == {record.selected_step for record in records}
     assert {origin.images} == {len(record.correct) for record in records}
@@ -82,7 +83,6 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     assert origin.sha256 in page
     earlier = set()
     for record in records:
-        assert f"git checkout {origin.revisions[record.seed]}\n" in page
         began = {one["git"]["revision"] for one in record.environment.get("before", [])}
         earlier |= began - {origin.revisions[record.seed]}
     assert all(f"`{revision[:7]}`" in page for revision in earlier)
@@ -95,16 +95,17 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     assert load_pretrained(name).recipe == origin.recipe
 
 
-def _recorded(origin: Origin, results: Results) -> tuple[dict[int, Record], int]:
-    """The records of a file's row, and how many images are correct by those of its networks."""
+def _recorded(origin: Origin, results: Results) -> tuple[dict[int, Record], list[Record], int]:
+    """The records of a file's row, those of its networks, and how many images these get right."""
     article, _, _ = origin.row.partition("/")
     match results.entry(origin.row):
         case Ensemble() as vote:
             records = results.by_seed(f"{article}/{vote.members}")
             voters = [records[seed] for seed in range(vote.size)]
-            return records, int(analysis.correct_votes(vote, voters).sum())
+            return records, voters, int(analysis.correct_votes(vote, voters).sum())
     records = results.by_seed(origin.row)
-    return records, int(records[origin.recipe.seed].correct.sum())
+    record = records[origin.recipe.seed]
+    return records, [record], int(record.correct.sum())
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_shipped_weights_reproduce_the_accuracy_of_card_and_record(
     correct = int((run.probabilities(test.images).argmax(-1) == test.labels).sum())
     (stated,) = re.findall(r"%: ([\d,]+) of 10,000", (FOLDER / name / "README.md").read_text())
     assert correct == int(stated.replace(",", ""))
-    assert correct == _recorded(origin, results)[1]
+    assert correct == _recorded(origin, results)[-1]
 
 
 def test_predict_uses_pretrained_weights(tmp_path: Path) -> None:
@@ -292,6 +293,7 @@ def _record(run: RunDirectory, revision: str) -> Record:
         row="plain",
         framework="jax",
         seconds=1.0,
+        probabilities=load_run(run.path).probabilities(IMAGES),
     )
 
 
@@ -302,40 +304,61 @@ def test_published_weights_are_those_of_the_run(
     ((record, run),) = runs
     folder = tmp_path / "folder"
     monkeypatch.setattr(pretrained, "FOLDER", folder)
-    assert publish("toy/plain", runs, 3, folder) == folder / "shallow/model.safetensors"
+    assert publish("toy/plain", runs, folder) == folder / "shallow/model.safetensors"
     origin = Origin.load(folder / "shallow")
+    assert origin.correct == (run.predictions() == DATASET.test.labels).sum()
     assert (origin.recipe, origin.revisions) == (run.recipe(), {0: "1" * 40})
-    assert (origin.correct, origin.images) == (3, len(IMAGES))
     ours, theirs = load_pretrained("shallow"), load_run(run.path)
     assert ours.step == theirs.step == record.selected_step
     np.testing.assert_array_equal(ours.probabilities(IMAGES), theirs.probabilities(IMAGES))
     monkeypatch.setattr(publication, "LARGEST_IN_PACKAGE", origin.size)
     large = folder / "shallow" / origin.release
-    assert publish("toy/plain", runs, 3, folder) == large
+    assert publish("toy/plain", runs, folder) == large
     assert sorted((folder / "shallow").iterdir()) == sorted([folder / "shallow/config.json", large])
     again = load_pretrained("shallow")
     np.testing.assert_array_equal(again.probabilities(IMAGES), ours.probabilities(IMAGES))
     monkeypatch.undo()
-    publish("toy/plain", runs, 3, folder)
+    publish("toy/plain", runs, folder)
     files = sorted(path.name for path in (folder / "shallow").iterdir())
     assert files == ["config.json", "model.safetensors"]
+
+
+_VOTE = Ensemble(id="committee", members="plain", size=2, figures=(), vote="mean")
 
 
 def test_published_ensemble_votes_by_mean_probability(
     recorded: list[tuple[Record, RunDirectory]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
-    written = publish("toy/committee", recorded, 7, tmp_path)
-    assert written == tmp_path / "shallow_committee/model.safetensors"
-    assert pretrained_names() == ["shallow_committee"]
-    origin = Origin.load(tmp_path / "shallow_committee")
+    written = publish("toy/committee", recorded, tmp_path, _VOTE)
+    assert written == tmp_path / "toy_committee/model.safetensors"
+    origin = Origin.load(tmp_path / "toy_committee")
     assert origin.revisions == {0: "1" * 40, 1: "2" * 40}
-    assert (origin.correct, origin.name) == (7, "shallow_committee")
-    run = load_pretrained("shallow_committee")
-    assert (run.voters, run.recipe) == (2, recorded[0][1].recipe())
     first, second = (load_run(one.path).probabilities(IMAGES) for _, one in recorded)
     assert np.abs(first - second).max() > 0.03
+    run = load_pretrained("toy_committee")
+    assert (run.voters, run.recipe) == (2, recorded[0][1].recipe())
     np.testing.assert_allclose(run.probabilities(IMAGES), (first + second) / 2, rtol=1e-5)
+    assert origin.correct == ((first + second).argmax(-1) == DATASET.test.labels).sum()
+    with pytest.raises(UsageError, match=r"did you mean 'toy_committee'\? The .*, toy_committee\."):
+        load_pretrained("toy_comittee")
+
+
+@pytest.mark.parametrize("what", ["vote", "loss"])
+def test_only_means_of_softmaxes_are_published(
+    what: str,
+    recorded: list[tuple[Record, RunDirectory]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vote = dataclasses.replace(_VOTE, vote="majority" if what == "vote" else "mean")
+    if what == "loss":
+        squared = dataclasses.replace(recorded[0][0].recipe, loss="mean_squared_error")
+        recorded = [(dataclasses.replace(recorded[0][0], recipe=squared), recorded[0][1])]
+        monkeypatch.setattr(RunDirectory, "recipe", lambda _: squared)
+    with pytest.raises(Failure, match="not a vote by the mean of softmaxes"):
+        publish("toy/committee", recorded, tmp_path, vote)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("what", ["predictions", "recipe", "code"])
@@ -349,8 +372,27 @@ def test_only_the_recorded_run_is_published(
         "code": {"environment": {"git": {"revision": "1" * 40, "dirty": True}}},
     }
     other = dataclasses.replace(record, **changes[what])
-    for runs in ([(other, run)], [second, (other, run)]):
-        sentence = "uncommitted" if what == "code" else "not the recorded one"
+    sentence = "uncommitted" if what == "code" else "not the recorded one"
+    for runs, vote in (([(other, run)], None), ([second, (other, run)], _VOTE)):
         with pytest.raises(Failure, match=sentence):
-            publish("toy/plain", runs, 0, tmp_path / "folder")
+            publish("toy/plain", runs, tmp_path / "folder", vote)
         assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "No row given; add --experiment=ARTICLE/ROW."),
+        (["--experiment=nielsen/none"], "nielsen has no row 'none'"),
+        (["--experiment=nielsen/shallow", "--seed=999"], "Seed 999 of nielsen/shallow has no"),
+        (["--experiment=frontier/committee", "--seed=0"], "several seeds; leave out --seed."),
+        (["--experiment=ttdoucet/committee"], "A member of ttdoucet/committee has no record;"),
+    ],
+)
+def test_misuse_of_publish_is_refused_in_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    done = run_command(tmp_path, "experiments.publish", *arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -41,7 +41,7 @@ _DATA = {
 
 
 def table(origins: Mapping[str, Origin]) -> str:
-    """A table of the networks with pretrained weights, and the names of those without."""
+    """A table of what has pretrained weights, and the names of the networks without."""
     rows = [["network", "row", "correct test images", "size"]]
     for name, one in origins.items():
         link = f"[`{name}`](../mnist_jax/pretrained/{name}/README.md)"
@@ -144,8 +144,7 @@ MIT, like the code; the images have the licence stated above.
 {_commands(origin, results)}
 ```
 
-{"retrains them from their seeds" if votes else "retrains it from the same seed"}.
-{_bits(origin, results)}
+{_RETRAINS_ALL if votes else _RETRAINS} {_bits(origin, results)}
 """
 
 
@@ -155,9 +154,12 @@ This file is one of those runs, and no better evidence
 than any other of them. An accuracy on 10,000 images also has a standard error of 0.10 points at
 99%."""
 _VOTE = """\
-This file is all of those runs, and their
-vote one observation. An accuracy on 10,000 images also has a standard error of 0.05 points at
-99.7%."""
+This file has the networks of several runs,
+and their vote is a single observation. An accuracy on 10,000 images also has a standard error of
+0.05 points at 99.7%."""
+
+_RETRAINS = "retrains it from the same seed."
+_RETRAINS_ALL = "retrain them from their seeds."
 
 
 def _trained(origin: Origin, results: Results) -> str:
@@ -205,18 +207,19 @@ def _commands(origin: Origin, results: Results) -> str:
 def _bits(origin: Origin, results: Results) -> str:
     """How closely retraining reproduces the file."""
     article, _, _ = origin.row.partition("/")
-    where = f"as stated in its record in `experiments/results/{article}.jsonl`"
+    its = "its record" if len(origin.revisions) == 1 else "their records"
+    where = f"as stated in {its} in `experiments/results/{article}.jsonl`"
     records = results.by_seed(_trained(origin, results))
     environments = {s: records[s].environment if s in records else {} for s in origin.revisions}
     earlier = [
-        one["git"]["revision"][:7]
+        f"`{one['git']['revision'][:7]}`"
         for seed, environment in environments.items()
         for one in environment.get("before", [])
         if one["git"] and one["git"]["revision"] != origin.revisions[seed]
     ]
     if earlier:
         return (
-            f"The file comes from a run that {', '.join(f'`{one}`' for one in earlier)} began and"
+            f"The file comes from a run that {', '.join(dict.fromkeys(earlier))} began and"
             " this revision resumed, so it is reproduced up to rounding, which training amplifies."
         )
     devices = [environment.get("device", {}) for environment in environments.values()]

@@ -1,66 +1,71 @@
-"""Pretrained weights of recorded runs: the file and its origin."""
+"""Pretrained weights of recorded runs and votes: the file and its origin."""
 
-import dataclasses
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
+from experiments.evidence import analysis
 from experiments.evidence.records import Record
+from experiments.evidence.rows import Ensemble
 from mnist_jax.errors import Failure
-from mnist_jax.files import make_folder, write_text
+from mnist_jax.files import make_folder, write_output, write_text
 from mnist_jax.interchange.pretrained import LARGEST_IN_PACKAGE, Origin, seed_prefix
-from mnist_jax.interchange.tensor_files import write_tensors
+from mnist_jax.interchange.tensor_files import to_bytes
 from mnist_jax.interchange.weights import state_dict
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.network import load_run
 
 
 def publish(
-    row: str, runs: Sequence[tuple[Record, RunDirectory]], correct: int, folder: Path
+    row: str,
+    runs: Sequence[tuple[Record, RunDirectory]],
+    folder: Path,
+    vote: Ensemble | None = None,
 ) -> Path:
-    """Writes a recorded run's weights and their origin into its network's folder.
+    """Writes the weights of a recorded run, or of all members of a vote, with their origin.
 
     Args:
-      row: the run's row, as `article/row`; for an ensemble, that of its vote.
-      runs: the run's record and directory, or those of an ensemble's members.
-      correct: number of test images classified correctly, by the vote of an ensemble.
+      row: the run's row, as `article/row`; for a vote, its own name in place of the row's.
+      runs: the run's record and directory, or those of the members.
       folder: parent of the networks' folders.
+      vote: the vote.
 
     Returns:
       The weights file. If too large for the package, it is named as a release file, which the
       package leaves out.
 
     Raises:
-      Failure: a run is not the recorded one or was made by uncommitted code, or a file can't be
-        read or written.
+      Failure: a run is not the recorded one or was made by uncommitted code, its outputs can't be
+        averaged by a vote, or a file can't be read or written.
     """
     tensors = {}
     for record, run in runs:
         _verify(record, run)
-        prefix = seed_prefix(record.seed) if len(runs) > 1 else ""
+        if vote and (vote.vote != "mean" or record.recipe.loss != "cross_entropy"):
+            raise Failure(f"{row} can't be published: it is not a vote by the mean of softmaxes.")
+        prefix = seed_prefix(record.seed) if vote else ""
         own = state_dict(load_run(run.path))
         tensors.update({f"{prefix}{name}": tensor for name, tensor in own.items()})
-    record, _ = runs[0]
+    records = [record for record, _ in runs]
+    correct = analysis.correct_votes(vote, records) if vote else records[0].correct
+    content = to_bytes(tensors)
     origin = Origin(
         row=row,
-        recipe=record.recipe,
-        step=record.selected_step,
-        correct=correct,
-        images=len(record.correct),
-        revisions={one.seed: one.environment["git"]["revision"] for one, _ in runs},
-        sha256="",
-        size=0,
+        recipe=records[0].recipe,
+        step=records[0].selected_step,
+        correct=int(correct.sum()),
+        images=len(correct),
+        revisions={one.seed: one.environment["git"]["revision"] for one in records},
+        sha256=sha256(content).hexdigest(),
+        size=len(content),
     )
-    target = folder / origin.name / "model.safetensors"
+    name = "model.safetensors" if len(content) < LARGEST_IN_PACKAGE else origin.release
+    target = folder / origin.name / name
     make_folder(target.parent)
-    write_tensors(tensors, target)
-    content = target.read_bytes()
-    origin = dataclasses.replace(origin, sha256=sha256(content).hexdigest(), size=len(content))
+    write_output(target, content, "folder")
     write_text(target.with_name("config.json"), origin.to_json())
-    if len(content) >= LARGEST_IN_PACKAGE:
-        target = target.rename(target.with_name(origin.release))
     for former in target.parent.glob("*.safetensors"):
         if former != target:
             former.unlink()

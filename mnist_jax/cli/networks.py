@@ -22,7 +22,7 @@ def define() -> Callable[[], LoadedRun]:
         "step", None, "Step of the checkpoint; by default the run's selected one, else its latest."
     )
     model = flags.DEFINE_string(
-        "model", None, "A pretrained network, such as lenet, instead of --workdir."
+        "model", None, "A pretrained network or ensemble, such as lenet, instead of --workdir."
     )
 
     def load() -> LoadedRun:

@@ -205,9 +205,14 @@ def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
         # Ours flattens row by row, with the channels innermost.
         return graph.add(name, "Flatten", graph.add(f"{name}.rows", "Transpose", x, perm=_NHWC))
     if kind is Ensemble:
-        logits = (_layers(graph, m, x, f"{name}.{i}.") for i, m in enumerate(layer.members))
-        votes = [graph.add(f"{name}.{i}", "Softmax", y) for i, y in enumerate(logits)]
-        return graph.add(name, "Log", graph.add(f"{name}.mean", "Mean", *votes))
+        votes = []
+        for number, member in enumerate(layer.members()):
+            logits = _layers(graph, member, x, f"{name}.{number}.")
+            vote = graph.add(f"{name}.vote{number}", "LogSoftmax", logits)
+            votes.append(graph.add(f"{name}.row{number}", "Unsqueeze", vote, np.array([0])))
+        stacked = graph.add(f"{name}.votes", "Concat", *votes, axis=0)
+        total = graph.add(f"{name}.sum", "ReduceLogSumExp", stacked, axes=[0], keepdims=0)
+        return graph.add(name, "Sub", total, np.log(np.float32(layer.size)))
     if layer in _FUNCTIONS:
         return graph.add(name, _FUNCTIONS[layer], x)
     if isinstance(layer, Network) and kind.__call__ is Network.__call__:
@@ -215,4 +220,4 @@ def _layer(graph: _Graph, layer: Any, x: str, name: str) -> str:
     if isinstance(layer, Network) and kind.__call__ is Residual.__call__:
         return graph.add(name, "Add", x, _layers(graph, layer, x, f"{name}."))
     what = getattr(layer, "__name__", kind.__name__)
-    raise Failure(f"The layer {name} is a {what}, which can't be expressed in ONNX.")
+    raise Failure(f"The layer {name}, of type {what}, can't be expressed in ONNX.")

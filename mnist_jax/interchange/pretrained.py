@@ -13,7 +13,7 @@ from mnist_jax.errors import Failure
 from mnist_jax.files import cache_folder, make_folder, parse_json, unwritable, write_bytes
 from mnist_jax.interchange import tensor_files
 from mnist_jax.interchange.weights import network_of
-from mnist_jax.models import model_entry
+from mnist_jax.models import model_names, unknown_model
 from mnist_jax.models.layers import Ensemble, Network, in_evaluation
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.network import LoadedRun
@@ -35,7 +35,7 @@ class Origin:
     Attributes:
       row: row of the comparison, as `article/row`; for an ensemble, that of its vote.
       recipe: the run's recipe, with its seed; for an ensemble, that of its first member.
-      step: the step after which the weights were saved.
+      step: the step after which the weights were saved; for an ensemble, its first member's.
       correct: number of test images classified correctly.
       images: number of test images.
       revisions: git revision of the training code, by the seed of each network in the file. Several
@@ -55,9 +55,8 @@ class Origin:
 
     @property
     def name(self) -> str:
-        """The network's name; for an ensemble, with the vote's."""
-        vote = self.row.partition("/")[2]
-        return f"{self.recipe.model}_{vote}" if len(self.revisions) > 1 else self.recipe.model
+        """The name of the network, or of the ensemble, such as `frontier_committee`."""
+        return self.recipe.model if len(self.revisions) == 1 else self.row.replace("/", "_")
 
     @property
     def release(self) -> str:
@@ -80,6 +79,8 @@ class Origin:
             values = parse_json(path.read_text())
             recipe = Recipe.from_dict(values["recipe"])
             revisions = {int(seed): one for seed, one in values["revisions"].items()}
+            if not revisions:
+                raise ValueError
             return cls(**values | {"recipe": recipe, "revisions": revisions})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, Failure) as error:
             raise Failure(f"{path} is damaged or of another version; {_RESTORE}") from error
@@ -98,11 +99,11 @@ def load_pretrained(name: str) -> LoadedRun:
     address is in `$MNIST_JAX_RELEASES`. The SHA-256 is verified in any case.
 
     Args:
-      name: one of `mnist_jax.models.model_names()`, such as `lenet`, or `residual_cnn_committee`,
-        ten networks in one, whose probabilities are the mean of theirs.
+      name: one of `pretrained_names()`: a network, such as `lenet`, or an ensemble, whose
+        probabilities are the mean of its members'.
 
     Raises:
-      UsageError: there is no such network.
+      UsageError: there is no such network or ensemble.
       Failure: it has no weights, they are damaged, or they can't be downloaded.
 
     Example:
@@ -113,11 +114,11 @@ def load_pretrained(name: str) -> LoadedRun:
       >>> run.probabilities(np.zeros((2, 28, 28), np.uint8)).shape
       (2, 10)
     """
-    if name not in pretrained_names():
-        model_entry(name)
-        there = ", ".join(pretrained_names()) or "none"
+    if name not in (there := pretrained_names()):
+        if name not in model_names():
+            raise unknown_model(name, sorted({*model_names(), *there}))
         raise Failure(
-            f"There are no pretrained weights of {name} (available: {there});"
+            f"There are no pretrained weights of {name} (available: {', '.join(there) or 'none'});"
             f" `python -m mnist_jax.train --model={name}` trains it."
         )
     origin = Origin.load(FOLDER / name)

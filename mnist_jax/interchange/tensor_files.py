@@ -56,7 +56,12 @@ def write_tensors(tensors: Mapping[str, np.ndarray], path: Path | str) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UsageError(f"{path} does not end in .safetensors; give it that suffix.")
-    write_output(path, save(dict(tensors), metadata={"format": "pt"}), "file")
+    write_output(path, to_bytes(tensors), "file")
+
+
+def to_bytes(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a `.safetensors` file."""
+    return save(dict(tensors), metadata={"format": "pt"})
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

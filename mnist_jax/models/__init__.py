@@ -9,9 +9,10 @@ from mnist_jax.models.registry import (
     create_model,
     model_entry,
     model_names,
+    unknown_model,
 )
 
-__all__ = ["Entry", "abstract_model", "create_model", "model_entry", "model_names"]
+__all__ = ["Entry", "abstract_model", "create_model", "model_entry", "model_names", "unknown_model"]
 
 for _module in pkgutil.iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

@@ -6,8 +6,9 @@ is computed on the available device.
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TypeAlias
 
 import jax
@@ -296,16 +297,26 @@ class Ensemble(nnx.Module):
     """Networks that vote by the mean of their probabilities, as one layer, for evaluation.
 
     Args:
-      members: networks whose outputs are logits, in evaluation mode.
+      members: networks with the same layers, whose outputs are logits.
     """
 
-    def __init__(self, members: Iterable[Network]):
-        self.members = nnx.List(members)
+    def __init__(self, members: Sequence[Network]):
+        graphs, states = zip(*map(nnx.split, members), strict=True)
+        # Stacked, because a loop over them is compiled as fast as one network.
+        self.stacked = nnx.merge(graphs[0], jax.tree.map(lambda *a: jnp.stack(a), *states))
+        self.size = len(members)
+
+    def members(self) -> list[Network]:
+        """The networks."""
+        graph, state = nnx.split(self.stacked)
+        states = (jax.tree.map(itemgetter(index), state) for index in range(self.size))
+        return [nnx.merge(graph, one) for one in states]
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Images [N, 28, 28, 1] to logits [N, 10], whose softmax is the mean of the members'."""
-        votes = jnp.stack([nnx.log_softmax(member(images)) for member in self.members])
-        return nnx.logsumexp(votes, axis=0) - math.log(len(votes))
+        graph, state = nnx.split(self.stacked)
+        votes = lax.map(lambda one: nnx.log_softmax(nnx.merge(graph, one)(images)), state)
+        return nnx.logsumexp(votes, axis=0) - math.log(self.size)
 
 
 def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:

@@ -74,12 +74,15 @@ def model_entry(name: str) -> Entry:
       UsageError: the name is unknown; the message suggests a similar one.
     """
     if name not in _ENTRIES:
-        close = difflib.get_close_matches(name.lower(), _ENTRIES, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]!r}? The" if close else "the"
-        raise UsageError(
-            f"There is no model {name!r}; {hint} models are {', '.join(model_names())}."
-        )
+        raise unknown_model(name, model_names())
     return _ENTRIES[name]
+
+
+def unknown_model(name: str, known: Sequence[str]) -> UsageError:
+    """The error that a name is not one of the known ones; suggests a similar one."""
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}? The" if close else "the"
+    return UsageError(f"There is no model {name!r}; {hint} models are {', '.join(known)}.")
 
 
 def create_model(name: str, /, *, rngs: nnx.Rngs, **overrides: Any) -> Network:
