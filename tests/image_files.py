@@ -18,7 +18,7 @@ def saved(picture: Picture, path: Path, **options: object) -> Path:
     return path
 
 
-def seen_of(path: Path, dataset: str = "mnist") -> Picture:
+def network_input(path: Path, dataset: str = "mnist") -> Picture:
     """The network input framed from a file with one unrotated digit or garment: uint8 [28, 28]."""
     ((seen, *_),) = frames_of(read_image(path), dataset)
     return np.asarray(seen)
@@ -49,7 +49,7 @@ def photographed(digit: Picture) -> Picture:
     return np.rint((light * (1 - 0.6 * digit / 255)).clip(0, 255)).astype(np.uint8)
 
 
-def shape_of(side: int = 60) -> Picture:
+def letter_l(side: int = 60) -> Picture:
     """An L, different from its mirror images: uint8 [side, side], 0 and 255."""
     digit = np.zeros((side, side), np.uint8)
     digit[side // 6 : -side // 6, side // 3 : side // 2] = 255
@@ -70,5 +70,5 @@ def bomb(side: int) -> bytes:
 
 def encoded(kind: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(255 - shape_of(200)).save(buffer, kind)
+    Image.fromarray(255 - letter_l(200)).save(buffer, kind)
     return buffer.getvalue()

@@ -13,11 +13,11 @@ from image_files import (
     bomb,
     encoded,
     enlarged,
+    letter_l,
+    network_input,
     on_page,
     photographed,
     saved,
-    seen_of,
-    shape_of,
 )
 from PIL import Image
 from scipy import ndimage
@@ -32,7 +32,7 @@ from mnist_jax.errors import Failure
 def test_a_digit_is_scaled_to_20_pixels_and_centred_by_its_centre_of_mass(tmp_path: Path) -> None:
     page = np.zeros((400, 300), np.uint8)
     page[20:140, 100:115] = page[120:140, 100:180] = 255
-    seen = seen_of(saved(255 - page, tmp_path / "page.png")) / 255
+    seen = network_input(saved(255 - page, tmp_path / "page.png")) / 255
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     assert len(rows) == 20
     assert len(columns) == 13
@@ -44,9 +44,9 @@ def test_a_digit_is_scaled_to_20_pixels_and_centred_by_its_centre_of_mass(tmp_pa
 
 def test_specks_do_not_move_the_digit(digits: Dataset, tmp_path: Path) -> None:
     page = on_page(enlarged(digits.test.images[0], 4), 60, 60, 300)
-    clean = seen_of(saved(255 - page, tmp_path / "clean.png"))
+    clean = network_input(saved(255 - page, tmp_path / "clean.png"))
     page[2:4, 2:4] = page[290:293, 280] = 255
-    specked = seen_of(saved(255 - page, tmp_path / "specked.png"))
+    specked = network_input(saved(255 - page, tmp_path / "specked.png"))
     np.testing.assert_allclose(specked.astype(int), clean, atol=3)
 
 
@@ -143,7 +143,7 @@ def test_framed_images_and_their_negatives_are_left_unchanged(digits: Dataset) -
 def test_every_format_is_read_from_a_path_a_string_and_a_stream(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(encoded(kind))
-    expected = 255 - np.stack([shape_of(200)] * 3, axis=-1)
+    expected = 255 - np.stack([letter_l(200)] * 3, axis=-1)
     for source in (path, str(path), io.BytesIO(encoded(kind))):
         assert np.abs(read_image(source).astype(int) - expected).mean() < 3
 
@@ -188,31 +188,31 @@ MODES: dict[str, Callable[[Picture], Image.Image]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_png_mode_gives_the_same_frame(mode: str, tmp_path: Path) -> None:
-    ink = shape_of()
+    ink = letter_l()
     MODES[mode](ink).save(tmp_path / "image.png")
-    seen = seen_of(tmp_path / "image.png")
+    seen = network_input(tmp_path / "image.png")
     np.testing.assert_array_equal(seen, frame_digit(ink))
 
 
 def test_cmyk_jpeg_is_read(tmp_path: Path) -> None:
-    Image.fromarray(255 - shape_of()).convert("CMYK").save(tmp_path / "image.jpg", quality=95)
-    seen = seen_of(tmp_path / "image.jpg")
-    assert np.abs(seen.astype(int) - frame_digit(shape_of())).mean() < 3
+    Image.fromarray(255 - letter_l()).convert("CMYK").save(tmp_path / "image.jpg", quality=95)
+    seen = network_input(tmp_path / "image.jpg")
+    assert np.abs(seen.astype(int) - frame_digit(letter_l())).mean() < 3
 
 
 def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # To be rotated by 90° clockwise.
-    path = saved(np.rot90(255 - shape_of()), tmp_path / "rotated.jpg", exif=exif, quality=95)
-    seen = seen_of(path)
-    assert np.abs(seen.astype(int) - frame_digit(shape_of())).mean() < 3
+    path = saved(np.rot90(255 - letter_l()), tmp_path / "rotated.jpg", exif=exif, quality=95)
+    seen = network_input(path)
+    assert np.abs(seen.astype(int) - frame_digit(letter_l())).mean() < 3
 
 
 def test_a_large_picture_is_downscaled(tmp_path: Path) -> None:
-    path = saved(255 - shape_of(4002), tmp_path / "large.png")
+    path = saved(255 - letter_l(4002), tmp_path / "large.png")
     assert read_image(path).shape == (1024, 1024, 3)
-    seen = seen_of(path)
-    assert np.abs(seen.astype(int) - frame_digit(shape_of())).mean() < 8
+    seen = network_input(path)
+    assert np.abs(seen.astype(int) - frame_digit(letter_l())).mean() < 8
 
 
 @pytest.mark.parametrize("light", [False, True])
@@ -221,7 +221,7 @@ def test_a_garment_fills_the_frame_and_keeps_its_grey(light: bool, tmp_path: Pat
     page[10:80, 100:140] = 60
     page[30:40, 100:140] = 200
     path = saved(page if light else 255 - page, tmp_path / "garment.png")
-    seen = seen_of(path, "fashion_mnist")
+    seen = network_input(path, "fashion_mnist")
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (0, 27, 6, 21)
     assert seen[20, 14] == 60
@@ -232,7 +232,7 @@ def test_a_garment_fills_the_frame_and_keeps_its_grey(light: bool, tmp_path: Pat
 def test_framed_garments_are_left_unchanged(tmp_path: Path) -> None:
     garment = frame_garment(np.arange(40, 240, dtype=np.uint8)[:, None] * np.ones(60, np.uint8))
     path = saved(garment, tmp_path / "garment.png")
-    np.testing.assert_array_equal(seen_of(path, "fashion_mnist"), garment)
+    np.testing.assert_array_equal(network_input(path, "fashion_mnist"), garment)
 
 
 def test_specks_do_not_move_a_garment(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_specks_do_not_move_a_garment(tmp_path: Path) -> None:
     expected = frame_garment(page)
     page[85:87, 5] = 200
     path = saved(255 - page, tmp_path / "garment.png")
-    np.testing.assert_array_equal(seen_of(path, "fashion_mnist"), expected)
+    np.testing.assert_array_equal(network_input(path, "fashion_mnist"), expected)
 
 
 def empty_pages() -> dict[str, Picture]:

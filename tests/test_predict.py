@@ -22,11 +22,11 @@ from image_files import (
     bomb,
     coloured,
     enlarged,
+    letter_l,
+    network_input,
     on_page,
     photographed,
     saved,
-    seen_of,
-    shape_of,
 )
 from PIL import Image
 
@@ -110,7 +110,7 @@ def test_a_file_is_classified_like_the_array(
     ending, make = ENCODINGS[encoding]
     images, labels = dataset.test.images[:60], dataset.test.labels[:60]
     files = [saved(make(d), tmp_path / f"{i}.{ending}", quality=75) for i, d in enumerate(images)]
-    framed = np.stack([seen_of(file, dataset.name) for file in files])
+    framed = np.stack([network_input(file, dataset.name) for file in files])
     # A shift by one pixel would give 0.91 at most, a scale wrong by a tenth 0.89.
     assert mean_correlation(framed, images) > (0.98 if encoding == "as PNG" else 0.93)
     from_files, from_arrays = classify(framed).argmax(-1), classify(images).argmax(-1)
@@ -165,7 +165,7 @@ def test_the_command_classifies_valid_files_and_reports_the_others(
         assert part in sentence
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["image"] for row in rows] == [str(path) for path in good]
-    seen = np.stack([seen_of(path) for path in good])
+    seen = np.stack([network_input(path) for path in good])
     expected = classify(seen)
     for row, probabilities in zip(rows, expected, strict=True):
         np.testing.assert_allclose(row["probabilities"], probabilities, rtol=1e-3, atol=1e-6)
@@ -184,7 +184,7 @@ def test_the_command_prints_label_and_probabilities(
     done = run_command(tmp_path, "mnist_jax.predict", f"--workdir={run.path}", path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    (probabilities,) = classify(seen_of(path)[None])
+    (probabilities,) = classify(network_input(path)[None])
     label = int(probabilities.argmax())
     assert done.stdout.startswith(f"{path}: {label} {probabilities[label]:.2%}")
 
@@ -312,7 +312,7 @@ def test_90_percent_of_drawn_digits_are_recognised_in_every_family(tmp_path: Pat
 def test_a_failure_to_write_pictures_does_not_stop_the_predictions(
     run: RunDirectory, tmp_path: Path
 ) -> None:
-    images = [saved(255 - shape_of(), tmp_path / f"{name}.png") for name in "ab"]
+    images = [saved(255 - letter_l(), tmp_path / f"{name}.png") for name in "ab"]
     done = run_command(
         tmp_path, "mnist_jax.predict", f"--workdir={run.path}", f"--show={images[0]}", *images
     )
@@ -322,7 +322,7 @@ def test_a_failure_to_write_pictures_does_not_stop_the_predictions(
 
 
 def test_misuse_is_refused_in_one_sentence(run: RunDirectory, tmp_path: Path) -> None:
-    image = saved(255 - shape_of(), tmp_path / "image.png")
+    image = saved(255 - letter_l(), tmp_path / "image.png")
     workdir = f"--workdir={run.path}"
     for arguments, code, sentence in (
         ([image], 2, "Give either --workdir=DIR, a run, or --model=NAME"),

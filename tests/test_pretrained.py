@@ -16,7 +16,7 @@ import pytest
 import yaml
 from commands import run as run_command
 from flax import nnx
-from image_files import saved, shape_of
+from image_files import letter_l, saved
 from small_runs import DATASET, train_small
 
 from experiments.evidence import analysis, cards, publication, rendering
@@ -130,7 +130,7 @@ def test_shipped_weights_reproduce_the_accuracy_of_card_and_record(
 
 
 def test_predict_uses_pretrained_weights(tmp_path: Path) -> None:
-    picture = saved(255 - shape_of(), tmp_path / "picture.png")
+    picture = saved(255 - letter_l(), tmp_path / "picture.png")
     done = run_command(tmp_path, "mnist_jax.predict", "--model=shallow", picture, "--json")
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(done.stdout)["label"] < 10
