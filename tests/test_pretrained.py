@@ -95,6 +95,40 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     assert load_pretrained(name).recipe == origin.recipe
 
 
+def test_card_of_an_ensemble_retrains_each_member_at_its_revision(results: Results) -> None:
+    row = results.by_seed("frontier/chosen")
+    origin = Origin(
+        row="frontier/committee",
+        recipe=row[0].recipe,
+        step=1,
+        correct=9973,
+        images=10_000,
+        revisions={0: "a" * 40, 1: "a" * 40, 2: "b" * 40},
+        sha256="0" * 64,
+        size=1,
+    )
+    page = cards.card(origin, results)
+    assert "\n# frontier_committee\n\nAn ensemble of 3 networks `residual_cnn`, which" in page
+    assert "| this file, the vote of seeds 0 to 2 | 99.73%: 9,973 of 10,000 |" in page
+    assert re.search(rf"\| the row `frontier/chosen` \| \S+ ± \S+% \(n = {len(row)}\) \|", page)
+    train = "python -m experiments.frontier --experiment=chosen"
+    where = "--results=again --workdir=again"
+    assert (
+        f"""
+git checkout {"a" * 40}
+{train} --num_seeds=2 --first_seed=0 \\
+  {where}
+git checkout {"b" * 40}
+{train} --num_seeds=1 --first_seed=2 \\
+  {where}
+```
+
+retrain them from their seeds."""
+        in page
+    )
+    assert "as stated in their records" in page
+
+
 def _recorded(origin: Origin, results: Results) -> tuple[dict[int, Record], list[Record], int]:
     """The records of a file's row, those of its networks, and how many images these get right."""
     article, _, _ = origin.row.partition("/")

@@ -62,8 +62,8 @@ def card(origin: Origin, results: Results) -> str:
     about = (inspect.getdoc(entry.network) or "").partition("\n")[0]
     if votes := len(origin.revisions) > 1:
         about = (
-            f"{len(origin.revisions)} networks `{recipe.model}`, which vote by the mean of their"
-            f" probabilities. {about}"
+            f"An ensemble of {len(origin.revisions)} networks `{recipe.model}`, which vote by the"
+            f" mean of their probabilities. {about}"
         )
     variant = ""
     if recipe.model_args != entry.recipe.model_args:
@@ -154,9 +154,9 @@ This file is one of those runs, and no better evidence
 than any other of them. An accuracy on 10,000 images also has a standard error of 0.10 points at
 99%."""
 _VOTE = """\
-This file has the networks of several runs,
-and their vote is a single observation. An accuracy on 10,000 images also has a standard error of
-0.05 points at 99.7%."""
+This file has the networks of several of
+them, and their vote is a single observation. An accuracy on 10,000 images also has a standard
+error of 0.05 points at 99.7%."""
 
 _RETRAINS = "retrains it from the same seed."
 _RETRAINS_ALL = "retrain them from their seeds."
