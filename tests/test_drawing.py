@@ -19,10 +19,10 @@ from mnist_jax.drawing import page
 from mnist_jax.drawing.layers import network_json
 from mnist_jax.errors import Failure
 from mnist_jax.models import model_entry
+from mnist_jax.models.ensemble import Ensemble
 from mnist_jax.models.layers import (
     Conv,
     Dropout,
-    Ensemble,
     Linear,
     Network,
     Residual,

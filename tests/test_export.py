@@ -21,12 +21,12 @@ from mnist_jax.interchange.onnx_files import to_onnx
 from mnist_jax.interchange.pretrained import load_pretrained, pretrained_names
 from mnist_jax.interchange.stablehlo import to_stablehlo
 from mnist_jax.models import model_entry, model_names
+from mnist_jax.models.ensemble import Ensemble
 from mnist_jax.models.layers import (
     BatchNorm,
     ClassicDropout,
     Conv,
     Dropout,
-    Ensemble,
     Linear,
     Network,
     flatten,

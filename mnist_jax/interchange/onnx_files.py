@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnist_jax.errors import Failure
+from mnist_jax.models.ensemble import Ensemble
 from mnist_jax.models.layers import (
     BatchNorm,
     ClassicDropout,
     Conv,
     Dropout,
-    Ensemble,
     Linear,
     MaxPool,
     Network,

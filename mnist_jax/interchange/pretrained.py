@@ -14,7 +14,8 @@ from mnist_jax.files import cache_folder, make_folder, parse_json, unwritable, w
 from mnist_jax.interchange import tensor_files
 from mnist_jax.interchange.weights import network_of
 from mnist_jax.models import model_names, unknown_model
-from mnist_jax.models.layers import Ensemble, Network, in_evaluation
+from mnist_jax.models.ensemble import Ensemble
+from mnist_jax.models.layers import Network, in_evaluation
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.network import LoadedRun
 

@@ -6,9 +6,8 @@ is computed on the available device.
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TypeAlias
 
 import jax
@@ -291,32 +290,6 @@ class Residual(Network):
     def __call__(self, images: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
         """Images [N, H, W, C] to the same shape; `keys` as in `Network`."""
         return images + super().__call__(images, keys=keys)
-
-
-class Ensemble(nnx.Module):
-    """Networks that vote by the mean of their probabilities, as one layer, for evaluation.
-
-    Args:
-      members: networks with the same layers, whose outputs are logits.
-    """
-
-    def __init__(self, members: Sequence[Network]):
-        graphs, states = zip(*map(nnx.split, members), strict=True)
-        # Stacked, because a loop over them is compiled as fast as one network.
-        self.stacked = nnx.merge(graphs[0], jax.tree.map(lambda *a: jnp.stack(a), *states))
-        self.size = len(members)
-
-    def members(self) -> list[Network]:
-        """The networks."""
-        graph, state = nnx.split(self.stacked)
-        states = (jax.tree.map(itemgetter(index), state) for index in range(self.size))
-        return [nnx.merge(graph, one) for one in states]
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Images [N, 28, 28, 1] to logits [N, 10], whose softmax is the mean of the members'."""
-        graph, state = nnx.split(self.stacked)
-        votes = lax.map(lambda one: nnx.log_softmax(nnx.merge(graph, one)(images)), state)
-        return nnx.logsumexp(votes, axis=0) - math.log(self.size)
 
 
 def _apply(layer: Layer, x: jax.Array, keys: jax.Array | None, position: int) -> jax.Array:
