@@ -284,9 +284,10 @@ def test_damaged_files_are_refused(large: Origin, tmp_path: Path) -> None:
     sentence = f"instead of {large.sha256[:12]}….; restore it from the repository or install again"
     with pytest.raises(Failure, match=sentence):
         load_pretrained("dense")
-    (tmp_path / "folder/dense/config.json").write_text("{}")
-    with pytest.raises(Failure, match=r"config\.json is damaged or of another version"):
-        load_pretrained("dense")
+    for text in ("{}", dataclasses.replace(large, revisions={}).to_json()):
+        (tmp_path / "folder/dense/config.json").write_text(text)
+        with pytest.raises(Failure, match=r"config\.json is damaged or of another version"):
+            load_pretrained("dense")
 
 
 def test_unwritable_cache_is_an_error(releases: _Server, large: Origin, tmp_path: Path) -> None:
