@@ -1,5 +1,6 @@
 """Pretrained weights: shipped and downloaded."""
 
+import dataclasses
 import hashlib
 import json
 import re
