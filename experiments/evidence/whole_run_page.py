@@ -27,9 +27,9 @@ have errors far above rounding, except in the runs that [Environments](#environm
 The two sides round differently because they add in different orders, and training can amplify this:
 rounding may decide which of two nearly equal values is the maximum of a pooling window, or on which
 side of 0 a ReLU's input lies, and Adam takes full steps for the smallest gradients. To measure how
-far that goes, a second run of ours, *perturbed*, starts with every parameter moved by one unit in
-the last place and is otherwise identical. Where PyTorch's values are at most {far} times as far
-from our run as the perturbed run's, rounding is enough to explain the distance.{farther}
+far that goes, *perturbed* runs of ours start with every parameter moved by one unit in the last
+place and are otherwise identical. Where PyTorch's values are at most {far} times as far from ours
+as the farthest perturbed run's, rounding is enough to explain the distance.{farther}
 
 - *epochs*: how many were run, of those in the recipe.
 - *ours*, *PyTorch*, *record*: the test accuracy of both sides after the last of them, and that of
@@ -37,19 +37,20 @@ from our run as the perturbed run's, rounding is enough to explain the distance.
   made by other revisions of this code, some of which round convolutions differently.
 - *difference*: the largest difference between the two test accuracies after any epoch, in points.
 - *predictions*: for how many of the {images} test images the predicted label differs from ours
-  after the last epoch: PyTorch's, then the perturbed run's.
+  after the last epoch: PyTorch's, then the perturbed runs'.
 - *first step*: the first step at which the two sides classify different numbers of the batch's
   images correctly. Equal numbers may be of different images, so predictions may differ earlier.
 - *losses*: the largest difference between the losses of any step before that.
 - *values*: the largest difference of a parameter or BatchNorm statistic from ours after the last
-  epoch: PyTorch's, then the perturbed run's.
+  epoch: PyTorch's, then the perturbed runs'.
+- *n*: the number of perturbed runs.
 
 {table}
 
 ## Epoch by epoch
 
 Test accuracy in percent, the loss over all test images, and for how many of them the predicted
-label differs from ours: PyTorch's and the perturbed run's. *record* is the recorded run's accuracy.
+label differs from ours: PyTorch's and the perturbed runs'. *record* is the recorded run's accuracy.
 {curves}
 ## Environments
 
@@ -58,7 +59,7 @@ label differs from ours: PyTorch's and the perturbed run's. *record* is the reco
 _IMAGES = 10_000
 # Most lines of a table of epochs, about.
 _MOST = 15
-# Rounding does not explain a distance over this many times the perturbed run's.
+# Rounding does not explain a distance over this many times the farthest perturbed run's.
 _FAR = 3
 
 
@@ -70,7 +71,7 @@ def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
     table = [
         [
             *("article", "row", "seed", "epochs", "steps", "ours", "PyTorch", "record"),
-            *("difference", "predictions", "first step", "losses", "values"),
+            *("difference", "predictions", "first step", "losses", "values", "n"),
         ]
     ]
     for run in runs:
@@ -85,10 +86,11 @@ def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
                 f"{run.replay.steps:,}",
                 *_accuracies(run, record, run.epochs),
                 f"{_difference(run):.2f}",
-                _both(run, "predictions", "d"),
+                _distances(run, "predictions", run.epochs, "d"),
                 f"{run.replay.first_step:,}" if run.replay.first_step else "none",
                 f"{run.replay.losses:.0e}",
-                _both(run, "values", ".0e"),
+                _distances(run, "values", run.epochs, ".0e"),
+                str(len(run.replay.perturbed)),
             ]
         )
     # One seed per row; the others are in the table above.
@@ -136,7 +138,8 @@ def _farther(runs: Iterable[WholeRun]) -> str:
     """A sentence on the runs that rounding does not explain; empty if there are none."""
     found = []
     for run in runs:
-        theirs, perturbed = (one.values[-1] for one in run.replay.distances)
+        theirs = run.replay.distance.values[-1]
+        perturbed = max(one.values[-1] for one in run.replay.perturbed)
         if theirs > _FAR * perturbed:
             other = run.replay.distance.predictions[-1]
             found.append(
@@ -149,9 +152,13 @@ def _farther(runs: Iterable[WholeRun]) -> str:
     return "\n" + textwrap.fill(sentence, 100)
 
 
-def _both(run: WholeRun, column: str, style: str) -> str:
-    """The last value of a column: PyTorch's distance, then the perturbed run's."""
-    return ", ".join(format(getattr(one, column)[-1], style) for one in run.replay.distances)
+def _distances(run: WholeRun, column: str, epoch: int, style: str) -> str:
+    """A column's value after an epoch: PyTorch's distance, then the perturbed runs'."""
+    theirs, *perturbed = (
+        getattr(one, column)[epoch - 1] for one in (run.replay.distance, *run.replay.perturbed)
+    )
+    ends = [format(end, style) for end in (min(perturbed), max(perturbed))]
+    return f"{theirs:{style}}, {' to '.join(dict.fromkeys(ends))}"
 
 
 def _curve(run: WholeRun, record: Record | None) -> str:
@@ -159,14 +166,13 @@ def _curve(run: WholeRun, record: Record | None) -> str:
     shown = sorted({1, run.epochs, *range(every, run.epochs, every)})
     rows = [
         [
-            *("epoch", "ours", "PyTorch", "record", "loss: ours", "PyTorch"),
-            *("different labels: PyTorch", "perturbed"),
+            *("epoch", "ours", "PyTorch", "record", "loss: ours", "PyTorch", "predictions"),
         ]
     ]
     for epoch in shown:
         losses = [f"{side.test_loss[epoch - 1]:.6f}" for side in run.replay.sides]
-        others = [str(one.predictions[epoch - 1]) for one in run.replay.distances]
-        rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, *others])
+        others = _distances(run, "predictions", epoch, "d")
+        rows.append([str(epoch), *_accuracies(run, record, epoch), *losses, others])
     return "\n".join([f"### `{run.row}`, seed {run.recipe.seed}", "", tables.markdown(rows), ""])
 
 

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -17,14 +17,8 @@ from mnist_jax.recipe import Recipe
 FOLDER = Path(__file__).parents[2] / "docs"
 # Significant digits of a stored column: enough for float32.
 _DIGITS = 8
-# Fields of a line beside the curves, and the curves with a value for every epoch.
+# Fields of a line beside those of its replay.
 _ABOUT = ("seed", "epochs", "row", "recipe", "recipe_sha256", "date", "environment")
-_TABLES: Mapping[str, type[Side | Distance]] = {
-    "ours": Side,
-    "theirs": Side,
-    "distance": Distance,
-    "perturbed": Distance,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +48,12 @@ class WholeRun:
     def to_json(self) -> str:
         """One line."""
         recipe = self.recipe.to_dict()
+        replay = self.replay
         curves = {
-            name: {column: _rounded(curve) for column, curve in value._asdict().items()}
-            if isinstance(value, Side | Distance)
-            else value
-            for name, value in self.replay._asdict().items()
+            "ours": _columns(replay.ours),
+            "theirs": _columns(replay.theirs),
+            "distance": _columns(replay.distance),
+            "perturbed": [_columns(one) for one in replay.perturbed],
         }
         about = {
             "seed": self.recipe.seed,
@@ -69,7 +64,7 @@ class WholeRun:
             "date": self.date,
             "environment": dict(self.environment),
         }
-        return json.dumps(about | curves)
+        return json.dumps(about | replay._asdict() | curves)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -84,11 +79,19 @@ class WholeRun:
         if digest(values["recipe"]) != values.pop("recipe_sha256"):
             raise ValueError("its recipe is not the one its recipe_sha256 is of")
         stated = values.pop("seed"), values.pop("epochs")
-        curves = {name: values.pop(name) for name in Replay._fields}
-        tables = {name: kind(**curves[name]) for name, kind in _TABLES.items()}
-        replay = Replay(**curves | tables)
-        run = cls(**values | {"recipe": Recipe.from_dict(values["recipe"]), "replay": replay})
-        if {len(column) for table in tables.values() for column in table} != {run.epochs}:
+        about = {name: values.pop(name) for name in ("row", "recipe", "date", "environment")}
+        curves = {
+            "ours": Side(**values["ours"]),
+            "theirs": Side(**values["theirs"]),
+            "distance": Distance(**values["distance"]),
+            "perturbed": [Distance(**one) for one in values["perturbed"]],
+        }
+        replay = Replay(**values | curves)
+        run = cls(**about | {"recipe": Recipe.from_dict(about["recipe"]), "replay": replay})
+        if not replay.perturbed:
+            raise ValueError("it has no perturbed run")
+        tables = (*replay.sides, replay.distance, *replay.perturbed)
+        if {len(column) for table in tables for column in table} != {run.epochs}:
             raise ValueError("its columns have different lengths")
         if stated != (run.recipe.seed, run.epochs):
             raise ValueError("its seed or epochs are not those of its recipe and columns")
@@ -137,5 +140,8 @@ def _path(folder: Path) -> Path:
     return folder / "whole_runs.jsonl"
 
 
-def _rounded(column: Sequence[float]) -> list[float]:
-    return [v if isinstance(v, int) else float(f"{v:.{_DIGITS}g}") for v in column]
+def _columns(table: Side | Distance) -> dict[str, list[float]]:
+    return {
+        name: [v if isinstance(v, int) else float(f"{v:.{_DIGITS}g}") for v in column]
+        for name, column in table._asdict().items()
+    }

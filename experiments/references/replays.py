@@ -31,7 +31,7 @@ class Replay(NamedTuple):
       ours: our curves.
       theirs: those of the author's network.
       distance: the author's network compared with ours.
-      perturbed: our perturbed run compared with ours.
+      perturbed: our perturbed runs compared with ours.
       first_step: the first step, from 1 on, at which the two classified different numbers of the
         batch's images correctly; None if there is none.
       losses: the largest difference of the loss of any step before that.
@@ -41,7 +41,7 @@ class Replay(NamedTuple):
     ours: Side
     theirs: Side
     distance: Distance
-    perturbed: Distance
+    perturbed: list[Distance]
     first_step: int | None
     losses: float
     steps: int
@@ -50,8 +50,3 @@ class Replay(NamedTuple):
     def sides(self) -> tuple[Side, Side]:
         """Ours and theirs."""
         return self.ours, self.theirs
-
-    @property
-    def distances(self) -> tuple[Distance, Distance]:
-        """The author's network's, and our perturbed run's."""
-        return self.distance, self.perturbed

@@ -3,9 +3,9 @@
 It starts from our initial values and takes our batches, shifted, warped and rotated as ours are,
 with our dropout masks and learning-rate schedule. Everything else is PyTorch's and the author's:
 normalisation, layers, gradients, optimiser, evaluation. Any difference thus lies in what the two
-compute from the same values. How much of it is rounding, which training amplifies, is measured by a
-second, perturbed run of ours: it starts with every parameter moved by one unit in the last place
-and is otherwise identical.
+compute from the same values. How much of it is rounding, which training amplifies, is measured by
+perturbed runs of ours: they start with every parameter moved by one unit in the last place, up or
+down at random, and are otherwise identical.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 from rich.console import Console
 from torch import Tensor, nn, optim
@@ -40,6 +41,9 @@ from mnist_jax.training import evaluation, shifts
 from mnist_jax.training.step import TrainState, step_keys
 from mnist_jax.training.trainer import Trainer
 
+# One is a single draw: their distances from ours vary by a factor of two or more.
+_PERTURBED = 4
+
 
 def replay(
     out: Console, recipe: Recipe, dataset: Dataset, epochs: int, author: Original | None = None
@@ -62,14 +66,14 @@ def replay(
             "Evaluation in training mode updates running statistics, with dropout masks of its own;"
             " choose a row with exact evaluation."
         )
-    # The second one is to be perturbed.
-    trainer = Trainer(recipe, dataset, seeds=[recipe.seed] * 2, num_devices=1)
+    # All but the first are to be perturbed.
+    trainer = Trainer(recipe, dataset, seeds=[recipe.seed] * (1 + _PERTURBED), num_devices=1)
     schedule = trainer.schedule
     author = author or torch_runs.reference(recipe, schedule.steps_per_epoch)
     replayer = _Replayer(author, trainer)
-    _perturb_second(trainer)
+    perturb_others(trainer)
     ours, theirs = Side([], [], [], []), Side([], [], [], [])
-    distance, perturbed = Distance([], []), Distance([], [])
+    distance, *perturbed = (Distance([], []) for _ in range(1 + _PERTURBED))
     logs: list[np.ndarray] = []
     for epoch in range(1, epochs + 1):
         start, end = trainer.step, trainer.step + schedule.steps_per_epoch
@@ -78,8 +82,8 @@ def replay(
             parts.append(trainer.advance(end - trainer.step)[0])
         log = np.stack([np.concatenate(parts), replayer.epoch()])
         logits = trainer.logits(dataset.test.images)
-        (loss, _), (accuracy, _) = evaluation.score(recipe, logits, dataset.test.labels)
-        labels, perturbed_labels = logits.argmax(-1)
+        (loss, *_), (accuracy, *_) = evaluation.score(recipe, logits, dataset.test.labels)
+        labels, *perturbed_labels = logits.argmax(-1)
         their_loss, their_labels = torch_runs.evaluate(recipe, replayer.network, dataset.test)
         their_accuracy = float(np.mean(their_labels == dataset.test.labels))
         if not np.isfinite([log[..., 0].sum(), loss, their_loss]).all():
@@ -92,10 +96,14 @@ def replay(
         ):
             for column, value in zip(side, (*mean, *test), strict=True):
                 column.append(float(value))
-        values, perturbed_values = (replayer.tensors(trainer.state(i), end) for i in range(2))
-        for one, other_labels, other_values in (
-            (distance, their_labels, values_of(replayer.network)),
-            (perturbed, perturbed_labels, perturbed_values),
+        values, *others = (
+            replayer.tensors(trainer.state(i), end) for i in range(len(trainer.seeds))
+        )
+        for one, other_labels, other_values in zip(
+            [distance, *perturbed],
+            [their_labels, *perturbed_labels],
+            [values_of(replayer.network), *others],
+            strict=True,
         ):
             one.predictions.append(int(np.sum(labels != other_labels)))
             one.values.append(largest(absolute, values, other_values))
@@ -104,19 +112,22 @@ def replay(
         out.print(
             f"epoch {epoch}/{recipe.epochs}  test accuracy: ours {accuracy:.2%},"
             f" PyTorch {their_accuracy:.2%}  different predictions:"
-            f" {distance.predictions[-1]}, perturbed run {perturbed.predictions[-1]}"
+            f" {distance.predictions[-1]}, perturbed runs"
+            f" {', '.join(str(one.predictions[-1]) for one in perturbed)}"
         )
     first_step, losses = divergence(np.concatenate(logs, axis=1))
     return Replay(ours, theirs, distance, perturbed, first_step, losses, trainer.step)
 
 
-def _perturb_second(trainer: Trainer) -> None:
-    """Moves every parameter of a trainer's second seed by one unit in the last place."""
+def perturb_others(trainer: Trainer) -> None:
+    """Moves the parameters of all seeds but the first by one unit in the last place."""
 
-    def perturb(values: jax.Array) -> jax.Array:
-        return values.at[1].set(jnp.nextafter(values[1], jnp.inf))
+    def perturb(values: jax.Array, signs: jax.Array) -> jax.Array:
+        return jnp.nextafter(values, signs * jnp.inf).at[0].set(values[0])
 
-    trainer.states = trainer.states.replace(params=jax.tree.map(perturb, trainer.states.params))
+    params, key = trainer.states.params, jax.random.key(trainer.recipe.seed)
+    signs = optax.tree.random_like(key, params, jax.random.rademacher)
+    trainer.states = trainer.states.replace(params=jax.tree.map(perturb, params, signs))
 
 
 def divergence(log: np.ndarray) -> tuple[int | None, float]:
