@@ -6,19 +6,20 @@ Protocol: 50,000 training images in file order, batches of 10, SGD, λ on weight
 N(0, 1/n_out) weights, classic dropout; the reported test accuracy is that of the epoch with the
 best accuracy on the 10,000 validation images. Expanded data: shuffled once, before training.
 Expected: the figures below, each from the run with the best validation accuracy of three (according
-to a footnote to 97.80 percent, which extends to all later figures "except where noted"); `omit_fc`,
-an exercise, and the λ sweep in `conv.py` have none.
+to a footnote to 97.80 percent, which extends to all later figures "except where noted"), but of
+five for `double_fc_dropout`, which `conv.py` trains as often; `omit_fc`, an exercise, and the λ
+sweep in `conv.py` have none.
 Duration: a seed sees 3 million training images, 15 million in the expanded rows
 and 10 million in double_fc_dropout, whose steps are larger; `experiments/RESULTS.md` has the
 measured times.
 Command: `python -m experiments.nielsen --experiment=dbl_conv_relu --num_seeds=3`
 """
 
+from dataclasses import replace
+
 from experiments.evidence.rows import Ablation, Article, Ensemble, Figure, Row, changed, no_figure
 from mnist_jax.models import model_entry
 from mnist_jax.recipe import Recipe
-
-_SELECTION = "run of three and epoch with the best validation accuracy"
 
 
 def _theano(model: str, **values: object) -> Recipe:
@@ -33,19 +34,19 @@ def _theano(model: str, **values: object) -> Recipe:
 
 
 def _row(identifier: str, recipe: Recipe, figure: float, source: str) -> Row:
-    return Row(
-        id=identifier,
-        recipe=recipe,
-        figures=(_figure(figure, source, _SELECTION, best_of=3),),
-    )
+    return Row(id=identifier, recipe=recipe, figures=(_best_of(3, figure, source),))
 
 
-def _figure(value: float, source: str, selection: str, best_of: int = 1) -> Figure:
+def _best_of(runs: int, value: float, source: str) -> Figure:
+    selection = f"run of {runs} and epoch with the best validation accuracy"
+    return replace(_figure(value, source, selection), best_of=runs)
+
+
+def _figure(value: float, source: str, selection: str) -> Figure:
     return Figure(
         printed=f"{value:.2f}%",
         value=value,
         framework="Theano",
-        best_of=best_of,
         selection=selection,
         source=source,
     )
@@ -103,11 +104,15 @@ ARTICLE = Article(
             )
             for n, figure in ((100, 99.43), (300, 99.48), (1000, 99.47))
         ),
-        _row(
-            "double_fc_dropout",
-            _DROPOUT,
-            99.60,
-            "Inserting an extra fully-connected layer; `double_fc_dropout`",
+        Row(
+            id="double_fc_dropout",
+            recipe=_DROPOUT,
+            figures=(
+                _best_of(5, 99.60, "Inserting an extra fully-connected layer; `double_fc_dropout`"),
+            ),
+            note="The program `conv.py` trains this network five times, all others three times; a"
+            " footnote speaks of the best of three. As the best of three, the figure would be"
+            " barely above the interval (p = 0.049).",
         ),
     ),
     ensembles=(

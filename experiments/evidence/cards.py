@@ -9,7 +9,7 @@ from itertools import groupby
 
 from experiments.evidence import analysis, tables, text
 from experiments.evidence.results import Results
-from experiments.evidence.rows import Ensemble
+from experiments.evidence.rows import Ensemble, Row
 from mnist_jax.interchange.pretrained import LARGEST_IN_PACKAGE, RELEASES, Origin
 from mnist_jax.models import model_entry, model_names
 from mnist_jax.recipe import Recipe, options
@@ -172,11 +172,17 @@ def _trained(origin: Origin, results: Results) -> str:
 def _accuracy(origin: Origin, results: Results) -> list[list[str]]:
     """The accuracies of file and row, and the published one."""
     row, seeds = _trained(origin, results), sorted(origin.revisions)
-    accuracies = [record.accuracy for record in results.by_seed(row).values()]
+    entry, records = results.entry(origin.row), results.by_seed(row).values()
     of_row = []
-    if accuracies:  # A record may have been removed in order to run it again.
-        summary = analysis.percentages(accuracies)
-        of_row = [[f"the row `{row}`", f"{text.mean(summary)}% (n = {summary.n})"]]
+    if records:  # One may have been removed in order to run it again.
+        accuracies = {"": [record.accuracy for record in records]}
+        if isinstance(entry, Row) and entry.epoch:
+            accuracies[f" after epoch {entry.epoch}"] = [
+                analysis.accuracy(r, entry) for r in records
+            ]
+        for when, values in accuracies.items():
+            summary = analysis.percentages(values)
+            of_row.append([f"the row `{row}`{when}", f"{text.mean(summary)}% (n = {summary.n})"])
     who = f"seed {seeds[0]}" if len(seeds) == 1 else f"the vote of seeds {seeds[0]} to {seeds[-1]}"
     return [
         ["what", f"test accuracy on {_DATA[origin.recipe.dataset].name}"],
@@ -185,7 +191,7 @@ def _accuracy(origin: Origin, results: Results) -> list[list[str]]:
             f"{origin.correct / origin.images:.2%}: {origin.correct:,} of {origin.images:,}",
         ],
         *of_row,
-        ["published", "; ".join(figure.printed for figure in results.entry(origin.row).figures)],
+        ["published", "; ".join(figure.printed for figure in entry.figures)],
     ]
 
 

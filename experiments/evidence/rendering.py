@@ -110,7 +110,8 @@ def headline(results: Results) -> str:
             f" For {without} of the rows no figure is published: exercises, alternative readings,"
             " and our own variants."
         )
-    if ps := [one.own.p for _, one in found if one.own and not math.isnan(one.own.p)]:
+    tested = [one.own for _, one in found if one.own and one.verdict != "not testable"]
+    if ps := [own.p for own in tested if not math.isnan(own.p)]:
         words += (
             f" {len(ps)} figures are tested, each against a 95% interval, so about"
             f" {0.05 * len(ps):.1f} would be outside by chance alone; the smallest p, adjusted by"
