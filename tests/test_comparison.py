@@ -269,6 +269,18 @@ def test_rows_without_a_figure_are_not_counted_as_published_figures(tmp_path):
     assert 'toy,variant,"−λ², no figure",,,,nowhere,jax,3' in exports.csv_table(results)
 
 
+def test_figures_that_are_not_testable_do_not_count_as_tested(tmp_path):
+    results = results_of(tmp_path, *(record(seed, 8 + seed) for seed in range(3)))
+    plain, variant = ARTICLE.rows
+    for rounding in (0.5, 3.0):
+        figure = dataclasses.replace(plain.figures[0], value=91.0, rounding=rounding)
+        row = dataclasses.replace(plain, figures=(figure,))
+        article = dataclasses.replace(ARTICLE, rows=(row, variant))
+        headline = rendering.headline(dataclasses.replace(results, articles=[article]))
+        assert ("figures are tested" in headline) == (rounding < 1)
+        assert ("1 not testable" in headline) == (rounding > 1)
+
+
 def test_published_costs_are_listed_with_ours(tmp_path):
     time = Cost(row="plain", what="time", printed="60 s", machine="a CPU", source="nowhere")
     # For max-pooling, which the benchmark does not measure.
