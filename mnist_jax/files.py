@@ -128,10 +128,25 @@ def synchronize(path: Path) -> None:
         os.close(descriptor)
 
 
+def home_folder() -> Path | None:
+    """The user's home folder; None if there is none, as for some users of a container."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/mnist_jax`, or `~/.cache/mnist_jax`."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "mnist_jax"
+    """`$XDG_CACHE_HOME/mnist_jax`, or `~/.cache/mnist_jax`.
+
+    Raises:
+      UsageError: there is neither of them.
+    """
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "mnist_jax"
+    if home := home_folder():
+        return home / ".cache" / "mnist_jax"
+    raise UsageError("This user has no home folder for a cache; set $XDG_CACHE_HOME to a folder.")
 
 
 def store(path: Path, data: bytes) -> None:

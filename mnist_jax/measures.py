@@ -67,7 +67,12 @@ def since_best(values: Sequence[float]) -> int:
 
 
 def by_epoch(
-    steps: Sequence[float], values: Sequence[float], steps_per_epoch: int, *, mean: bool
+    steps: Sequence[float],
+    values: Sequence[float],
+    steps_per_epoch: int,
+    *,
+    mean: bool,
+    last_batch: float = 1.0,
 ) -> Series:
     """Reduces a column of metrics to one value per epoch.
 
@@ -77,6 +82,7 @@ def by_epoch(
       steps_per_epoch: the number of steps in an epoch.
       mean: whether a value is a mean since the previous evaluation, as training metrics are, and
         is to be averaged over the epoch; otherwise the value at the end of the epoch is taken.
+      last_batch: the size of an epoch's last batch, as a share of the others'.
 
     Returns:
       A value for every epoch that has ended.
@@ -86,9 +92,11 @@ def by_epoch(
     epochs = step[ends] // steps_per_epoch
     if not mean or not ends.size:
         return Series(epochs, value[ends])
-    weighted = (value * np.diff(step, prepend=0))[: ends[-1] + 1]
+    batches = np.diff(step, prepend=0).astype(np.float64)
+    batches[ends] += last_batch - 1
+    weighted = (value * batches)[: ends[-1] + 1]
     sums = np.add.reduceat(weighted, [0, *(ends[:-1] + 1)])
-    return Series(epochs, sums / steps_per_epoch)
+    return Series(epochs, sums / (steps_per_epoch + last_batch - 1))
 
 
 def band(runs: Sequence[Series]) -> Band:

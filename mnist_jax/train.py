@@ -143,9 +143,10 @@ def _groups(recipe: Recipe, runs: Sequence[RunDirectory], *, look: bool) -> list
 def _print_result(
     out: Console, recipe: Recipe, run: RunDirectory, result: Mapping[str, Any]
 ) -> None:
-    if recipe.patience and (ended := run.metrics()[-1].epoch) < recipe.epochs:
+    rows = run.metrics()
+    if recipe.patience and rows and rows[-1].epoch < recipe.epochs:
         out.print(
-            f"Stopped early after epoch {ended:.0f} of {recipe.epochs}: none of the last"
+            f"Stopped early after epoch {rows[-1].epoch:.0f} of {recipe.epochs}: none of the last"
             f" {recipe.patience} had a better validation accuracy."
         )
     selected = f" (best validation accuracy, after step {result['selected_step']})"

@@ -240,6 +240,7 @@ def test_list_shows_every_network(home: Path) -> None:
             ],
             "epochs of exponential is 1000000.0; give fewer, so that the rate stays finite",
         ),
+        (["--model=lenet", "--augmentation=null"], "it is null; [] is an empty list"),
         (["--model=lenet", "--augmentation=affine"], "--augmentation=affine: it is not JSON"),
         (["--model=lenet", '--augmentation=[{"name": "x"}]'], "with one of affine, crop_resize"),
         (["--model=lenet", '--learning_rate_schedule={"name": "cosine"}'], "give a list such as"),

@@ -224,7 +224,7 @@ PROBLEMS = {
     "trickling_headers": "got no answer within 1 s",
     "endless_headers": "broke off (HTTPException: got more than 100 headers)",
     "endless_continue": "got no answer within 1 s",
-    "endless": "sent more than 1 MiB",
+    "endless": "sent more than 1,048,576 bytes",
     "stalled": "got no answer within 1 s",
     "stalls_later": "got no answer within 1 s",
     "trickling": "is too slow",

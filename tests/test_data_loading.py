@@ -230,6 +230,20 @@ def test_newest_version_of_a_prepared_dataset_is_used(tmp_path: Path) -> None:
     assert_dataset_equals(load_dataset("tiny", tmp_path), TINY)
 
 
+def test_user_without_a_home_folder_needs_a_cache_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert load_dataset("digits").name == "digits"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(UsageError, match=r"no home folder .*; set \$XDG_CACHE_HOME to a folder"):
+        load_dataset("digits")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
 def test_unreadable_folder_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked = tmp_path / "locked"

@@ -5,6 +5,7 @@ import itertools
 import shutil
 from pathlib import Path
 
+import commands
 import pytest
 from runs_compared import assert_same_run
 from small_runs import DATASET, RECIPE, train_small
@@ -106,6 +107,17 @@ def test_reports_and_records_have_the_last_epoch(ended: Path) -> None:
     assert read.epochs == epochs
     assert read.by_epoch("validation_accuracy") == pytest.approx(by_epoch(ended))
     assert read.second_half() == read.by_epoch("test_accuracy")[epochs // 2 :]
+
+
+def test_command_says_that_it_stopped_early(tmp_path: Path) -> None:
+    flags = ("--model=dense", "--dataset=digits", "--validation=100", "--patience=1")
+    arguments = (*flags, "--epochs=40", "--learning_rate=1e-30", f"--workdir={tmp_path / 'run'}")
+    done = commands.run(tmp_path, "mnist_jax.train", *arguments)
+    assert "Stopped early after epoch 2 of 40: none of the last 1 had" in done.stdout
+    (tmp_path / "run/metrics.jsonl").unlink()
+    again = commands.run(tmp_path, "mnist_jax.train", *arguments)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "test accuracy" in again.stdout
 
 
 def test_patience_needs_validation_images() -> None:

@@ -75,6 +75,13 @@ def test_a_hairline_is_thickened_to_a_typical_stroke_width() -> None:
     assert measures(seen)[0] > 1.6
 
 
+def test_a_pale_digit_between_dark_ones_is_framed() -> None:
+    # Its ink is measured against theirs.
+    page = strokes((50, 150, 40, 62), (50, 150, 210, 232))
+    page[50:150, 125:151] = 153
+    assert len(frames_of(page, "mnist")) == 3
+
+
 def test_a_rotated_digit_is_also_framed_upright() -> None:
     page = np.full((200, 200, 3), 255, np.uint8)
     page[40:160, 90:104] = 0

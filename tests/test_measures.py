@@ -17,6 +17,12 @@ def test_by_epoch_takes_the_mean_or_the_last_value() -> None:
     assert (test.x.tolist(), test.y.tolist()) == ([1, 2], [5.0, 1.0])
 
 
+def test_by_epoch_weights_a_smaller_last_batch() -> None:
+    # Steps 1 to 3 of an epoch have full batches, step 4 half of one.
+    found = measures.by_epoch([3, 4, 8], [1.0, 2.0, 5.0], 4, mean=True, last_batch=0.5)
+    assert found.y.tolist() == pytest.approx([(3 * 1 + 0.5 * 2) / 3.5, 5])
+
+
 @pytest.mark.parametrize("mean", [True, False])
 def test_by_epoch_is_empty_before_the_first_epoch_ends(mean: bool) -> None:
     assert len(measures.by_epoch([4, 8], [1.0, 2.0], 10, mean=mean).x) == 0

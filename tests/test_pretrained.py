@@ -9,6 +9,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,6 +248,7 @@ def test_release_file_is_downloaded_once(releases: _Server, large: Origin, tmp_p
     [
         (None, "got HTTP status 404."),
         (b"another", "has another SHA-256."),
+        (10**6 * b"0", "sent more than {size:,} bytes."),
     ],
 )
 def test_wrong_release_file_is_refused_and_leaves_nothing(
@@ -259,9 +261,21 @@ def test_wrong_release_file_is_refused_and_leaves_nothing(
     assert str(caught.value).startswith(
         "The weights of dense (0.3 MB) can't be downloaded: http://127"
     )
-    assert str(caught.value).endswith(f"{large.release} {sentence}")
+    assert str(caught.value).endswith(f"{large.release} {sentence.format(size=large.size)}")
     assert releases.requests == 1
     assert not (tmp_path / "cache").exists()
+
+
+def test_release_folder_may_be_a_path(
+    large: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MNIST_JAX_RELEASES", str(tmp_path / "releases"))
+    with pytest.raises(Failure, match=r"can't be reached .*No such file"):
+        load_pretrained("dense")
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "theirs.safetensors").rename(tmp_path / "releases" / large.release)
+    assert load_pretrained("dense").step == 1
 
 
 def test_error_without_an_address_says_where_to_put_the_file(
@@ -285,7 +299,8 @@ def test_damaged_files_are_refused(large: Origin, tmp_path: Path) -> None:
     sentence = f"instead of {large.sha256[:12]}….; restore it from the repository or install again"
     with pytest.raises(Failure, match=sentence):
         load_pretrained("dense")
-    for text in ("{}", dataclasses.replace(large, revisions={}).to_json()):
+    wrong: list[dict[str, Any]] = [{"revisions": {}}, {"row": 7}, {"step": "x"}, {"sha256": 5}]
+    for text in ("{}", *(dataclasses.replace(large, **one).to_json() for one in wrong)):
         (tmp_path / "folder/dense/config.json").write_text(text)
         with pytest.raises(Failure, match=r"config\.json is damaged or of another version"):
             load_pretrained("dense")

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import run
 
@@ -57,6 +58,33 @@ def test_damaged_checkpoint_is_an_error(runs_folder: Path, digits: Dataset, tmp_
     largest.write_bytes(content)
     with pytest.raises(Failure, match="is damaged"):
         contents.report(read_histories([tmp_path / "run"]), digits, [0])
+
+
+def test_unfinished_checkpoint_counts_as_none(
+    runs_folder: Path, digits: Dataset, tmp_path: Path
+) -> None:
+    shutil.copytree(runs_folder / "seed-0", tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    for manifest in (tmp_path / "run/checkpoints").rglob("SHA256SUMS"):
+        manifest.unlink()
+    (history,) = read_histories([tmp_path / "run"])
+    assert not history.has_network
+    assert contents.report([history], digits, []).sections
+
+
+def test_training_means_count_images(runs_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs_folder / "seed-0", tmp_path / "run")
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert environment["train_images"] == 1500
+    means = {}
+    for images in (1500, 1365, None):  # The last of ten batches of 150 has 15; or is full.
+        changed = environment | {"train_images": images}
+        (tmp_path / "run/environment.json").write_text(json.dumps(changed))
+        (history,) = read_histories([tmp_path / "run"])
+        means[images] = history.by_epoch("train_loss").y[0]
+    rows = [row.train_loss for row in history.rows[:3]]  # After 4, 8 and 10 steps.
+    assert means[1500] == means[None] == pytest.approx(np.average(rows, weights=[4, 4, 2]))
+    assert means[1365] == pytest.approx(np.average(rows, weights=[4, 4, 1.1]))
 
 
 def test_unknown_image_is_an_error(histories: list[History], digits: Dataset) -> None:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import fcntl
 import json
 import math
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -134,6 +136,19 @@ def test_a_directory_cannot_be_locked_twice(tmp_path: Path) -> None:
         pass
     with RunDirectory(tmp_path).locked():
         pass
+
+
+def test_a_look_at_a_directory_does_not_keep_it_from_being_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = RunDirectory(tmp_path)
+    with watched.locked():
+        assert watched.busy()
+    with (tmp_path / ".lock").open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        monkeypatch.setattr(time, "sleep", lambda _: look.close())
+        with watched.locked():
+            assert watched.busy()
 
 
 def test_a_directory_that_cannot_be_created_is_a_failure(tmp_path: Path) -> None:

@@ -204,6 +204,20 @@ def test_a_step_is_traced_once_for_full_batches_and_once_for_short_ones(
     assert traced == [(24,), (16,)]
 
 
+def test_devices_can_share_the_validation_batches_of_training_mode(
+    batch_norm_recipe: Recipe,
+) -> None:
+    recipe = dataclasses.replace(
+        batch_norm_recipe, batch_size=20, evaluation="training_mode", validation=21
+    )
+    with pytest.raises(UsageError, match="Batches of 20 and 1 images do not divide"):
+        Trainer(recipe, make_dataset(train=61, test=40), seeds=[0], num_devices=2)
+    recipe = dataclasses.replace(recipe, validation=22)
+    trainer = Trainer(recipe, make_dataset(train=62, test=40), seeds=[0], num_devices=2)
+    assert trainer.validation is not None
+    assert trainer.logits(trainer.validation.images).shape == (1, 22, 10)
+
+
 def test_training_mode_evaluation_updates_the_batch_statistics(batch_norm_recipe: Recipe) -> None:
     config = dataclasses.replace(batch_norm_recipe, batch_size=20, evaluation="training_mode")
     data = make_dataset(train=40, test=40)

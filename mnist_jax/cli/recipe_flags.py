@@ -14,9 +14,12 @@ _ELSEWHERE = ("model", "model_args", "dataset")
 class _JsonParser(flags.ArgumentParser[Any]):
     def parse(self, argument: str) -> Any:
         try:
-            return parse_json(argument)
+            value = parse_json(argument)
         except ValueError as error:
             raise ValueError(f"it is not JSON ({error}).") from error
+        if value is None:  # It would count as an absent flag.
+            raise ValueError("it is null; [] is an empty list.")
+        return value
 
 
 def _define_json(name: str, default: None, what: str) -> flags.FlagHolder[Any]:

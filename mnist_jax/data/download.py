@@ -53,7 +53,7 @@ def fetch(files: FileSet, names: Iterable[str]) -> Iterator[tuple[str, Content]]
         while missing:
             url = f"{mirror}/{missing[0]}.gz"
             try:
-                content = Content(idx.gunzip(get(url), url), url)
+                content = Content(idx.gunzip(get(url, idx.MAX_BYTES), url), url)
                 files.verify(missing[0], content)
             except (MirrorError, idx.DamagedFile) as error:
                 reasons.append(f"{urlsplit(mirror).netloc}: {missing[0]}.gz {error.problem}")
@@ -63,8 +63,8 @@ def fetch(files: FileSet, names: Iterable[str]) -> Iterator[tuple[str, Content]]
         raise DownloadError("; ".join(reasons) or "no mirror is known")
 
 
-def get(url: str) -> bytes:
-    """Downloads one file of at most `idx.MAX_BYTES`.
+def get(url: str, most: int) -> bytes:
+    """Downloads one file of at most `most` bytes.
 
     The transfer runs in a thread of its own because name resolution and TLS have no usable
     timeout; a thread that gets stuck is left behind, and the program may end without it.
@@ -90,8 +90,8 @@ def get(url: str) -> bytes:
             if not item:
                 return bytes(received)
             received += item
-            if len(received) > idx.MAX_BYTES:
-                raise MirrorError(f"sent more than {idx.MAX_BYTES // 2**20} MiB")
+            if len(received) > most:
+                raise MirrorError(f"sent more than {most:,} bytes")
             now = time.monotonic()
             if len(received) < MIN_BYTES_PER_SECOND * (now - started - GRACE_SECONDS):
                 raise MirrorError(f"is too slow ({len(received)} bytes in {now - started:.0f} s)")
@@ -104,8 +104,8 @@ def get(url: str) -> bytes:
 
 def _transfer(url: str, news: "queue.SimpleQueue[bytes | str]", stop: threading.Event) -> None:
     """Puts chunks of the body into `news`, then empty bytes; or a description of the error."""
-    request = urllib.request.Request(url, headers={"User-Agent": "mnist_jax"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "mnist_jax"})
         # This timeout only ends a thread that was left behind.
         with urllib.request.urlopen(request, timeout=2 * PATIENCE_SECONDS) as response:
             while not stop.is_set():

@@ -12,7 +12,7 @@ from mnist_jax.data.catalog import FILE_SETS, FILES, Content, FileSet, owner_of
 from mnist_jax.data.dataset import Dataset
 from mnist_jax.data.digits import load_digits
 from mnist_jax.errors import Failure, UsageError
-from mnist_jax.files import cache_folder, expanded, store
+from mnist_jax.files import cache_folder, expanded, home_folder, store
 
 EMBEDDED = "digits"
 DATASETS = (*FILE_SETS, EMBEDDED)
@@ -104,7 +104,9 @@ def _roots(data_dir: Path | str | None) -> list[Path]:
                 f"The data folder {roots[0]} can't be read ({error.strerror});"
                 " give an existing folder."
             ) from error
-    roots += [Path.home() / "tensorflow_datasets", cache_folder()]
+    if home := home_folder():
+        roots.append(home / "tensorflow_datasets")
+    roots.append(cache_folder())
     return list(dict.fromkeys(roots))
 
 

@@ -100,7 +100,7 @@ def strengthened(digit: np.ndarray) -> np.ndarray:
     times = -(-_WORKING_SIDE // max(height, width))
     large = Image.fromarray(digit).resize((width * times, height * times), Image.Resampling.BICUBIC)
     ink = np.asarray(large)
-    inside = ink > min(127, ink.max() // 2) if times > 1 else ink > 0
+    inside = ink > _half_black(ink) if times > 1 else ink > 0
     missing = (_STROKE * max(ink.shape) - stroke_width(inside)) / 2 / (1 - _STROKE)
     if missing <= 0:
         return digit
@@ -115,7 +115,7 @@ def turned(digit: np.ndarray) -> np.ndarray | None:
     """
     from PIL import Image
 
-    rows, columns = np.nonzero(digit > 127)
+    rows, columns = np.nonzero(digit > _half_black(digit))
     prices = []
     for degrees in _TURNS:
         sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
@@ -127,3 +127,8 @@ def turned(digit: np.ndarray) -> np.ndarray | None:
         return None
     image = Image.fromarray(digit).rotate(degrees, Image.Resampling.BICUBIC, expand=True)
     return np.asarray(image)
+
+
+def _half_black(ink: np.ndarray) -> int:
+    """A grey level: half of black, or half of the darkest ink if that is paler."""
+    return min(127, int(ink.max()) // 2)

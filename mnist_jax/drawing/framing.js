@@ -117,7 +117,7 @@ function strokeWidth(inside) {
 function strengthened(digit) {
   const times = Math.ceil(WORKING_SIDE / Math.max(digit.width, digit.height));
   const large = resized(digit, digit.width * times, digit.height * times);
-  const least = times > 1 ? Math.min(127, largest(large.pixels) >> 1) : 0;
+  const least = times > 1 ? halfBlack(large) : 0;
   const inside = { ...large, pixels: large.pixels.map((v) => v > least) };
   const longer = Math.max(large.width, large.height);
   const missing = (STROKE * longer - strokeWidth(inside)) / 2 / (1 - STROKE);
@@ -129,11 +129,12 @@ function strengthened(digit) {
 
 // Rotates a digit by up to 30° to make it narrowest; null if it already is.
 function turned(digit) {
+  const least = halfBlack(digit);
   const ends = []; // The ends of the ink in every row: they determine the extent.
   for (let y = 0; y < digit.height; y++) {
     const row = digit.pixels.subarray(y * digit.width, (y + 1) * digit.width);
-    const first = row.findIndex((v) => v > 127);
-    if (first >= 0) ends.push([first, y], [row.findLastIndex((v) => v > 127), y]);
+    const first = row.findIndex((v) => v > least);
+    if (first >= 0) ends.push([first, y], [row.findLastIndex((v) => v > least), y]);
   }
   let best = { price: Infinity };
   for (let degrees = -30; degrees <= 30; degrees += 5) {
@@ -145,6 +146,11 @@ function turned(digit) {
     if (price < best.price) best = { price, degrees };
   }
   return best.degrees ? { degrees: best.degrees, picture: rotated(digit, best.degrees) } : null;
+}
+
+// A grey level: half of black, or half of the darkest ink if that is paler.
+function halfBlack(picture) {
+  return Math.min(127, largest(picture.pixels) >> 1);
 }
 
 // --- data/framing.py ---

@@ -80,7 +80,9 @@ class Origin:
             values = parse_json(path.read_text())
             recipe = Recipe.from_dict(values["recipe"])
             revisions = {int(seed): one for seed, one in values["revisions"].items()}
-            if not revisions:
+            texts = [values[name] for name in ("row", "sha256")]
+            numbers = [values[name] for name in ("step", "correct", "images", "size")]
+            if not revisions or {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
                 raise ValueError
             return cls(**values | {"recipe": recipe, "revisions": revisions})
         except (OSError, ValueError, TypeError, KeyError, AttributeError, Failure) as error:
@@ -96,8 +98,8 @@ def load_pretrained(name: str) -> LoadedRun:
     """Loads the network of an article with the weights of one recorded run, or an ensemble.
 
     Weights under 2 MiB come with the package, larger ones only with a checkout. An installed
-    package looks for the latter in its cache, and downloads them into it from the folder whose
-    address is in `$MNIST_JAX_RELEASES`. The SHA-256 is verified in any case.
+    package looks for the latter in its cache, and downloads them into it from the folder whose path
+    or address is in `$MNIST_JAX_RELEASES`. The SHA-256 is verified in any case.
 
     Args:
       name: one of `pretrained_names()`: a network, such as `lenet`, or an ensemble, whose
@@ -172,11 +174,13 @@ def _fetch(origin: Origin, path: Path) -> None:
     if not address:
         raise Failure(
             f"{what} are a release file; put {origin.release} into {path.parent}, or set"
-            f" ${RELEASES} to the address of a folder that has it."
+            f" ${RELEASES} to the path or address of a folder that has it."
         )
+    if "://" not in address:
+        address = Path(address).absolute().as_uri()
     url = f"{address}/{origin.release}"
     try:
-        data = download.get(url)
+        data = download.get(url, origin.size)
     except download.MirrorError as error:
         raise Failure(f"{what} can't be downloaded: {url} {error.problem}.") from error
     if hashlib.sha256(data).hexdigest() != origin.sha256:

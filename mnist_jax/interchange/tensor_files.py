@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.files import write_output
 
-# The largest documented network needs 19 MB.
+# The largest documented network needs 19 MB, an ensemble of ten 190.
 _MOST_BYTES = 2**28
 _PARALLEL = "module."
 

@@ -15,6 +15,7 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class History:
       rows: the rows of `metrics.jsonl`.
       steps: the content of `steps.f32`; None if an older version wrote none.
       result: the content of `result.json`; None while the run has not ended.
-      has_network: whether there is a checkpoint.
+      has_network: whether a checkpoint was written to its end.
     """
 
     directory: RunDirectory
@@ -53,7 +54,7 @@ class History:
             directory.metrics(),
             directory.steps(),
             directory.result(),
-            bool(Checkpoints(directory.checkpoints).steps()),
+            bool(Checkpoints(directory.checkpoints).complete()),
         )
 
     @property
@@ -83,12 +84,16 @@ class History:
 
     def by_epoch(self, column: str) -> Series:
         """A column of the metrics per epoch; training metrics are means over the whole epoch."""
-        last = self.rows[-1]
+        last, last_batch = self.rows[-1], 1.0
+        if images := self.environment.get("train_images"):  # Older versions did not record it.
+            schedule = Schedule.of_images(self.recipe, images)
+            last_batch = schedule.images(0, schedule.steps_per_epoch)[-1] / schedule.batch_size
         return measures.by_epoch(
             [row.step for row in self.rows],
             [getattr(row, column) for row in self.rows],
             round(last.step / last.epoch),
             mean=column.startswith("train_"),
+            last_batch=last_batch,
         )
 
 

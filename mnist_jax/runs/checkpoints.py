@@ -68,6 +68,10 @@ class Checkpoints:
             raise Failure(f"{self._directory} can't be read ({error.strerror}).") from error
         return sorted(int(e.name) for e in entries if e.name.isdecimal() and e.is_dir())
 
+    def complete(self) -> list[int]:
+        """The steps of the checkpoints written to their end, damaged ones included, in order."""
+        return [step for step in self.steps() if (self._folder(step) / _MANIFEST).exists()]
+
     def save(self, step: int, tree: Any, *, keep: int | None = None) -> None:
         """Writes a checkpoint in the background, then removes all but the latest two and `keep`.
 
@@ -124,11 +128,8 @@ class Checkpoints:
         One whose writing or removal is in progress, or was interrupted, is skipped silently.
         """
         intact = []
-        for step in self.steps():
-            path = self._folder(step)
-            if not (path / _MANIFEST).exists():
-                continue
-            damage = self._damage(step)
+        for step in self.complete():
+            path, damage = self._folder(step), self._damage(step)
             if damage is None:
                 intact.append(step)
             elif (path / _MANIFEST).exists():  # Otherwise it has just been removed.

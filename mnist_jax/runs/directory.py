@@ -8,9 +8,10 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from absl import logging
@@ -39,6 +40,8 @@ _FILES = ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json")
 _UNFIT = re.compile(r"\\|\[[^/]*\]|/gs:/|^/(gs|s3|az|hf)/")
 # A record of `steps.f32`: loss and accuracy of a step.
 _STEP = np.dtype(("<f4", 2))
+# To lock a directory: `busy` locks it for a moment.
+_ATTEMPTS = 10
 
 
 class Busy(Failure):
@@ -91,13 +94,11 @@ class RunDirectory:
             with self._writing():
                 make_folder(self.path)
                 lock = stack.enter_context((self.path / ".lock").open("w"))
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
+                if not _locks(lock):
                     raise Busy(
                         f"Another process is training in {self.path};"
                         " wait until it ends or give another --workdir."
-                    ) from error
+                    )
             yield
 
     def busy(self) -> bool:
@@ -392,3 +393,13 @@ class RunDirectory:
             yield
         except OSError as error:
             raise unwritable(error.filename or self.path, error, "--workdir") from error
+
+
+def _locks(file: IO[str]) -> bool:
+    """Locks a file; False if another process holds a lock for longer than `busy` does."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.01)
+    return False

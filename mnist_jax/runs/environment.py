@@ -29,6 +29,7 @@ def describe_environment(dataset: Dataset, device: Mapping[str, Any]) -> dict[st
         "dataset": dataset.name,
         "dataset_sha256": dataset.sha256,
         "dataset_source": dataset.source,
+        "train_images": len(dataset.train),
         "command": sys.argv,
     }
 

@@ -189,7 +189,8 @@ class Trainer:
         size = self.recipe.batch_size
         sizes = self.schedule.batch_sizes
         if self.recipe.evaluation == "training_mode":
-            sizes |= {len(self.test) % size or size}
+            evaluated = [split for split in (self.test, self.validation) if split is not None]
+            sizes |= {split.labels.shape[-1] % size or size for split in evaluated}
         # An explicit number of devices, or of processes, is used even if it does not pay.
         split = bool(num_devices) or jax.process_count() > 1
         split = split or chunks.worth_splitting(size, multiply_adds_per_parameter=work)
