@@ -57,8 +57,8 @@ _OUT_OF_REACH = 1000
 
 _CROSS_TEXT = f"""\
 The same recipes, trained on this machine with the PyTorch references of `references/`: the authors'
-networks in PyTorch (article A's author did not use it). The difference of the means is tested with
-Welch's t-test. A large p is no evidence of equality: that the means are less than
+networks in PyTorch (article A's author did not use it). The accuracies are those after the epoch
+that the row's figures refer to. The difference of the means is tested with Welch's t-test. A large p is no evidence of equality: that the means are less than
 {comparisons.MARGIN} points apart is shown where two one-sided Welch tests (TOST) against that
 margin have p < 0.05. Both p values are also adjusted by Holm's method over all rows of the table,
 and the adjusted ones count. Where equivalence is not shown, there are too few runs, or the means
@@ -130,9 +130,9 @@ fewer than 3 shared seeds (*provisional*), or where a run assigns the same class
 Where more than one field of the recipe differs, a difference cannot be attributed to one of them.
 McNemar's exact test, on the test images that only one of the two runs classifies correctly, is
 reported for every shared seed: it compares two networks, not two recipes, and may differ from seed
-to seed. The measure is the reported test accuracy, the test accuracy after the first epoch, or the
-fluctuation: the standard deviation, in points, of a run's test accuracies after every epoch of the
-second half.
+to seed. The measure is the test accuracy after the epoch that the recipe selects, that after the
+first epoch, or the fluctuation: the standard deviation, in points, of a run's test accuracies after
+every epoch of the second half.
 """
 
 

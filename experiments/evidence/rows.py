@@ -139,7 +139,7 @@ class Ablation:
       first: a row, as `article/row`.
       second: the row it is compared with.
       note: an explanation of the difference.
-      measure: the quantity compared: the reported test accuracy, the test accuracy after the first
+      measure: the quantity compared: the selected test accuracy, the test accuracy after the first
         epoch, or the fluctuation, i.e. the standard deviation of the test accuracies after every
         epoch of the second half.
     """
