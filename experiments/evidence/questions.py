@@ -56,15 +56,16 @@ def families(results: Results) -> str:
 _OUT_OF_REACH = 1000
 
 _CROSS_TEXT = f"""\
-The same recipes, trained on this machine with the PyTorch references of `references/`: the authors'
-networks in PyTorch (article A's author did not use it). The accuracies are those after the epoch
-that the row's figures refer to. The difference of the means is tested with Welch's t-test. A large p is no evidence of equality: that the means are less than
-{comparisons.MARGIN} points apart is shown where two one-sided Welch tests (TOST) against that
-margin have p < 0.05. Both p values are also adjusted by Holm's method over all rows of the table,
-and the adjusted ones count. Where equivalence is not shown, there are too few runs, or the means
-differ. *Runs needed* is the number in each framework that gives a power of 0.8 at an unadjusted p <
-0.05 if the means are equal, from the pooled spread of both and the normal approximation, which
-slightly underestimates it; above {_OUT_OF_REACH:,}, equivalence is out of reach.
+The same recipes, trained on this machine with the PyTorch references of `references/`: the
+authors' networks in PyTorch (article A's author did not use it). The accuracies are those after
+the epoch that the row's figures refer to. The difference of the means is tested with Welch's
+t-test. A large p is no evidence of equality: that the means are less than {comparisons.MARGIN}
+points apart is shown where two one-sided Welch tests (TOST) against that margin have p < 0.05.
+Both p values are also adjusted by Holm's method over all rows of the table, and the adjusted ones
+count. Where equivalence is not shown, there are too few runs, or the means differ. *Runs needed*
+is the number in each framework that gives a power of 0.8 at an unadjusted p < 0.05 if the means
+are equal, from the pooled spread of both and the normal approximation, which slightly
+underestimates it; above {_OUT_OF_REACH:,}, equivalence is out of reach.
 """
 
 
