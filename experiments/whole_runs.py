@@ -7,6 +7,7 @@ flags it only writes the page.
 
 import dataclasses
 import datetime
+import os
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -40,8 +41,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the missing seeds and writes the page."""
     del argv
     out = display.console()
-    if not _RESULTS.value.is_dir():
-        raise Failure(f"{_RESULTS.value} is no folder; give one to --results.")
+    if not (_RESULTS.value.is_dir() and os.access(_RESULTS.value, os.W_OK)):
+        raise Failure(f"{_RESULTS.value} is no folder to be written to; give one to --results.")
     if _ROW.value:
         _run_missing(out, _ROW.value)
     elif given := [f"--{flag.name}" for flag in (_NUM_SEEDS, _FIRST_SEED, _EPOCHS) if flag.present]:

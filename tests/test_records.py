@@ -140,11 +140,11 @@ def test_a_process_killed_while_it_adds_a_record_leaves_the_file_whole(tmp_path,
     records.append(record(), tmp_path)
     before = (tmp_path / "toy.jsonl").read_bytes()
 
-    def killed(path, text):
-        path.write_bytes(text[: len(text) // 2].encode())
+    def killed(path, content):
+        path.write_text(content[: len(content) // 2].decode())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", killed)
+    monkeypatch.setattr(Path, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         records.append(record(1), tmp_path)
     assert (tmp_path / "toy.jsonl").read_bytes() == before
@@ -170,6 +170,8 @@ def test_concurrent_appends_add_each_record_once(tmp_path):
         ({"extra": 1}, "extra is missing or unknown"),
         ({"predictions": "?"}, "damaged"),
         ({"curve": {}}, "damaged"),
+        ({"curve": {"step": [1, 2], "test_accuracy": []}}, "different lengths"),
+        ({"curve": {"step": [], "test_accuracy": []}}, "damaged"),
     ],
 )
 def test_a_changed_record_is_refused(tmp_path, change, what):
@@ -183,6 +185,24 @@ def test_a_deeply_nested_line_is_refused(tmp_path):
     (tmp_path / "toy.jsonl").write_text(10**5 * '{"a":')
     with pytest.raises(Failure, match=r"Line 1 of .* is damaged: it is nested too deeply"):
         records.load("toy", tmp_path)
+
+
+def test_a_record_is_added_to_a_file_without_a_final_newline(tmp_path):
+    (tmp_path / "toy.jsonl").write_text(record().to_json())
+    assert records.append(record(1), tmp_path)
+    assert [one.seed for one in records.load("toy", tmp_path)] == [0, 1]
+
+
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path):
+    (tmp_path / "toy.jsonl").write_bytes(record().to_json().encode() + b"\n\xff")
+    with pytest.raises(Failure, match=r"Line 2 of .* is damaged: 'utf-8' codec"):
+        records.load("toy", tmp_path)
+
+
+def test_a_folder_that_cannot_have_records_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Failure, match=r"file/results can't be written .*; give another --results"):
+        records.require_writable(tmp_path / "file/results")
 
 
 def test_a_truncated_line_is_refused(tmp_path):

@@ -28,6 +28,12 @@ def test_unwritable_folder_is_an_error(tmp_path: Path) -> None:
         page.write(Page("", []), tmp_path / "file" / "report")
 
 
+def test_two_pictures_of_one_name_are_an_error(tmp_path: Path) -> None:
+    one = Picture("same", Figure(), "", "")
+    with pytest.raises(ValueError, match="two pictures of the page have the same name"):
+        page.write(Page("", [Section("", [one, one])]), tmp_path)
+
+
 class Checker(HTMLParser):
     """Collects a page's elements, and checks that they are closed in order."""
 

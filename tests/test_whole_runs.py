@@ -329,17 +329,32 @@ def test_damaged_line_is_an_error(change: dict[str, Any], reason: str, tmp_path:
         whole_runs.load(tmp_path)
 
 
+def test_run_is_added_to_a_file_without_a_final_newline(tmp_path: Path) -> None:
+    (tmp_path / "whole_runs.jsonl").write_text(_run().to_json())
+    whole_runs.append(_run(seed=1), tmp_path)
+    assert whole_runs.load(tmp_path) == [_run(), _run(seed=1)]
+    (tmp_path / "whole_runs.jsonl").write_bytes(b"\xff")
+    with pytest.raises(Failure, match=r"^Line 1 of .* is damaged: 'utf-8' codec"):
+        whole_runs.load(tmp_path)
+
+
+def test_run_of_an_unknown_article_is_an_error() -> None:
+    unknown = dataclasses.replace(_run(), row="renamed/lenet")
+    with pytest.raises(UsageError, match="run of renamed/lenet, seed 0 is of no article; remove"):
+        whole_run_page.page([unknown])
+
+
 def test_failed_write_keeps_the_stored_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole_runs.append(_run(), tmp_path)
 
-    def full(path: Path, text: str) -> None:
-        with path.open("w") as file:
-            file.write(text[:100])
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(Failure, match="No space left on device"):
         whole_runs.append(_run(), tmp_path)
     assert whole_runs.load(tmp_path) == [_run()]
@@ -358,7 +373,11 @@ def test_command_does_not_repeat_stored_runs(tmp_path: Path) -> None:
         ([f"--row={ROW}", "--epochs=6"], f"{ROW} has 5 epochs; give no more of them", 2),
         (["--row=nothing/row"], "There is no article 'nothing'", 2),
         (["--epochs=1"], "--epochs is for a row; add --row=ARTICLE/ROW.", 2),
-        ([f"--results={tmp_path}/nowhere"], "is no folder; give one to --results.", 1),
+        (
+            [f"--results={tmp_path}/nowhere"],
+            "is no folder to be written to; give one to --results.",
+            1,
+        ),
     ):
         refused = commands.run(tmp_path, "experiments.whole_runs", results, *arguments)
         assert refused.returncode == code

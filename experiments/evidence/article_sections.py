@@ -91,8 +91,8 @@ def _row_notes(results: Results, article: Article, row: Row) -> Iterator[str]:
     if stuck := [run.accuracy for run in runs if run.stuck]:
         yield (
             f"`{row.id}`: {len(stuck)} of {len(runs)} runs assign the same class to every test"
-            f" image and stay at {max(stuck):.2f}%, so mean and standard deviation describe no run"
-            " and nothing is tested."
+            f" image and stay at {max(stuck):.2f}%, so mean, standard deviation and interval"
+            " describe no run."
         )
     yield from _outside(results, article, row)
     yield from _beyond_every_run(results, article, row)

@@ -206,4 +206,5 @@ def _ensemble_errors(
         [f"{count} of {len(voters)}" for count in agreeing[wrong]],
         dataset=dataset.name,
         noted=f"how many of the {len(voters)} networks of the {members.id} voted for it",
+        name=f"{article.name}-{members.id}-misclassified",
     )

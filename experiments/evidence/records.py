@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
 from experiments.evidence.steps import Steps
 from mnist_jax import measures
 from mnist_jax.errors import Failure
-from mnist_jax.files import parse_json, unwritable, write_text
+from mnist_jax.files import parse_json, unwritable, write_bytes
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
 
@@ -214,8 +214,9 @@ class Record:
             shares = _unpack(values["probabilities"]).view("<u2") / _PARTS
             values["probabilities"] = shares.reshape(len(predictions), -1)
         record = cls(**values | {"predictions": predictions, "correct": correct})
+        if len({len(column) for column in record.curve.values()}) != 1:
+            raise ValueError("the columns of its curve have different lengths")
         at_selected = record.curve["step"].index(record.selected_step)
-        lengths = {len(column) for column in record.curve.values()}
         stated = (seed, accuracy, accuracy, last)
         found = (
             record.seed,
@@ -224,7 +225,7 @@ class Record:
             record.curve["test_accuracy"][-1],
         )
         agree = record.steps is None or record.steps.agree(record.curve)
-        if len(lengths) != 1 or stated != found or not agree:
+        if stated != found or not agree:
             raise ValueError("its accuracies, predictions and curve contradict each other")
         return record
 
@@ -238,7 +239,19 @@ def load(article: str, directory: Path = RESULTS) -> list[Record]:
     if directory.exists() and not directory.is_dir():
         raise Failure(f"{directory} is no folder; give another --results.")
     path = _path(article, directory)
-    return _parse(path, path.read_text() if path.exists() else "")
+    return _parse(path, path.read_bytes() if path.exists() else b"")
+
+
+def require_writable(directory: Path) -> None:
+    """Makes the folder of the records, before a run that would be lost without it.
+
+    Raises:
+      Failure: it can't be written.
+    """
+    try:
+        _lock(directory).close()
+    except OSError as error:
+        raise unwritable(directory, error, "--results") from error
 
 
 def append(record: Record, directory: Path = RESULTS) -> bool:
@@ -254,16 +267,14 @@ def append(record: Record, directory: Path = RESULTS) -> bool:
     """
     path = _path(record.article, directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # A separate lock file, since the file itself is replaced: readers never see part of a line.
-        with (directory / ".lock").open("w") as lock:
+        with _lock(directory) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            text = path.read_text() if path.exists() else ""
-            if _key(record) in map(_key, _parse(path, text)):
+            content = path.read_bytes() if path.exists() else b""
+            if _key(record) in map(_key, _parse(path, content)):
                 return False
-            text += record.to_json() + "\n"
-            _parse(path, text)
-            write_text(path, text)
+            lines = [*content.splitlines(), record.to_json().encode(), b""]
+            _parse(path, content := b"\n".join(lines))
+            write_bytes(path, content)
     except OSError as error:
         raise unwritable(path, error, "--results") from error
     return True
@@ -280,24 +291,31 @@ def of_row(records: Iterable[Record], row: str, recipe: Recipe, framework: str) 
         if record.recipe != dataclasses.replace(recipe, seed=record.seed):
             raise Failure(
                 f"The record of {record.article}, row {row}, seed {record.seed} was made with"
-                " another recipe than the row has now; remove its line and run it again."
+                " another recipe than the row has now; remove its line and its run directory, and"
+                " run it again."
             )
     return sorted(found, key=lambda record: record.seed)
+
+
+def _lock(directory: Path) -> IO[str]:
+    """Opens the lock file: not the file of records, since that one is replaced when it changes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return (directory / ".lock").open("w")
 
 
 def _path(article: str, directory: Path) -> Path:
     return directory / f"{article}.jsonl"
 
 
-def _parse(path: Path, text: str) -> list[Record]:
+def _parse(path: Path, content: bytes) -> list[Record]:
     records: list[Record] = []
     seen: dict[tuple[str, str, int], int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         try:
-            record = Record.from_json(line)
+            record = Record.from_json(line.decode())
             if record.article != path.stem:
                 raise ValueError(f"it is a record of {record.article}")
-        except (ValueError, KeyError, AttributeError, TypeError, zlib.error, Failure) as error:
+        except (ValueError, LookupError, AttributeError, TypeError, zlib.error, Failure) as error:
             raise Failure(f"Line {number} of {path} is damaged: {error}.") from error
         key = _key(record)
         if key in seen:

@@ -122,6 +122,7 @@ def _run_rows(
             out.print(
                 f"{article.name}/{row.id}: a seed may take {text.duration(seconds)} on a CPU core"
             )
+        records.require_writable(_RESULTS.value)
         # Read again every time, because other processes append too.
         while missing := _missing(article, row, max(together, _CONSIDERED)):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")

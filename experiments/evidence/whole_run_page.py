@@ -8,6 +8,7 @@ from experiments.evidence import records, tables
 from experiments.evidence.records import Record
 from experiments.evidence.rows import all_articles
 from experiments.evidence.whole_runs import WholeRun
+from mnist_jax.errors import UsageError
 
 _TEXT = """# Whole runs, replayed in PyTorch
 
@@ -64,8 +65,18 @@ _FAR = 3
 
 
 def page(runs: Sequence[WholeRun], results: Path = records.RESULTS) -> str:
-    """The page of these runs, beside the records of a folder."""
+    """The page of these runs, beside the records of a folder.
+
+    Raises:
+      UsageError: a run's article is unknown.
+    """
     letters = {article.name: article.letter for article in all_articles()}
+    for run in runs:
+        if _article(run) not in letters:
+            raise UsageError(
+                f"The stored run of {run.row}, seed {run.recipe.seed} is of no article; remove its"
+                " line."
+            )
     runs = sorted(runs, key=lambda run: (letters[_article(run)], run.row, run.recipe.seed))
     recorded = _recorded(runs, results)
     table = [

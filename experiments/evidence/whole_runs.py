@@ -11,7 +11,7 @@ from typing import Any, Self
 from experiments.evidence.records import digest
 from experiments.references.replays import Distance, Replay, Side
 from mnist_jax.errors import Failure
-from mnist_jax.files import parse_json, unwritable, write_text
+from mnist_jax.files import parse_json, unwritable, write_bytes
 from mnist_jax.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "docs"
@@ -106,9 +106,10 @@ def load(folder: Path = FOLDER) -> list[WholeRun]:
     """
     path = _path(folder)
     runs: dict[tuple[str, int], WholeRun] = {}
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
-            run = WholeRun.from_json(line)
+            run = WholeRun.from_json(line.decode())
         except (ValueError, KeyError, AttributeError, TypeError, Failure) as error:
             raise Failure(f"Line {number} of {path} is damaged: {error}.") from error
         name = run.row, run.recipe.seed
@@ -128,8 +129,8 @@ def append(run: WholeRun, folder: Path = FOLDER) -> None:
         lock = os.open(folder, os.O_RDONLY)  # Locks the folder, since the file is replaced.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            text = path.read_text() if path.exists() else ""
-            write_text(path, f"{text}{run.to_json()}\n")
+            lines = path.read_bytes().splitlines() if path.exists() else []
+            write_bytes(path, b"\n".join([*lines, run.to_json().encode(), b""]))
         finally:
             os.close(lock)
     except OSError as error:

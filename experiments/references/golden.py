@@ -4,14 +4,16 @@
 A record holds logits, losses and two numbers per larger tensor, all float64.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 
+from experiments.references import require_torch
 from experiments.references.ours import bare_recipe, make_network, predict, without_dropout
+from mnist_jax import cli
 from mnist_jax.interchange import pytorch
 from mnist_jax.models import model_entry
 from mnist_jax.training.optimizers import make_optimizer
@@ -67,8 +69,10 @@ def our_record(name: str) -> dict[str, np.ndarray]:
         return record | {"losses": np.array(losses)}
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Writes the golden results of all networks."""
+    del argv
+    require_torch()
     import torch
 
     from experiments.references.compare_torch import Pair, gradients_of, to_torch, values_of
@@ -94,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -133,6 +133,7 @@ def errors(
     *,
     dataset: str,
     noted: str,
+    name: str = "misclassified",
 ) -> Picture:
     """The first misclassified images, as Nielsen shows those of his ensemble.
 
@@ -143,6 +144,7 @@ def errors(
       notes: N texts, the confidence of each prediction.
       dataset: one of `mnist_jax.data.DATASETS`.
       noted: a description of the notes.
+      name: the picture's, which no other on the page may have.
     """
     names = CLASS_NAMES[dataset]
     columns = 4 if _words(names) else 6
@@ -152,7 +154,7 @@ def errors(
         for label, guess, note in zip(labels, predicted, notes, strict=True)
     ][: _ERROR_ROWS * columns]
     return Picture(
-        "misclassified",
+        name,
         images.image_grid(pictures[: len(titles)], titles, columns),
         f"{len(titles)} small images, each with its true and its predicted label.",
         f"Misclassified test images, most confident first: {len(titles)} of {len(labels):,}. Above"

@@ -108,14 +108,18 @@ def write(page: Page, folder: Path) -> Path:
 
     Raises:
       Failure: the folder can't be written.
+      ValueError: two pictures have the same name.
     """
-    pngs = {
-        name: _png(figure)
+    figures = [
+        named
         for section in page.sections
         for block in section.blocks
         if isinstance(block, Picture)
-        for name, figure in block.figures.items()
-    }
+        for named in block.figures.items()
+    ]
+    pngs = {name: _png(figure) for name, figure in figures}
+    if len(pngs) < len(figures):
+        raise ValueError("two pictures of the page have the same name")
     target = folder / "report.html"
     try:
         folder.mkdir(parents=True, exist_ok=True)
