@@ -113,7 +113,7 @@ def tensors(recipe: Recipe, split: Split) -> tuple[Tensor, Tensor]:
         inputs = np.array(jax.jit(partial(evaluation_inputs, recipe))(split.images))
         return torch.from_numpy(inputs.transpose(0, 3, 1, 2)), labels
     images = torch.from_numpy(split.images.astype(np.float32))[:, None]
-    return (images / 255 - recipe.mean) / recipe.std, labels
+    return images.div_(255).sub_(recipe.mean).div_(recipe.std), labels
 
 
 def train(out: Console, recipe: Recipe, dataset: Dataset) -> Run:
