@@ -84,7 +84,7 @@ ARTICLE = Article(
             ),
             note="The figure is that of other networks on Kaggle, by the author of source H and"
             " with other settings than there: a public copy, itself modified, has rotations of up"
-            " to 10 degrees, zooms of up to 10% and 45 epochs of Kaggle's 37,800 images. This row"
+            " to 10 degrees, zooms of up to 10% and 45 epochs, on Kaggle's 42,000 images. This row"
             " combines the article's own network and learning rate with source H's augmentation,"
             " number of epochs and learning-rate schedule.",
         ),

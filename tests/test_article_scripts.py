@@ -24,6 +24,16 @@ def test_a_million_seeds_start_without_delay(tmp_path):
     assert max(map(len, done.stdout.splitlines())) < 1000
 
 
+def test_a_folder_that_cannot_have_records_is_refused_before_training(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/.lock").mkdir()
+    arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", "--experiment=row"]
+    done = commands.run(tmp_path, "toy_article", *arguments)
+    assert done.returncode == 1
+    assert "can't be written (Is a directory); give another --results." in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_article_script_trains_only_missing_seeds(tmp_path):
     def run(*flags):
         arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", *flags]

@@ -40,8 +40,6 @@ _FILES = ("metrics.jsonl", "steps.f32", "predictions.npy", "environment.json")
 _UNFIT = re.compile(r"\\|\[[^/]*\]|/gs:/|^/(gs|s3|az|hf)/")
 # A record of `steps.f32`: loss and accuracy of a step.
 _STEP = np.dtype(("<f4", 2))
-# To lock a directory: `busy` locks it for a moment.
-_ATTEMPTS = 10
 
 
 class Busy(Failure):
@@ -397,7 +395,7 @@ class RunDirectory:
 
 def _locks(file: IO[str]) -> bool:
     """Locks a file; False if another process holds a lock for longer than `busy` does."""
-    for _ in range(_ATTEMPTS):
+    for _ in range(10):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
