@@ -269,7 +269,7 @@ def test_incomplete_last_batches_are_dropped() -> None:
 def test_worker_reports_its_rate_and_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", commands.environment(tmp_path)["XDG_CACHE_HOME"])
     contender = Contender(Job(variant="ours", task="train", recipe=RECIPE, seeds=1, threads=1))
     rate, memory = contender.measure(0.01)
     contender.close()
@@ -282,7 +282,7 @@ def test_worker_reports_its_rate_and_memory(
 def test_two_hosts_take_the_same_steps(
     variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", commands.environment(tmp_path)["XDG_CACHE_HOME"])
     with closing(benchmark._host(variant, RECIPE, 2)) as contender:
         assert contender.measure(0.01).rate > 0
         images = [turn.images for turn in contender._turns(7)]

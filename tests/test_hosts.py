@@ -19,7 +19,7 @@ from mnist_jax.runs.directory import RunDirectory
 
 TRAIN = "mnist_jax.train"
 # The run uses two devices, of one process or one each of two processes.
-RUN = ("--model=lenet", "--dataset=digits", "--batch_size=50", "--num_devices=2")
+RUN = ("--model=basic_conv", "--dataset=digits", "--batch_size=50", "--num_devices=2")
 LONG = ("--epochs=6", "--eval_every=10", "--save_every=0.5")
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="There is only one core.")

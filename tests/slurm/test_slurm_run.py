@@ -23,8 +23,8 @@ pytestmark = [
 
 TRAIN = "mnist_jax.train"
 RUN = (
-    *("--model=lenet", "--dataset=digits", "--batch_size=50", "--num_devices=2"),
-    *("--epochs=20", "--eval_every=10", "--save_every=0"),
+    *("--model=basic_conv", "--dataset=digits", "--batch_size=50", "--num_devices=2"),
+    *("--epochs=6", "--eval_every=10", "--save_every=0"),
 )
 
 
