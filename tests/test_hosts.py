@@ -145,7 +145,7 @@ def test_processes_with_different_recipes_are_refused(tmp_path: Path) -> None:
     codes, _, errors = Together(tmp_path, f"--workdir={tmp_path / 'run'}", second=second).end()
     assert codes == [2, 2]
     assert errors == (
-        "Process 1 has learning_rate 0.5, not learning_rate 0.9; start all processes with the same"
+        "Process 1 has learning_rate 0.5, not learning_rate 0.1; start all processes with the same"
         " command, versions and code.\n"
     )
     assert not (tmp_path / "run").exists()
