@@ -18,7 +18,7 @@ from experiments.evidence.rows import NO_FIGURE, Ensemble
 _INTRODUCTION = """\
 # Published figures beside ours
 
-Every figure that the articles report, and what this code reaches under the same protocol.
+The figures that the articles report, and what this code reaches under the same protocol.
 `python -m experiments.compare` generates this file from the records in `results/` (memory use comes
 from `docs/benchmarks/`); that folder also holds the same table as `table.csv` and `table.tex`.
 [README.md](README.md) explains how to read the tables and how to run a row.
