@@ -15,8 +15,10 @@ def test_a_million_seeds_start_without_delay(tmp_path):
     arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", "--experiment=row"]
     env = commands.environment(tmp_path)
     command = commands.Command("toy_article", *arguments, "--num_seeds=1000000", env=env)
+    end = time.monotonic() + 120
     while not (tmp_path / "results/toy.jsonl").exists():
         assert command.poll() is None
+        assert time.monotonic() < end
         time.sleep(0.1)
     command.send_signal(signal.SIGTERM)
     done = command.end()

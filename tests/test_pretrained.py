@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -14,9 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from commands import run as run_command
 from flax import nnx
-from image_files import letter_l, saved
 from small_runs import DATASET
 
 from experiments.evidence import analysis, cards, rendering
@@ -24,7 +21,7 @@ from experiments.evidence.records import RESULTS, Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Ensemble, all_articles
 from experiments.references.ours import ARRAYS, make_network
-from mnist_jax import load_pretrained
+from mnist_jax import evaluate, load_pretrained
 from mnist_jax.data import DatasetNotFound, download, load_dataset
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.interchange import pretrained, pytorch
@@ -160,11 +157,11 @@ def test_shipped_weights_reproduce_the_accuracy_of_card_and_record(
     assert correct == _recorded(origin, results)[-1]
 
 
-def test_predict_uses_pretrained_weights(tmp_path: Path) -> None:
-    picture = saved(255 - letter_l(), tmp_path / "picture.png")
-    done = run_command(tmp_path, "mnist_jax.predict", "--model=shallow", picture, "--json")
-    assert done.returncode == 0, done.stderr
-    assert 0 <= json.loads(done.stdout)["label"] < 10
+def test_evaluate_uses_pretrained_weights() -> None:
+    run, digits = load_pretrained("dense"), load_dataset("digits")
+    evaluated = evaluate._outputs(run, digits).argmax(-1)
+    np.testing.assert_array_equal(evaluated, run.probabilities(digits.test.images).argmax(-1))
+    assert len(set(evaluated)) == 10
 
 
 def test_unknown_network_suggests_the_nearest() -> None:

@@ -16,7 +16,9 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
-from mnist_jax.training.session import Stopped, groups, train
+from mnist_jax.training import session
+from mnist_jax.training.seed_files import diverged
+from mnist_jax.training.session import Stopped, Weights, groups, train
 from mnist_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("short_intervals")
@@ -312,6 +314,40 @@ def test_seeds_whose_batches_were_split_differently_are_not_grouped(tmp_path: Pa
             )
             shutil.rmtree(run.checkpoints)
     assert groups(runs) == [[0, 2, 3], [1]]
+
+
+def test_overwriting_starts_again(run_copy: Path, uninterrupted: Path) -> None:
+    (run_copy / "notes.txt").write_text("the user's own")
+    (run_copy / "metrics.jsonl").write_text("")
+    train([(RECIPE, RunDirectory(run_copy))], DATASET, num_devices=1, overwrite=True)
+    assert_same_run(uninterrupted, run_copy)
+    assert (run_copy / "notes.txt").exists()
+
+
+def test_a_run_is_not_overwritten_by_one_that_cannot_train(
+    run_copy: Path, uninterrupted: Path, batch_norm_recipe: Recipe
+) -> None:
+    # `strided_cnn` normalises vectors, too: a batch of one has one value per channel.
+    recipe = dataclasses.replace(batch_norm_recipe, model="strided_cnn", batch_size=1)
+    with pytest.raises(UsageError, match="A batch of one image"):
+        train([(recipe, RunDirectory(run_copy))], DATASET, num_devices=1, overwrite=True)
+    assert_same_run(uninterrupted, run_copy)
+
+
+def test_the_seeds_that_diverged_are_named() -> None:
+    trainer = Trainer(RECIPE, DATASET, seeds=[3, 5, 8], num_devices=1)
+    failure = diverged(trainer, "the loss of step 7", np.array([True, False, False]))
+    assert "the loss of step 7 of seed 5, 8 is not a finite number" in str(failure)
+
+
+def test_processes_with_different_initial_weights_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = {"init_from_sha256": "ab"}
+    monkeypatch.setattr("mnist_jax.hosts.gather", lambda facts: [facts, other])
+    assert session._the_same_weights(lambda: Weights({}, "ab")) == Weights({}, "ab")
+    with pytest.raises(UsageError, match="Process 1 has init_from_sha256 ab, not"):
+        session._the_same_weights(lambda: Weights({}, "cd"))
 
 
 def test_diverged_training_fails_and_keeps_finite_checkpoints(tmp_path: Path) -> None:

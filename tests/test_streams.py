@@ -116,6 +116,14 @@ def test_unwritable_output_that_is_the_only_result_is_a_failure(kind: str, why: 
     assert _run(1, kind, "-m", "mnist_jax") == (code, error.replace(OUTPUT, "The list"))
 
 
+@pytest.mark.parametrize("flag", ["--overwrite", "-overwrite", "--overwrite=true"])
+def test_the_command_that_resumes_does_not_overwrite(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--workdir=w", flag, "--epochs=2"])
+    assert signals.same_command().endswith(" --workdir=w --epochs=2")
+
+
 def test_full_non_blocking_pipe_is_a_failed_write() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

@@ -95,6 +95,7 @@ def test_a_run_whose_worker_was_killed_is_resumed(tmp_path: Path, alone: Path) -
     flags = ("other/long", "--num_seeds=1")
     first = start(tmp_path, *flags, "--worker=first")
     wait_for(lambda: evaluations(tmp_path) > 5, first)
+    first.send_signal(signal.SIGSTOP)  # Or the run might end first.
     status = start(tmp_path, *flags, "--status").end().stdout
     assert re.search(r"^ *other/long +0 +0: \d+% ", status, re.MULTILINE), status
     first.send_signal(signal.SIGKILL)

@@ -42,7 +42,14 @@ def make_state(name: str) -> TrainState:
     @jax.jit
     def create(key: jax.Array) -> TrainState:
         rngs = nnx.Rngs(key)
-        model = small(rngs) if name == "small" else create_model(name, rngs=rngs)
+        if name == "dropout":
+            model = layers.Network(
+                flatten=layers.flatten,
+                dropout=layers.Dropout(0.5),
+                out=layers.Linear(784, 10, rngs=rngs),
+            )
+        else:
+            model = small(rngs) if name == "small" else create_model(name, rngs=rngs)
         return TrainState.create(model, optimizer, key=key)
 
     return create(jax.random.key(0))
@@ -92,14 +99,16 @@ def test_eight_devices_give_the_result_of_one(how: str, chunk_size: int | None, 
             assert largest_difference(state.batch_stats, expected.batch_stats) < 1e-12
 
 
-@pytest.mark.parametrize("side_by_side", [False, True])
-def test_chunks_give_the_result_of_the_batch(side_by_side: bool) -> None:
-    state = make_state("small")
-    whole, metrics = jax.jit(train_step)(state, IMAGES, LABELS)
-    step = partial(train_step, chunk_size=16, side_by_side=side_by_side)
-    chunked, chunked_metrics = jax.jit(step)(state, IMAGES, LABELS)
-    assert largest_difference(whole.params, chunked.params) < 1e-6
-    np.testing.assert_allclose(metrics, chunked_metrics, rtol=1e-5)
+def test_chunks_one_after_another_give_the_result_of_the_batch() -> None:
+    """With dropout; with BatchNorm, all chunks are computed side by side."""
+    with jax.enable_x64(True):
+        state, images = in_float64(make_state("dropout")), in_float64(IMAGES)
+        whole, metrics = jax.jit(train_step)(state, images, LABELS)
+        step = partial(train_step, chunk_size=16, side_by_side=False)
+        assert " scan[" in str(jax.make_jaxpr(step)(state, images, LABELS))
+        chunked, chunked_metrics = jax.jit(step)(state, images, LABELS)
+        assert largest_difference(whole.params, chunked.params) < 1e-12
+        np.testing.assert_allclose(metrics, chunked_metrics, rtol=1e-12)
 
 
 def test_chunks_are_small_unless_an_image_is_much_work() -> None:
@@ -124,14 +133,11 @@ def test_batch_norm_uses_the_statistics_of_all_chunks() -> None:
         np.testing.assert_allclose(metrics, chunked_metrics, rtol=1e-12)
 
 
-def test_dropout_masks_depend_on_the_step_and_not_on_chunks() -> None:
-    state = make_state("small")
-    _, whole = jax.jit(train_step)(state, IMAGES, LABELS)
-    step = partial(train_step, chunk_size=16, side_by_side=True)
-    _, chunked = jax.jit(step)(state, IMAGES, LABELS)
-    _, later = jax.jit(train_step)(state.replace(step=state.step + 1), IMAGES, LABELS)
-    np.testing.assert_allclose(whole.loss, chunked.loss, rtol=1e-5)
-    assert abs(float(whole.loss - later.loss)) > 1e-4
+def test_dropout_masks_depend_on_the_step() -> None:
+    state, step = make_state("dropout"), jax.jit(train_step)
+    _, now = step(state, IMAGES, LABELS)
+    _, later = step(state.replace(step=state.step + 1), IMAGES, LABELS)
+    assert abs(float(now.loss - later.loss)) > 1e-4
 
 
 def test_step_of_a_linear_model_matches_one_computed_by_hand() -> None:

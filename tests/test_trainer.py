@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from mnist_jax.data import Dataset, Split
 from mnist_jax.errors import UsageError
 from mnist_jax.inputs import normalize
 from mnist_jax.recipe import Recipe
+from mnist_jax.training.devices import make_mesh
 from mnist_jax.training.step import TrainState, train_step
 from mnist_jax.training.trainer import Trainer
 
@@ -143,6 +145,21 @@ def test_the_mesh_distributes_seeds_first_and_then_batches_if_worthwhile(
     config = shallow(model=model)
     trainer = Trainer(config, make_dataset(), seeds=range(seeds), num_devices=num_devices)
     assert tuple(trainer.mesh.shape.values()) == mesh
+
+
+def test_processes_take_part_with_as_many_devices_as_the_smallest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    all_devices = [SimpleNamespace(process_index=int(i > 7), platform="gpu") for i in range(12)]
+    monkeypatch.setattr(jax, "devices", lambda: all_devices)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "make_mesh", lambda shape, *_, devices, **__: (shape, devices))
+    mesh: Any = make_mesh(12, {100})
+    shape, used = mesh
+    assert shape == (4, 2)
+    assert [device.process_index for device in used] == [0] * 4 + [1] * 4
+    with pytest.raises(UsageError, match="num_devices is 9, but there are 8 devices"):
+        make_mesh(12, {100}, 9)
 
 
 @pytest.mark.parametrize(

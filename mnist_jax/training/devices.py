@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -117,11 +118,14 @@ def make_mesh(
       UsageError: there are fewer devices, or a batch does not divide.
     """
     devices = jax.devices()
-    count = num_devices or len(devices)
-    if not 0 < count <= len(devices):
+    # Every process takes part with as many as the one that has the fewest.
+    of_processes = Counter(device.process_index for device in devices)
+    available = len(of_processes) * min(of_processes.values())
+    count = num_devices or available
+    if not 0 < count <= available:
         raise UsageError(
-            f"num_devices is {num_devices}, but there are {len(devices)} devices"
-            f" ({devices[0].platform}); give 1 to {len(devices)}."
+            f"num_devices is {num_devices}, but there are {available} devices"
+            f" ({devices[0].platform}); give 1 to {available}."
         )
     processes = jax.process_count()
     choices = _divisors(math.gcd(*batch_sizes), count)

@@ -122,8 +122,8 @@ class SeedFiles:
         train = np.average(self._log, axis=1, weights=sizes)
         logits = trainer.logits(trainer.test.images)
         losses, accuracies = evaluation.score(trainer.recipe, logits, trainer.test.labels)
-        if not np.isfinite(losses).all():
-            raise diverged(trainer, f"the test loss after step {trainer.step}")
+        if not (finite := np.isfinite(losses)).all():
+            raise diverged(trainer, f"the test loss after step {trainer.step}", finite)
         validation: list[float] | None = None
         if trainer.validation is not None:
             of_validation = trainer.logits(trainer.validation.images)
@@ -196,8 +196,17 @@ def _result(trainer: Trainer, index: int, row: Evaluation, seconds: float) -> di
     }
 
 
-def diverged(trainer: Trainer, what: str) -> Failure:
-    """The error for training in which `what`, used as a subject, is not finite."""
+def diverged(trainer: Trainer, what: str, finite: np.ndarray) -> Failure:
+    """The error for training in which `what` is not finite.
+
+    Args:
+      trainer: trains the seeds.
+      what: used as a subject.
+      finite: [seeds], whether that of a seed is.
+    """
+    seeds = [str(seed) for seed, fine in zip(trainer.seeds, finite, strict=True) if not fine]
+    if len(trainer.seeds) > 1:
+        what += f" of seed {', '.join(seeds)}"
     return Failure(
         f"Training diverged: {what} is not a finite number; try a learning rate below"
         f" {trainer.recipe.learning_rate} (earlier checkpoints are kept)."

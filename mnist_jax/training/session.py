@@ -15,7 +15,7 @@ from mnist_jax.data import Dataset
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
-from mnist_jax.runs.environment import describe_environment
+from mnist_jax.runs.environment import describe_environment, difference
 from mnist_jax.runs.metrics import Evaluation
 from mnist_jax.training import devices
 from mnist_jax.training.seed_files import SeedFiles, diverged
@@ -137,9 +137,10 @@ def train(
         raise ValueError("A recipe with `patience` is trained one seed at a time.")
     if read_weights:
         # Once, since --overwrite may clear the very run that the weights come from.
-        read_weights = functools.cache(read_weights)
-        if overwrite or not any(Checkpoints(run.checkpoints).intact() for run in runs):
-            read_weights()  # In every process.
+        read_weights = functools.cache(functools.partial(_the_same_weights, read_weights))
+        there = any(Checkpoints(run.checkpoints).intact() for run in runs)
+        if hosts.broadcast(overwrite or not there):
+            read_weights()
     with contextlib.ExitStack() as stack:
         # All locks first: if one is taken, nothing has been changed.
         for run in runs:
@@ -164,6 +165,17 @@ def train(
             stop=stop,
             read_weights=read_weights,
         )
+
+
+def _the_same_weights(read_weights: ReadWeights) -> Weights:
+    """Reads weights in every process, each perhaps from its own disk.
+
+    Raises:
+      UsageError: in the first process, if another one's are different.
+    """
+    weights = read_weights()
+    hosts.check_same({"init_from_sha256": weights.sha256}, difference)
+    return weights
 
 
 def fit(
@@ -203,8 +215,10 @@ def fit(
             before, start = trainer.step, time.perf_counter()
             log = trainer.advance(min(interval, schedule.next_evaluation(before) - before))
             seconds = time.perf_counter() - start
-            if (bad := np.flatnonzero(~np.isfinite(log[..., 0]).all(axis=0))).size:
-                raise diverged(trainer, f"the loss of step {before + bad[0] + 1}")
+            finite = np.isfinite(log[..., 0])
+            if (bad := np.flatnonzero(~finite.all(axis=0))).size:
+                what = f"the loss of step {before + bad[0] + 1}"
+                raise diverged(trainer, what, finite[:, bad[0]])
             images = int(schedule.images(before, trainer.step).sum())
             files.add(log, images, seconds)
             speed = len(trainer.seeds) * images / seconds

@@ -22,7 +22,14 @@ from mnist_jax.recipe import Recipe
 from mnist_jax.training import chunks, devices, evaluation, shifts
 from mnist_jax.training.optimizers import make_optimizer
 from mnist_jax.training.schedule import Schedule
-from mnist_jax.training.step import LOSSES, SAVED, TrainState, step_keys, train_step
+from mnist_jax.training.step import (
+    LOSSES,
+    SAVED,
+    TrainState,
+    step_keys,
+    train_step,
+    training_mode_logits,
+)
 
 
 class Trainer:
@@ -78,6 +85,7 @@ class Trainer:
         network = abstract_model(recipe.model, **recipe.model_args)
         work = multiply_adds_per_parameter(network)
         self.mesh = self._make_mesh(num_devices, parts, work)
+        self._refuse_batches_of_one()
         self.states = devices.place(self._initial_states(), self.mesh, P("seed"))
         images = jnp.asarray(self.train.images)
         if recipe.one_pixel_shifts:
@@ -186,17 +194,30 @@ class Trainer:
         return start
 
     def _make_mesh(self, num_devices: int | None, parts: int | None, work: float) -> Mesh:
-        size = self.recipe.batch_size
-        sizes = self.schedule.batch_sizes
-        if self.recipe.evaluation == "training_mode":
-            evaluated = [split for split in (self.test, self.validation) if split is not None]
-            sizes |= {split.labels.shape[-1] % size or size for split in evaluated}
+        size, sizes = self.recipe.batch_size, self._batch_sizes()
         # An explicit number of devices, or of processes, is used even if it does not pay.
         split = bool(num_devices) or jax.process_count() > 1
         split = split or chunks.worth_splitting(size, multiply_adds_per_parameter=work)
         return devices.make_mesh(
             len(self.seeds), sizes, num_devices, split_batches=split, parts=parts
         )
+
+    def _batch_sizes(self) -> set[int]:
+        """The sizes of all batches that the network computes in training mode."""
+        size = self.recipe.batch_size
+        sizes = self.schedule.batch_sizes
+        if self.recipe.evaluation == "training_mode":
+            evaluated = [split for split in (self.test, self.validation) if split is not None]
+            sizes |= {split.labels.shape[-1] % size or size for split in evaluated}
+        return sizes
+
+    def _refuse_batches_of_one(self) -> None:
+        """Lets BatchNorm refuse a batch of one image now, before anything has been written."""
+        if 1 in self._batch_sizes():
+            create = _initial_state(self.recipe, self.schedule.steps_per_epoch)
+            state = jax.eval_shape(create, jax.random.key(0))
+            images = jax.ShapeDtypeStruct((1, 1, 28, 28, 1), jnp.float32)
+            jax.eval_shape(training_mode_logits, state, images)
 
     def _initial_states(self) -> TrainState:
         create = jax.jit(_initial_state(self.recipe, self.schedule.steps_per_epoch))
