@@ -337,7 +337,7 @@ def test_a_run_is_not_overwritten_by_one_that_cannot_train(
 def test_the_seeds_that_diverged_are_named() -> None:
     trainer = Trainer(RECIPE, DATASET, seeds=[3, 5, 8], num_devices=1)
     failure = diverged(trainer, "the loss of step 7", np.array([True, False, False]))
-    assert "the loss of step 7 of seed 5, 8 is not a finite number" in str(failure)
+    assert "the loss of step 7 of seeds 5, 8 is not a finite number" in str(failure)
 
 
 def test_processes_with_different_initial_weights_are_refused(

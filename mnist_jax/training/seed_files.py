@@ -206,7 +206,7 @@ def diverged(trainer: Trainer, what: str, finite: np.ndarray) -> Failure:
     """
     seeds = [str(seed) for seed, fine in zip(trainer.seeds, finite, strict=True) if not fine]
     if len(trainer.seeds) > 1:
-        what += f" of seed {', '.join(seeds)}"
+        what += f" of seeds {', '.join(seeds)}" if len(seeds) > 1 else f" of seed {seeds[0]}"
     return Failure(
         f"Training diverged: {what} is not a finite number; try a learning rate below"
         f" {trainer.recipe.learning_rate} (earlier checkpoints are kept)."
