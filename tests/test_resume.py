@@ -316,11 +316,11 @@ def test_seeds_whose_batches_were_split_differently_are_not_grouped(tmp_path: Pa
     assert groups(runs) == [[0, 2, 3], [1]]
 
 
-def test_overwriting_starts_again(run_copy: Path, uninterrupted: Path) -> None:
+def test_overwriting_starts_again(run_copy: Path) -> None:
     (run_copy / "notes.txt").write_text("the user's own")
-    (run_copy / "metrics.jsonl").write_text("")
-    train([(RECIPE, RunDirectory(run_copy))], DATASET, num_devices=1, overwrite=True)
-    assert_same_run(uninterrupted, run_copy)
+    recipe = dataclasses.replace(RECIPE, epochs=1, learning_rate=0.1)
+    train([(recipe, RunDirectory(run_copy))], DATASET, num_devices=1, overwrite=True)
+    assert [row.step for row in RunDirectory(run_copy).metrics()] == [3, 6, 7]
     assert (run_copy / "notes.txt").exists()
 
 
