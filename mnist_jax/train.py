@@ -89,8 +89,7 @@ def main(argv: Sequence[str]) -> None:
     if begun.get("threads", devices.cores()) != devices.cores():
         out.print(f"Resuming with {begun['threads']} CPU devices and threads, as it began.")
     devices.configure_process(cache_folder() / "compiled", like=begun)
-    # Before touching up to a million seeds; with a patience, they are trained one by one.
-    check_memory(recipe, 1 if recipe.patience else _NUM_SEEDS.value - len(there))
+    check_memory(recipe, _NUM_SEEDS.value - len(there))  # Before touching up to a million seeds.
     recipes = [dataclasses.replace(recipe, seed=recipe.seed + i) for i in range(_NUM_SEEDS.value)]
     pairs = [(one, _run_directory(one, parent)) for one in recipes]
     todo = []

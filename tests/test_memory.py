@@ -1,5 +1,6 @@
 """The memory that several seeds need at least, compared with what is available."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def test_seeds_may_need_all_the_memory_but_no_more(monkeypatch: pytest.MonkeyPat
         check_memory(ADAM, 5)
     monkeypatch.setattr(devices, "_host_memory", lambda: 0)
     check_memory(ADAM, 1)  # One seed is never refused here.
+    check_memory(dataclasses.replace(ADAM, validation=100, patience=1), 5)  # One by one.
 
 
 @pytest.mark.parametrize(

@@ -239,12 +239,13 @@ def check_memory(recipe: Recipe, num_seeds: int) -> None:
     """Raises if there are more seeds than fit into memory, judging by the shapes of their states.
 
     The estimate is a lower bound: states and gradients, and the two copies made for saving. A
-    single seed is not checked: the system reports a lack of memory more accurately.
+    single seed is not checked: the system reports a lack of memory more accurately. Nor are those
+    of a recipe with a patience, which are trained one by one.
 
     Raises:
       UsageError: there are too many.
     """
-    if num_seeds < 2:
+    if num_seeds < 2 or recipe.patience:
         return
     state = jax.eval_shape(_initial_state(recipe, 1), jax.random.key(0))
     saved = sum(_bytes(getattr(state, name)) for name in SAVED)
