@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -20,6 +21,7 @@ from experiments.evidence.charts import ForestRow
 from experiments.evidence.results import Results
 from experiments.evidence.rows import all_articles
 from mnist_jax.data import Dataset, DatasetNotFound, Split
+from mnist_jax.errors import Failure
 from mnist_jax.measures import Series
 from mnist_jax.reporting.page import Page, Picture, Table, Text
 from mnist_jax.reporting.style import COLORS
@@ -235,3 +237,17 @@ def test_our_records_have_the_tracked_pages_also_by_a_relative_path(monkeypatch)
         monkeypatch.setattr(compare, module, MagicMock())  # Only the paths matter here.
     monkeypatch.chdir(records.RESULTS.parent)
     assert [path.resolve() for path in compare.files(Path("results"))] == list(compare.files())
+
+
+def test_a_page_that_is_missing_or_old_fails_the_check(tmp_path, monkeypatch):
+    page = tmp_path / "RESULTS.md"
+    monkeypatch.setattr(compare, "files", lambda _: {page: "as generated"})
+    for name, value in {"_RESULTS": tmp_path, "_REPORT": False, "_CHECK": True}.items():
+        monkeypatch.setattr(compare, name, SimpleNamespace(value=value))
+    for text in (None, "edited"):
+        if text:
+            page.write_text(text)
+        with pytest.raises(Failure, match=r"RESULTS\.md is out of date; .* without --check"):
+            compare.main([])
+    page.write_text("as generated")
+    compare.main([])

@@ -203,12 +203,17 @@ def test_a_transform_without_an_onnx_form_is_refused_by_name() -> None:
     to_onnx(network, inverted, pixels=False, metadata={})
 
 
-def test_the_command_exports_a_network_with_metadata(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "kind"), [((), "uint8"), (("--input=normalized",), "float32")])
+def test_the_command_exports_a_network_with_metadata(
+    flags: tuple[str, ...], kind: str, tmp_path: Path
+) -> None:
     onnx = pytest.importorskip("onnx", reason="`make onnx` installs it")
     target = tmp_path / "lenet.onnx"
-    done = run_command(tmp_path, "mnist_jax.export", "--model=lenet", f"--to={target}")
+    done = run_command(tmp_path, "mnist_jax.export", "--model=lenet", f"--to={target}", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     model = onnx.load(target)
+    given = model.graph.input[0].type.tensor_type.elem_type
+    assert onnx.helper.tensor_dtype_to_np_dtype(given) == kind
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(metadata["classes"])[9] == "Ankle boot"
     assert metadata["source"] == "pretrained lenet"

@@ -35,7 +35,7 @@ def test_differences_from_another_recipe_are_named(uninterrupted: Path) -> None:
     other = dataclasses.replace(RECIPE, learning_rate=0.1, model="dense")
     with pytest.raises(UsageError, match=r"has model 'shallow', not 'dense', learning_rate 0\.05"):
         RunDirectory(uninterrupted).check(other)
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="or delete the run to start again"):
         RunDirectory(uninterrupted).finished(other)
 
 

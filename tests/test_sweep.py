@@ -1,6 +1,7 @@
 """Sweeps: which runs they train, by which workers, how they stop, and what they report."""
 
 import dataclasses
+import io
 import os
 import re
 import shlex
@@ -15,13 +16,14 @@ import kubernetes_validate
 import pytest
 import toy_sweep
 import yaml
+from rich.console import Console
 from runs_compared import assert_same_run
 from toy_records import ARTICLE, record, results_of
 
 from experiments.evidence import durations, records
 from experiments.evidence.rows import all_articles, find
 from experiments.evidence.training import Places
-from experiments.sweeps import clusters, plan, status
+from experiments.sweeps import clusters, here, plan, status
 from experiments.sweeps.plan import Seeds, Sweep
 from mnist_jax.errors import UsageError
 from mnist_jax.runs.directory import RunDirectory
@@ -146,6 +148,22 @@ def test_a_sweep_survives_killed_workers_and_a_failing_row(tmp_path: Path) -> No
     again = start(tmp_path, "toy/bad", "--num_seeds=1", "--worker=next").end()
     assert again.returncode == 1
     assert "toy/bad seed 0: 28 steps" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "stopping", "restarts"),
+    [("kill -9 $$", False, 3), ("kill -9 $$", True, 0), ("exit 1", False, 0)],
+)
+def test_a_worker_that_is_always_killed_is_given_up(
+    script: str, *, stopping: bool, restarts: int
+) -> None:
+    text = io.StringIO()
+    worker = here.Worker(["sh", "-c", script], here.Place(None, {}))
+    wait_for(lambda: worker.ended(Console(file=text), stopping))
+    killed = "A worker was killed by SIGKILL"
+    lines = [f"{killed} and is restarted."] * restarts
+    lines += [f"{killed} again and is not restarted."] * (restarts > 0)
+    assert text.getvalue().splitlines() == lines
 
 
 def children(pid: int) -> list[str]:

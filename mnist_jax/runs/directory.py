@@ -148,7 +148,7 @@ class RunDirectory:
         ]:
             raise UsageError(
                 f"The run in {self.path} has {', '.join(different)};"
-                " give another --workdir, or --overwrite to start again."
+                " give another --workdir, or delete the run to start again."
             )
 
     def finished(self, recipe: Recipe) -> dict[str, Any] | None:
@@ -340,7 +340,7 @@ class RunDirectory:
     def _damaged(self, name: str, why: object) -> Failure:
         return Failure(
             f"{self.path / name} is damaged or of another version ({str(why).rstrip('.')});"
-            " give another --workdir, or --overwrite to start again."
+            " give another --workdir, or delete the run to start again."
         )
 
     def _before(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -360,7 +360,7 @@ class RunDirectory:
         if last["dataset_sha256"] != environment["dataset_sha256"]:
             raise Failure(
                 f"The run in {self.path} began with other images of {last['dataset']};"
-                " give another --workdir, or --overwrite to start again."
+                " give another --workdir, or delete the run to start again."
             )
         if gives_same_digits(last["device"], environment["device"]):
             last["device"] = environment["device"]
