@@ -57,7 +57,7 @@ def files(directory: Path = records.RESULTS) -> dict[Path, str]:
 
 def _pages(directory: Path) -> Path:
     """The folder for pages: that of ours, or for other records the records' own folder."""
-    return directory.parent if _ours(directory) else directory
+    return records.RESULTS.parent if _ours(directory) else directory
 
 
 def _ours(directory: Path) -> bool:

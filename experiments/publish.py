@@ -15,11 +15,11 @@ from experiments.evidence.publication import publish
 from experiments.evidence.records import Record
 from experiments.evidence.results import Results
 from experiments.evidence.rows import Article, Ensemble, all_articles, find
+from experiments.evidence.training import Places
 from mnist_jax import cli
 from mnist_jax.cli import display
 from mnist_jax.errors import UsageError
 from mnist_jax.interchange.pretrained import FOLDER
-from mnist_jax.runs.directory import RunDirectory
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "Row or vote to publish, as ARTICLE/ROW.")
 _SEED = flags.DEFINE_integer("seed", None, "The row's seed, by default 0; a vote has several.", 0)
@@ -32,10 +32,8 @@ def main(argv: Sequence[str]) -> None:
     if (name := _EXPERIMENT.value) is None:
         raise UsageError("No row given; add --experiment=ARTICLE/ROW.")
     chosen, vote = _chosen(name)
-    runs = [
-        (one, RunDirectory(_WORKDIR.value / one.article / one.row / f"seed-{one.seed}"))
-        for one in chosen
-    ]
+    places = Places(_WORKDIR.value)
+    runs = [(one, places.run_directory(one.article, one.row, one.seed)) for one in chosen]
     written = publish(name, runs, FOLDER, vote)
     sources = ", ".join(str(run.path) for _, run in runs)
     display.console().print(f"{written} has the weights of {sources}")

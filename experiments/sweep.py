@@ -80,7 +80,7 @@ def _main(articles: Sequence[Article], argv: Sequence[str]) -> None:
         return
     recorded = sweep.recorded()
     missing = sweep.missing(recorded)
-    whole = status.expected(sweep, Results.load(articles, _RESULTS.value))
+    whole = status.expected(sweep, Results.usable(articles, _RESULTS.value))
     if _STATUS.value:
         standings = [plan.standing(run, whole[run.row_name]) for run in missing]
         out.print(status.table(recorded, standings, whole), soft_wrap=False)

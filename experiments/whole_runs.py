@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     out = display.console()
     if not (_RESULTS.value.is_dir() and os.access(_RESULTS.value, os.W_OK)):
         raise Failure(f"{_RESULTS.value} is no folder to be written to; give one to --results.")
-    if _ROW.value:
+    if _ROW.value is not None:
         _run_missing(out, _ROW.value)
     elif given := [f"--{flag.name}" for flag in (_NUM_SEEDS, _FIRST_SEED, _EPOCHS) if flag.present]:
         raise UsageError(f"{given[0]} is for a row; add --row=ARTICLE/ROW.")
@@ -88,7 +88,9 @@ def _run(out: Console, row: str, recipe: Recipe, epochs: int) -> WholeRun:
     devices.configure_process(cache_folder() / "compiled")
     out.print(f"{row} seed {recipe.seed}: {epochs} of {recipe.epochs} epochs")
     dataset = load_dataset(recipe.dataset, _DATA_DIR.value)
-    environment = describe_environment(dataset, {"platform": "cpu"})
+    environment = describe_environment(
+        dataset, {"platform": "cpu", "processor": devices.processor()}
+    )
     environment["packages"]["torch"] = metadata.version("torch")
     environment["onednn"] = False
     return WholeRun(

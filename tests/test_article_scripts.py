@@ -36,6 +36,12 @@ def test_a_folder_that_cannot_have_records_is_refused_before_training(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_flags_of_training_without_a_row_are_refused(tmp_path):
+    done = commands.run(tmp_path, "toy_article", "--num_seeds=2")
+    assert done.returncode == 2
+    assert "--num_seeds is for training; add --experiment=ROW, or all.\n" in done.stderr
+
+
 def test_an_article_script_trains_only_missing_seeds(tmp_path):
     def run(*flags):
         arguments = [f"--results={tmp_path}/results", f"--workdir={tmp_path}/runs", *flags]
@@ -43,7 +49,7 @@ def test_an_article_script_trains_only_missing_seeds(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    listed = run("--num_seeds=2")  # Without a row, it only lists them.
+    listed = run()  # Without a row, it only lists them.
     assert "seeds to run" not in listed
     assert "vote  mean of 2 `row`" in listed
     # The duration is estimated from records of other networks.

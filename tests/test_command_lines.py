@@ -304,6 +304,7 @@ def test_seeds_resume_with_the_number_of_threads_they_began_with(home: Path) -> 
         file = path / f"seed-{seed}" / "environment.json"
         environment = json.loads(file.read_text())
         assert environment["device"]["threads"] == count
+        assert environment["device"]["processor"] == devices.processor()
         device = environment["device"] | {"threads": threads}
         file.write_text(json.dumps(environment | {"device": device}))
     # The number of a finished seed has no effect; the other seed resumes with its own.

@@ -56,7 +56,7 @@ def test_a_best_of_three_figure_is_compared_with_the_best_of_three_of_our_runs(t
     assert "The figures are of the best of 3 runs by validation accuracy." in text
     assert "over all such subsets and in percent: `plain` 89.50." in text
     assert "about 0.1 would be outside by chance alone; the smallest p, adjusted by Holm's" in text
-    assert f"over all of them, is {p:.3g}." in text
+    assert f"over the 1 that have one, is {p:.3g}." in text
 
 
 def test_too_few_runs_get_no_verdict():
@@ -234,11 +234,14 @@ def test_normality_is_reported_for_a_figure_that_none_of_ten_runs_reaches(tmp_pa
     assert "is inside, yet above each of 10 runs, 1 of them PyTorch's." in line
     assert f"has p = {stats.shapiro(ours).pvalue:.3g}" in line
     assert f"skewness is {stats.skew(ours):.2f}. With this skew, fewer runs lie" in line
-    assert "By rank alone, among all 11 values, p = 0.182:" in line
+    assert "By rank alone, among all 11 values, p = 0.182." in line
     right_skewed = [record(seed, wrong) for seed, wrong in enumerate([15] * 5 + [10] * 4)]
     (line,) = noted(92.0, results_of(tmp_path / "right-skewed", *right_skewed, *theirs))
     assert f"skewness is {stats.skew([85] * 5 + [90] * 4):.2f}. By rank alone" in line
     assert not noted(91.0)
+    many = [record(seed, wrongs[seed % 9]) for seed in range(39)]
+    (line,) = noted(92.5, results_of(tmp_path / "many", *many, *theirs))
+    assert "p = 0.0488: whether the figure is inside depends on how runs are dist" in line
     # Nine runs are too few.
     assert not noted(91.1, results_of(tmp_path / "few", *runs))
 

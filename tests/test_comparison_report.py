@@ -232,11 +232,14 @@ def test_tables_of_other_records_are_written_to_their_folder(tmp_path):
     assert "table.tex can't be written (Is a directory)" in refused.stderr.splitlines()[0]
 
 
-def test_our_records_have_the_tracked_pages_also_by_a_relative_path(monkeypatch):
+def test_our_records_have_the_tracked_pages_also_by_another_path(tmp_path, monkeypatch):
     for module in ("Results", "cards", "exports", "rendering", "sections", "times"):
         monkeypatch.setattr(compare, module, MagicMock())  # Only the paths matter here.
     monkeypatch.chdir(records.RESULTS.parent)
-    assert [path.resolve() for path in compare.files(Path("results"))] == list(compare.files())
+    link = tmp_path / "link"
+    link.symlink_to(records.RESULTS)
+    for folder in (Path("results"), link):
+        assert [path.resolve() for path in compare.files(folder)] == list(compare.files())
 
 
 def test_a_page_that_is_missing_or_old_fails_the_check(tmp_path, monkeypatch):

@@ -91,6 +91,17 @@ def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     assert load_pretrained(name).recipe == origin.recipe
 
 
+def test_card_without_its_record_makes_no_claim_of_identity(results: Results) -> None:
+    origin = Origin.load(FOLDER / "dense")
+    (seed,) = origin.revisions
+    runs = {
+        key: [run for run in of_row if run.seed != seed] for key, of_row in results.runs.items()
+    }
+    page = cards.card(origin, dataclasses.replace(results, runs=runs))
+    assert f"Seed {seed} has no record at present" in page
+    assert "identical bit for bit" not in page
+
+
 def test_card_of_an_ensemble_retrains_each_member_at_its_revision(results: Results) -> None:
     row = results.by_seed("frontier/chosen")
     origin = Origin(

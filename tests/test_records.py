@@ -14,6 +14,8 @@ from experiments.evidence.steps import MOST, Steps
 from mnist_jax.errors import Failure
 from mnist_jax.training.schedule import Schedule
 
+CURVE, ENVIRONMENT = (json.loads(record().to_json())[name] for name in ("curve", "environment"))
+
 
 def test_a_record_survives_a_round_trip(tmp_path):
     written = record()
@@ -169,9 +171,19 @@ def test_concurrent_appends_add_each_record_once(tmp_path):
         ({"recipe": {"model": "lenet"}}, "recipe_sha256"),
         ({"extra": 1}, "extra is missing or unknown"),
         ({"predictions": "?"}, "damaged"),
-        ({"curve": {}}, "damaged"),
-        ({"curve": {"step": [1, 2], "test_accuracy": []}}, "different lengths"),
-        ({"curve": {"step": [], "test_accuracy": []}}, "damaged"),
+        ({"curve": {}}, "columns of its curve are not"),
+        ({"curve": CURVE | {"step": [1]}}, "different lengths"),
+        ({"curve": CURVE | {"validation_accuracy": []}}, "columns of its curve are not"),
+        ({"curve": {name: [] for name in CURVE}}, "damaged"),
+        ({"framework": "keras"}, "its framework is 'keras'"),
+        ({"seconds": 0}, "its duration or speed"),
+        ({"seconds": "long"}, "damaged"),
+        ({"images_per_second": float("nan")}, "its duration or speed"),
+        ({"environment": {}}, "damaged"),
+        ({"environment": ENVIRONMENT | {"seeds_together": 0}}, "its device is none"),
+        ({"environment": ENVIRONMENT | {"device": {"platform": "cpu"}}}, "damaged"),
+        ({"environment": ENVIRONMENT | {"git": {}}}, "its code revision is none"),
+        ({"environment": ENVIRONMENT | {"before": [{}]}}, "damaged"),
     ],
 )
 def test_a_changed_record_is_refused(tmp_path, change, what):

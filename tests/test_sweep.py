@@ -166,6 +166,16 @@ def test_a_worker_that_is_always_killed_is_given_up(
     assert text.getvalue().splitlines() == lines
 
 
+def test_a_damaged_record_of_another_article_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/other.jsonl").write_text("{\n")
+    done = start(tmp_path, "toy/row", "--num_seeds=1", "--status").end()
+    assert (done.returncode, done.stderr) == (0, "")
+    done = start(tmp_path, "other/long", "--num_seeds=1", "--status").end()
+    assert done.returncode == 1
+    assert "Line 1 of " in done.stderr
+
+
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 

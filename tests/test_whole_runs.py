@@ -282,7 +282,10 @@ def test_page_shows_the_results_and_the_record(tmp_path: Path) -> None:
         5 * 235,
         np.where(labels < 5, labels, 0),
         labels,
-        {"git": None, "seeds_together": 1},
+        {
+            **{"git": None, "seeds_together": 1},
+            "device": {"platform": "cpu", "kind": "cpu", "mesh": {"data": 1}},
+        },
         article="lenet_fashion_mnist",
         row="lenet",
         framework="jax",

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata, util
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from experiments.contenders.job import MATMUL, TORCH
@@ -29,19 +28,11 @@ def circumstances(program: str) -> dict[str, Any]:
         "git": git_revision(),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages},
-        "processor": _processor(),
+        "processor": devices.processor(),
         "cores": devices.cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "busy_before": os.getloadavg()[0],
     }
-
-
-def _processor() -> str:
-    """The processor's model name if the system gives it, otherwise its architecture."""
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 class Entrant(NamedTuple):

@@ -195,12 +195,14 @@ def _beyond_every_run(results: Results, article: Article, row: Row) -> Iterator[
                 f" With this skew, fewer runs lie far {side} the mean than under normality, so p is"
                 " too large."
             )
+            rank = 2 / (len(both) + 1)
+            depends = ": whether the figure is inside depends on how runs are distributed"
             yield (
                 f"`{row.id}`: {figure.printed} is inside, yet {side} each of {len(both)} runs,"
                 f" {len(theirs)} of them PyTorch's. Its p of {text.p_value(own.p)} assumes normally"
                 f" distributed runs; for our {len(ours)} runs the Shapiro–Wilk test of normality"
                 f" has p = {text.p_value(statistics.normality(ours))}, and their skewness is"
                 f" {skew:.2f}.{fewer if (skew < 0) == above else ''} By rank alone, among all"
-                f" {len(both) + 1} values, p = {text.p_value(2 / (len(both) + 1))}: whether the"
-                " figure is inside depends on how runs are distributed."
+                f" {len(both) + 1} values, p = {text.p_value(rank)}"
+                f"{depends if rank < 0.05 else ''}."
             )

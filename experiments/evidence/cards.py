@@ -214,9 +214,11 @@ def _bits(origin: Origin, results: Results) -> str:
     """How closely retraining reproduces the file."""
     article, _, _ = origin.row.partition("/")
     its = "its record" if len(origin.revisions) == 1 else "their records"
-    where = f"as stated in {its} in `experiments/results/{article}.jsonl`"
+    where = f"stated in {its} in `experiments/results/{article}.jsonl`"
     records = results.by_seed(_trained(origin, results))
-    environments = {s: records[s].environment if s in records else {} for s in origin.revisions}
+    if missing := sorted(origin.revisions.keys() - records.keys()):
+        return f"Seed {missing[0]} has no record at present, which would say what it depends on."
+    environments = {seed: records[seed].environment for seed in origin.revisions}
     earlier = [
         f"`{one['git']['revision'][:7]}`"
         for seed, environment in environments.items()
@@ -228,11 +230,11 @@ def _bits(origin: Origin, results: Results) -> str:
             f"The file comes from a run that {', '.join(dict.fromkeys(earlier))} began and"
             " this revision resumed, so it is reproduced up to rounding, which training amplifies."
         )
-    devices = [environment.get("device", {}) for environment in environments.values()]
-    alone = all(one.get("mesh", {}).get("data", 1) * one.get("threads", 1) == 1 for one in devices)
+    devices = [environment["device"] for environment in environments.values()]
+    alone = all(one["mesh"]["data"] == one.get("threads") == 1 for one in devices)
     return (
-        f"On the same machine, with the same versions and number of processors, {where}, the result"
-        " is identical bit for bit"
+        "On the same kind of processor, with the versions and number of processors"
+        f" {where}, the result is identical bit for bit"
         f"{'; that number was one (`taskset --cpu-list 0 python …`)' if alone else ''}."
     )
 

@@ -36,7 +36,7 @@ class ForestRow:
       published: test accuracy in percent.
       rounding: half a unit of its last digit.
       ours: test accuracies in percent.
-      interval: prediction interval for one more run of ours; None with too few runs.
+      interval: as in `Limits`; None with too few runs.
     """
 
     label: str

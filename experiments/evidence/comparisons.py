@@ -42,7 +42,7 @@ class Variants:
 
 @dataclass(frozen=True)
 class Frameworks:
-    """Our runs beside PyTorch runs on the same machine.
+    """Our runs beside PyTorch runs.
 
     Attributes:
       difference: ours minus PyTorch's, with Welch's test.
@@ -107,7 +107,7 @@ def selection(results: Results, article: Article, row: Row) -> Selection | None:
 
 
 def cross_framework(results: Results, article: Article, row: Row) -> Frameworks | None:
-    """Compares our runs with PyTorch's on the same machine; None if either has too few."""
+    """Compares our runs with PyTorch's; None if either has too few."""
     ours, theirs = (
         [analysis.accuracy(run, row) for run in results.runs[article.name, row.id, framework]]
         for framework in ("jax", "torch")

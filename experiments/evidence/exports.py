@@ -15,7 +15,7 @@ _LATEX = str.maketrans(
 
 
 def csv_table(results: Results) -> str:
-    """A CSV table with one line per published figure, unrounded."""
+    """A CSV table with a line for each figure and framework, to four decimals."""
     content = io.StringIO()
     writer = csv.writer(content, lineterminator="\n")
     writer.writerow(

@@ -33,10 +33,7 @@ def comparison(results: Results) -> Page:
         Section(f"{article.letter}. {article.title}", list(_article(results, article)))
         for article in results.articles
     ]
-    command = (
-        "python -m experiments.NAME --experiment=all --num_seeds=5\n"
-        "python -m experiments.compare --report"
-    )
+    command = "python -m experiments.NAME --experiment=all\npython -m experiments.compare --report"
     sections.append(
         Section(
             "How to reproduce it",
@@ -77,9 +74,9 @@ def _overview(results: Results) -> Iterator[Text | Picture]:
             "published-and-ours",
             charts.published_and_ours(comparisons),
             "One line per figure: the published accuracy, our mean and our interval.",
-            "Published accuracies and ours. The bar is the 95% interval for one more run"
-            " of ours. On the right: the published figure | our mean ± standard deviation. (2)"
-            " marks a row's second figure.",
+            "Published accuracies and ours. The bar is the 95% interval for a figure of its kind:"
+            " one run, a mean of several, or the best of several. On the right: the published"
+            " figure | our mean ± standard deviation. (2) marks a row's second figure.",
             wide=charts.published_and_ours(comparisons, wide=True),
         )
 

@@ -56,21 +56,22 @@ def families(results: Results) -> str:
 _OUT_OF_REACH = 1000
 
 _CROSS_TEXT = f"""\
-The same recipes, trained on this machine with the PyTorch references of `references/`: the
-authors' networks in PyTorch (article A's author did not use it). The accuracies are those after
-the epoch that the row's figures refer to. The difference of the means is tested with Welch's
-t-test. A large p is no evidence of equality: that the means are less than {comparisons.MARGIN}
-points apart is shown where two one-sided Welch tests (TOST) against that margin have p < 0.05.
-Both p values are also adjusted by Holm's method over all rows of the table, and the adjusted ones
-count. Where equivalence is not shown, there are too few runs, or the means differ. *Runs needed*
-is the number in each framework that gives a power of 0.8 at an unadjusted p < 0.05 if the means
-are equal, from the pooled spread of both and the normal approximation, which slightly
-underestimates it; above {_OUT_OF_REACH:,}, equivalence is out of reach.
+The same recipes, trained with the PyTorch references of `references/`: the authors' networks in
+PyTorch (article A's author did not use it). Processors may differ, also between the runs of one
+row. The accuracies are those after the epoch that the row's figures refer to. The difference of
+the means is tested with Welch's t-test. A large p is no evidence of equality: that the means are
+less than {comparisons.MARGIN} points apart is shown where two one-sided Welch tests (TOST) against
+that margin have p < 0.05. Both p values are also adjusted by Holm's method over all rows of the
+table, and the adjusted ones count. Where equivalence is not shown, there are too few runs, or the
+means differ. *Runs needed* is the number in each framework that gives a power of 0.8 at an
+unadjusted p < 0.05 if the means are equal, from the pooled spread of both and the normal
+approximation, which slightly underestimates it; above {_OUT_OF_REACH:,}, equivalence is out of
+reach.
 """
 
 
 def cross_framework(results: Results) -> str:
-    """Our runs beside PyTorch runs on the same machine."""
+    """Our runs beside PyTorch runs."""
     table = [
         [
             *("row", "JAX", "PyTorch", "difference, points [95%]", "p", "Holm p"),
@@ -126,14 +127,14 @@ def _shown(p: float, needed: int) -> str:
 
 _VARIANTS_TEXT = """\
 Both rows on the seeds they share: the difference of the means, first minus second, with a paired
-t-test, whose p is also adjusted by Holm's method over all questions tested. Nothing is tested with
+t-test, whose p is also adjusted by Holm's method over all questions tested. There is no t-test with
 fewer than 3 shared seeds (*provisional*), or where a run assigns the same class to every image.
 Where more than one field of the recipe differs, a difference cannot be attributed to one of them.
 McNemar's exact test, on the test images that only one of the two runs classifies correctly, is
-reported for every shared seed: it compares two networks, not two recipes, and may differ from seed
-to seed. The measure is the test accuracy after the epoch that the recipe selects, that after the
-first epoch, or the fluctuation: the standard deviation, in points, of a run's test accuracies after
-every epoch of the second half.
+reported for every shared seed if the measure is the test accuracy: it compares two networks, not
+two recipes, and may differ from seed to seed. The measure is the test accuracy after the epoch
+that the recipe selects, that after the first epoch, or the fluctuation: the standard deviation, in
+points, of a run's test accuracies after every epoch of the second half.
 """
 
 
@@ -240,10 +241,10 @@ def selection(results: Results) -> str:
 _STOPPING_TEXT = """\
 For rows whose epoch is selected by validation accuracy: the epoch at which early stopping would
 have ended training, with a patience of 1, 3 or 10 epochs without a better validation accuracy,
-counted as by Flax's `EarlyStopping`; and the test accuracy of the evaluation selected up to then,
-beside that of the whole run: mean over seeds ± standard deviation. No extra training was needed:
-learning rates are constant and training is deterministic, so the recorded curve up to an epoch is
-that of the run that would have ended there.
+one epoch earlier than by Flax's `EarlyStopping` with the same patience; and the test accuracy of
+the evaluation selected up to then, beside that of the whole run: mean over seeds ± standard
+deviation. No extra training was needed: learning rates are constant and training is deterministic,
+so the recorded curve up to an epoch is that of the run that would have ended there.
 """
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _SCHEMA = 1
 # Columns of an evaluation; the optional one only if images are held out.
 _COLUMNS = ("step", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 _OPTIONAL = "validation_accuracy"
+_FRAMEWORKS = ("jax", "torch")
 # Optional fields.
 _RARE = {"steps", "ended_after", "probabilities"}
 # Probabilities are quantised to this many steps.
@@ -95,11 +97,12 @@ class Record:
           **values: the other attributes.
         """
         ran = round(rows[-1].epoch)
-        columns = [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]
         return cls(
             recipe=recipe,
             # Enough digits for an accuracy on 60,000 images.
-            curve={name: [_rounded(getattr(row, name)) for row in rows] for name in columns},
+            curve={
+                name: [_rounded(getattr(row, name)) for row in rows] for name in _columns(recipe)
+            },
             selected_step=selected_step,
             predictions=predictions.astype(np.uint8),
             correct=predictions == labels,
@@ -214,8 +217,7 @@ class Record:
             shares = _unpack(values["probabilities"]).view("<u2") / _PARTS
             values["probabilities"] = shares.reshape(len(predictions), -1)
         record = cls(**values | {"predictions": predictions, "correct": correct})
-        if len({len(column) for column in record.curve.values()}) != 1:
-            raise ValueError("the columns of its curve have different lengths")
+        record._check()
         at_selected = record.curve["step"].index(record.selected_step)
         stated = (seed, accuracy, accuracy, last)
         found = (
@@ -228,6 +230,25 @@ class Record:
         if stated != found or not agree:
             raise ValueError("its accuracies, predictions and curve contradict each other")
         return record
+
+    def _check(self) -> None:
+        """Raises a ValueError, LookupError or TypeError if a value that is read is impossible."""
+        if self.framework not in _FRAMEWORKS:
+            raise ValueError(f"its framework is {self.framework!r}")
+        if list(self.curve) != _columns(self.recipe):
+            raise ValueError("the columns of its curve are not those of its recipe")
+        if len({len(column) for column in self.curve.values()}) != 1:
+            raise ValueError("the columns of its curve have different lengths")
+        if not 0 < self.seconds < math.inf or not 0 < self.images_per_second < math.inf:
+            raise ValueError("its duration or speed is not a positive number")
+        device = self.environment["device"]
+        names, counts = (device["platform"], device["kind"]), [*device["mesh"].values()]
+        counts.append(self.seeds_together)
+        if not all(isinstance(name, str) for name in names) or min(counts) < 1:
+            raise ValueError("its device is none")
+        for one in (self.environment, *self.environment.get("before", [])):
+            if one["git"] is not None and one["git"].keys() != {"revision", "dirty"}:
+                raise ValueError("its code revision is none")
 
 
 def load(article: str, directory: Path = RESULTS) -> list[Record]:
@@ -326,6 +347,10 @@ def _parse(path: Path, content: bytes) -> list[Record]:
         seen[key] = number
         records.append(record)
     return records
+
+
+def _columns(recipe: Recipe) -> list[str]:
+    return [*_COLUMNS, *([_OPTIONAL] if recipe.validation else [])]
 
 
 def _key(record: Record) -> tuple[str, str, int]:

@@ -110,12 +110,14 @@ def headline(results: Results) -> str:
             f" For {without} of the rows no figure is published: exercises, alternative readings,"
             " and our own variants."
         )
-    tested = [one.own for _, one in found if one.own and one.verdict != "not testable"]
-    if ps := [own.p for own in tested if not math.isnan(own.p)]:
+    tested = [one for _, one in found if one.verdict in ("inside", "above", "below")]
+    tested = [one for one in tested if one.figure.batches_from is None]
+    if ps := [one.own.p for one in tested if one.own and not math.isnan(one.own.p)]:
         words += (
-            f" {len(ps)} figures are tested, each against a 95% interval, so about"
-            f" {0.05 * len(ps):.1f} would be outside by chance alone; the smallest p, adjusted by"
-            f" Holm's method over all of them, is {text.p_value(min(statistics.holm(ps)))}."
+            f" {len(tested)} figures are tested, each against a 95% interval, so about"
+            f" {0.05 * len(tested):.1f} would be outside by chance alone; the smallest p, adjusted"
+            f" by Holm's method over the {len(ps)} that have one, is"
+            f" {text.p_value(min(statistics.holm(ps)))}."
         )
     if others := [name for name, _ in found if name]:
         words += f" By the pooled spread of the family the verdict differs for {'; '.join(others)}."
@@ -129,9 +131,9 @@ def _about_times(results: Results) -> str:
     return (
         "*PFLOP* is the cost of training one seed, or all members of a vote, in 10^15"
         " floating-point operations: six for each multiply-add of an image's forward pass. *Time"
-        " per seed* is the shortest among the row's records, and no evidence of speed, because"
-        f" the machine was shared: {slow} of {len(runs)} records took over {durations.LONG} times"
-        " as long as their training images take at their median throughput."
+        " per seed* is the shortest among the row's records on the device shown, and no evidence"
+        f" of speed, because the machine was shared: {slow} of {len(runs)} records took over"
+        f" {durations.LONG} times as long as their training images take at their median throughput."
     )
 
 

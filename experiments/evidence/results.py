@@ -1,5 +1,6 @@
 """All articles with the records of their rows."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,18 @@ class Results:
                     key = (article.name, row.id, framework)
                     runs[key] = records.of_row(found, row.id, row.recipe, framework)
         return cls(articles, runs)
+
+    @classmethod
+    def usable(cls, articles: Sequence[Article], directory: Path) -> Self:
+        """As `load`, without the articles for which that raises a Failure."""
+        found = []
+        for article in articles:
+            with contextlib.suppress(Failure):
+                found.append(cls.load([article], directory))
+        return cls(
+            [article for one in found for article in one.articles],
+            {key: runs for one in found for key, runs in one.runs.items()},
+        )
 
     @property
     def rows(self) -> list[tuple[Article, Row]]:

@@ -19,7 +19,7 @@ from experiments.references import require_torch
 from mnist_jax import cli
 from mnist_jax.cli import display, streams
 from mnist_jax.cli.signals import Stop, stopping
-from mnist_jax.errors import Failure, UsageError
+from mnist_jax.errors import UsageError
 from mnist_jax.files import cache_folder
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.directory import RunDirectory
@@ -62,6 +62,9 @@ def _main(article: Article, argv: Sequence[str]) -> None:
     del argv
     out = display.console()
     names = _EXPERIMENT.value
+    given = [f"--{flag.name}" for flag in (_NUM_SEEDS, _FIRST_SEED, _TOGETHER) if flag.present]
+    if given and not names:
+        raise UsageError(f"{given[0]} is for training; add --experiment=ROW, or all.")
     if _LIST.value or not names:
         _list_rows(out, article)
         streams.delivered()
@@ -118,29 +121,28 @@ def _run_rows(
     for row in rows:
         if not _missing(article, row, 1):
             out.print(f"{article.name}/{row.id}: all of these seeds are recorded.")
-        elif _FRAMEWORK.value == "jax" and (seconds := _estimate(row)):
-            out.print(
-                f"{article.name}/{row.id}: a seed may take {text.duration(seconds)} on a CPU core"
-            )
+        elif _FRAMEWORK.value == "jax":
+            # Damaged records of another article do not matter here.
+            known = Results.usable(all_articles(), _RESULTS.value)
+            if seconds := durations.on_a_core(known, row):
+                out.print(
+                    f"{article.name}/{row.id}: a seed may take {text.duration(seconds)} on a CPU"
+                    " core"
+                )
         records.require_writable(_RESULTS.value)
         # Read again every time, because other processes append too.
         while missing := _missing(article, row, max(together, _CONSIDERED)):
             out.print(f"{article.name}/{row.id}: seeds to run {[r.seed for r in missing]}")
             places = _places()
-            (first, *_) = groups([places.run_directory(article, row, r.seed) for r in missing])
+            (first, *_) = groups(
+                [places.run_directory(article.name, row.id, r.seed) for r in missing]
+            )
             most = (
                 1 if row.recipe.patience else together
             )  # With patience, seeds end at different epochs.
             for record in train_seeds(out, article, row, [missing[i] for i in first[:most]]):
                 if records.append(record, _RESULTS.value):  # False if another process was faster.
                     out.print(f"{article.name}/{row.id} seed {record.seed}: {record.accuracy:.2f}%")
-
-
-def _estimate(row: Row) -> float | None:
-    try:
-        return durations.on_a_core(Results.load(all_articles(), _RESULTS.value), row)
-    except Failure:  # Damaged records of another article do not matter here.
-        return None
 
 
 def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
@@ -153,7 +155,7 @@ def _missing(article: Article, row: Row, most: int) -> list[Recipe]:
 
 def _missing_runs(article: Article, row: Row) -> list[RunDirectory]:
     missing = _missing(article, row, _CONSIDERED)
-    return [_places().run_directory(article, row, recipe.seed) for recipe in missing]
+    return [_places().run_directory(article.name, row.id, recipe.seed) for recipe in missing]
 
 
 def _train(

@@ -14,7 +14,8 @@ from mnist_jax.training.schedule import Schedule
 # Article F's runs, at 28,125 steps, are the longest whose article shows every step. A's and B's
 # have ten times as many, and the articles report epochs.
 MOST = 30_000
-# The last five of a float16's 11 significant bits are noise: losses are stored to 1.6%.
+# The last five of a float16's 11 significant bits are noise: losses are stored to 1.6%, or,
+# if that is more, to 1e-6.
 _LAST_BITS = 5
 
 
@@ -25,7 +26,7 @@ class Steps:
     Attributes:
       examples: images per epoch.
       images: [steps], the number of images in each step's batch.
-      loss: float32 [steps], the mean over that batch, to 1.6%.
+      loss: float32 [steps], the mean over that batch, to 1.6% or, if that is more, 1e-6.
       right: [steps], the number of the batch's images classified correctly.
     """
 

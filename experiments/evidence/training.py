@@ -35,9 +35,9 @@ class Places:
     results: Path = records.RESULTS
     data_dir: Path | None = None
 
-    def run_directory(self, article: Article, row: Row, seed: int) -> RunDirectory:
-        """The run directory of a row's seed."""
-        return RunDirectory(self.workdir / article.name / row.id / f"seed-{seed}")
+    def run_directory(self, article: str, row: str, seed: int) -> RunDirectory:
+        """The run directory of a row's seed, by their names."""
+        return RunDirectory(self.workdir / article / row / f"seed-{seed}")
 
     def records(self, article: Article, row: Row, framework: str = "jax") -> list[Record]:
         """A row's records, read from disk every time, since other processes append.
@@ -84,7 +84,9 @@ def train(
       Stopped, UsageError, Busy, Failure: as `mnist_jax.training.session.train`.
     """
     dataset = places.dataset(row.recipe.dataset)
-    pairs = [(recipe, places.run_directory(article, row, recipe.seed)) for recipe in recipes]
+    pairs = [
+        (recipe, places.run_directory(article.name, row.id, recipe.seed)) for recipe in recipes
+    ]
     # A finished run without a record was interrupted in between.
     if unfinished := [pair for pair in pairs if not pair[1].finished(pair[0])]:
         in_thread(

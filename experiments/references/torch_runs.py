@@ -32,6 +32,7 @@ from mnist_jax.errors import Failure, UsageError
 from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.recipe import Recipe
 from mnist_jax.runs.metrics import Evaluation
+from mnist_jax.training import devices
 from mnist_jax.training.optimizers import learning_rate
 from mnist_jax.training.schedule import Schedule
 
@@ -65,7 +66,10 @@ class Run(NamedTuple):
 def environment() -> dict[str, Any]:
     """The PyTorch-specific environment that a run's results depend on."""
     packages = {name: metadata.version(name) for name in ("torch", "numpy")}
-    device = {"platform": "cpu", "kind": "cpu", "mesh": {"threads": torch.get_num_threads()}}
+    device = {
+        **{"platform": "cpu", "kind": "cpu", "processor": devices.processor()},
+        "mesh": {"threads": torch.get_num_threads()},
+    }
     return {"packages": packages, "device": device, "seeds_together": 1}
 
 

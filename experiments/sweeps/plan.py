@@ -97,7 +97,7 @@ class Sweep:
     def missing(self, recorded: Mapping[str, Collection[int]]) -> list[Run]:
         """The runs without a record, row by row."""
         return [
-            Run(article, row, seed, self.places.run_directory(article, row, seed))
+            Run(article, row, seed, self.places.run_directory(article.name, row.id, seed))
             for article, row in self.rows
             for seed in self.seeds.missing(row, recorded[row_name(article, row)])
         ]

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -269,12 +270,22 @@ def data_axis(mesh: Mesh) -> str | None:
 def describe(mesh: Mesh) -> dict[str, Any]:
     """Describes the hardware of a run: platform, device kind, the mesh's shape, and threads.
 
-    The threads are those of XLA's pool, which a CPU's devices share.
+    The threads are those of XLA's pool, which a CPU's devices share. A CPU's processor is named,
+    because XLA compiles for it.
     """
     device = mesh.devices.flat[0]
     what = {"platform": device.platform, "kind": device.device_kind, "mesh": dict(mesh.shape)}
     if device.platform == "cpu":
+        what["processor"] = processor()
         what["threads"] = max(int(os.environ.get(_THREADS) or cores()), jax.local_device_count())
     if jax.process_count() > 1:
         what["processes"] = jax.process_count()
     return what
+
+
+def processor() -> str:
+    """The processor's model name if the system gives it, otherwise its architecture."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
