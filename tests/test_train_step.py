@@ -14,10 +14,17 @@ from runs_compared import largest_difference
 from small_runs import shallow
 
 from mnist_jax.inputs import normalize
-from mnist_jax.models import create_model, layers
+from mnist_jax.kernels.differentiation import differentiable
+from mnist_jax.models import create_model, layers, model_entry
 from mnist_jax.training import chunks, shifts
 from mnist_jax.training.optimizers import make_optimizer
-from mnist_jax.training.step import TrainState, cross_entropy, mean_squared_error, train_step
+from mnist_jax.training.step import (
+    TrainState,
+    cross_entropy,
+    gradients,
+    mean_squared_error,
+    train_step,
+)
 
 IMAGES = jax.random.uniform(jax.random.key(0), (64, 28, 28, 1))
 LABELS = jnp.arange(64) % 10
@@ -97,6 +104,33 @@ def test_eight_devices_give_the_result_of_one(how: str, chunk_size: int | None, 
         assert largest_difference(parallel_metrics, metrics) < 1e-12
         if name != "double_fc_dropout":  # It has no BatchNorm.
             assert largest_difference(state.batch_stats, expected.batch_stats) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("strided_cnn", {}), ("residual_cnn", {"width": 32, "first_block": False})],
+)
+def test_compiled_gradients_of_a_whole_batch_agree_with_xla(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    """In float32 and at the recipe's batch size, in which these networks' chunks are whole."""
+    size = model_entry(name).recipe.batch_size
+    network = create_model(name, **arguments, rngs=nnx.Rngs(0))
+    state = TrainState.create(network, optax.sgd(0.1), key=jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (size, 28, 28, 1))
+    labels = jnp.arange(size) % 10
+
+    def compiled() -> Any:
+        # Anew for each, because a jitted function traces a signature only once.
+        compute = jax.jit(lambda state: gradients(state, images, labels, None, size, False)[0])
+        return compute(state)
+
+    ours = compiled()
+    with differentiable():
+        plain = compiled()
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        # Where rounding decides a maximum, a gradient goes to another element.
+        assert jnp.linalg.norm(one - other) < 0.05 * jnp.linalg.norm(other)
 
 
 def test_chunks_one_after_another_give_the_result_of_the_batch() -> None:
