@@ -211,7 +211,7 @@ def test_tables_of_other_records_are_written_to_their_folder(tmp_path):
     folder = tmp_path / "mine" / "results"
     missing = run(tmp_path, "experiments.compare", f"--results={folder}")
     assert missing.returncode == 1
-    assert "no folder" in missing.stderr
+    assert "is not a folder" in missing.stderr
     folder.mkdir(parents=True)
     shutil.copy(records.RESULTS / "cmu_cnn.jsonl", folder)
     assert run(tmp_path, "experiments.compare", f"--results={folder}").returncode == 0

@@ -32,6 +32,8 @@ from mnist_jax.interchange.tensor_files import write_tensors
 from mnist_jax.models import model_entry, model_names
 
 IMAGES = DATASET.test.images
+# Trained while gradients of biases were wrong (CHANGELOG.md): their rows are to be run again.
+TO_BE_TRAINED_AGAIN = ("frontier_committee", "residual_cnn", "strided_cnn")
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,13 @@ def results() -> Results:
 
 def test_pages_can_be_made_while_a_record_is_missing(tmp_path: Path) -> None:
     """To repeat a recorded run, `experiments/README.md` says to remove its line."""
+    origin = Origin.load(FOLDER / "batchnorm_cnn")
+    removed = ('"seed": 0,', f'"row": "{origin.row.partition("/")[2]}",')
     for path in RESULTS.glob("*.jsonl"):
-        lines = [line for line in path.read_text().splitlines() if '"seed": 0,' not in line]
-        (tmp_path / path.name).write_text("".join(f"{line}\n" for line in lines))
+        lines = path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if not any(part in line for part in removed)]
+        (tmp_path / path.name).write_text("".join(kept))
     without = Results.load(all_articles(), tmp_path)
-    origin = Origin.load(FOLDER / "strided_cnn")
     assert not without.by_seed(origin.row)
     assert f"the row `{origin.row}`" not in cards.card(origin, without)
     best = rendering.best(without)
@@ -54,7 +58,13 @@ def test_pages_can_be_made_while_a_record_is_missing(tmp_path: Path) -> None:
     assert rendering.best(Results.load([], tmp_path)) == ""
 
 
-@pytest.mark.parametrize("name", pretrained_names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.xfail(strict=True)] * (name in TO_BE_TRAINED_AGAIN))
+        for name in pretrained_names()
+    ],
+)
 def test_shipped_weights_are_those_of_a_record_as_their_card_says(
     name: str, results: Results
 ) -> None:
@@ -98,14 +108,14 @@ def test_card_without_its_record_makes_no_claim_of_identity(results: Results) ->
         key: [run for run in of_row if run.seed != seed] for key, of_row in results.runs.items()
     }
     page = cards.card(origin, dataclasses.replace(results, runs=runs))
-    assert f"Seed {seed} has no record at present" in page
+    assert f"the record of seed {seed} was removed" in page
     assert "identical bit for bit" not in page
 
 
 def test_card_of_an_ensemble_retrains_each_member_at_its_revision(results: Results) -> None:
-    row = results.by_seed("frontier/chosen")
+    row = results.by_seed("nielsen/double_fc_dropout")
     origin = Origin(
-        row="frontier/committee",
+        row="nielsen/ensemble",
         recipe=row[0].recipe,
         step=1,
         correct=9973,
@@ -115,10 +125,12 @@ def test_card_of_an_ensemble_retrains_each_member_at_its_revision(results: Resul
         size=1,
     )
     page = cards.card(origin, results)
-    assert "\n# frontier_committee\n\nAn ensemble of 3 networks `residual_cnn`, which" in page
+    assert "\n# nielsen_ensemble\n\nAn ensemble of 3 networks `double_fc_dropout`, which" in page
     assert "| this file, the vote of seeds 0 to 2 | 99.73%: 9,973 of 10,000 |" in page
-    assert re.search(rf"\| the row `frontier/chosen` \| \S+ ± \S+% \(n = {len(row)}\) \|", page)
-    train = "python -m experiments.frontier --experiment=chosen"
+    assert re.search(
+        rf"\| the row `nielsen/double_fc_dropout` \| \S+ ± \S+% \(n = {len(row)}\) \|", page
+    )
+    train = "python -m experiments.nielsen --experiment=double_fc_dropout"
     where = "--results=again --workdir=again"
     assert (
         f"""
@@ -133,7 +145,7 @@ git checkout {"b" * 40}
 retrain them from their seeds."""
         in page
     )
-    assert "as stated in their records" in page
+    assert "stated in their records" in page
 
 
 def _recorded(origin: Origin, results: Results) -> tuple[dict[int, Record], list[Record], int]:
@@ -167,7 +179,8 @@ def test_shipped_weights_reproduce_the_accuracy_of_card_and_record(
     correct = int((run.probabilities(test.images).argmax(-1) == test.labels).sum())
     (stated,) = re.findall(r"%: ([\d,]+) of 10,000", (FOLDER / name / "README.md").read_text())
     assert correct == int(stated.replace(",", ""))
-    assert correct == _recorded(origin, results)[-1]
+    if name not in TO_BE_TRAINED_AGAIN:
+        assert correct == _recorded(origin, results)[-1]
 
 
 @pytest.mark.skipif("MNIST_JAX_DATA_DIR" not in os.environ, reason="needs a folder with MNIST")

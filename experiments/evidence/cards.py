@@ -217,7 +217,10 @@ def _bits(origin: Origin, results: Results) -> str:
     where = f"stated in {its} in `experiments/results/{article}.jsonl`"
     records = results.by_seed(_trained(origin, results))
     if missing := sorted(origin.revisions.keys() - records.keys()):
-        return f"Seed {missing[0]} has no record at present, which would say what it depends on."
+        return (
+            f"The row is to be run again: the record of seed {missing[0]} was removed, for which"
+            " CHANGELOG.md gives the reason."
+        )
     environments = {seed: records[seed].environment for seed in origin.revisions}
     earlier = [
         f"`{one['git']['revision'][:7]}`"
