@@ -39,16 +39,18 @@ def main(argv: Sequence[str]) -> None:
         raise UsageError("No run directory given; add --workdir=DIR.")
     run = RunDirectory(_WORKDIR.value)
     match _FROM.value, _TO.value, _MODEL.value:
-        case None, Path() as target, _:
+        case None, Path() as target, None:
             export_weights(run, target, _STEP.value)
             display.console().print(f"{target} has the weights of {run.path}")
-        case Path() as source, None, str(model):
+        case Path() as source, None, str(model) if _STEP.value is None:
             import_weights(model, source, run, cli.json_object(_MODEL_ARGS))
             display.console().print(f"{run.path} has the weights of {source}")
         case Path(), None, None:
             raise UsageError("No model given; add --model=NAME, the network of the weights.")
         case _:
-            raise UsageError("Give either --from=FILE or --to=FILE.")
+            raise UsageError(
+                "Give either --from=FILE and --model, or --to=FILE, perhaps with --step."
+            )
 
 
 if __name__ == "__main__":

@@ -72,6 +72,15 @@ def test_evaluation_loading_and_export_use_the_averages(tmp_path: Path) -> None:
         RunDirectory(path).predictions(),
         "not those of the run's evaluation",
     )
+    for bad in (
+        DATASET.test.images / 255,
+        DATASET.test.images[..., None],
+        np.ones((1, 28, 28), bool),
+    ):
+        with pytest.raises(
+            UsageError, match=r"give integers from 0 to 255 in the shape \[N, 28, 28\]"
+        ):
+            run.probabilities(bad)
     initial = read_weights(dataclasses.replace(RECIPE, init_from=str(path))).arrays
     np.testing.assert_array_equal(initial["params"]["fc1"]["kernel"], kernel)
     export_weights(RunDirectory(path), tmp_path / "weights.safetensors")

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from mnist_jax.kernels.batch_norm import batch_norm
+from mnist_jax.models.layers import BatchNorm
 
 EPSILON = 1e-5
 
@@ -39,6 +41,18 @@ def test_values_and_gradients_match_the_definition() -> None:
         for actual, expected in zip(*results, strict=True):
             assert actual.dtype == jnp.float64
             np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_gradients_have_the_types_of_the_arguments() -> None:
+    with jax.enable_x64(True):
+        kinds = (jnp.float32, jnp.float64, jnp.float32)
+        x, scale, bias = (jnp.ones(s, k) for s, k in zip(((4, 3, 3, 2), 2, 2), kinds, strict=True))
+        y, pullback = jax.vjp(ours, x, scale, bias)
+        assert y.dtype == jnp.float64
+        assert tuple(one.dtype for one in pullback(y)) == kinds
+        layer = BatchNorm(2, rngs=nnx.Rngs(0))
+        layer(x.astype(jnp.float64))
+        assert layer.mean.dtype == layer.scale.dtype
 
 
 def test_statistics_are_those_of_the_batch_and_not_differentiated() -> None:

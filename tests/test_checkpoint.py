@@ -309,6 +309,9 @@ def test_reports_a_failed_save_at_the_next_one(
             with pytest.raises(Failure, match=r"step 3 can't be written .*No space left"):
                 checkpoints.save(4, tree)
         assert checkpoints.restore(tree)[0] == 2
+        checkpoints.save(3, tree)  # Not taken for done.
+        checkpoints.wait()
+        assert checkpoints.restore(tree)[0] == 3
 
 
 @pytest.mark.parametrize("missing", ["manifest.ocdbt", "d"])

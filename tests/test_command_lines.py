@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -399,6 +400,17 @@ def test_overwrite_removes_nothing_if_any_directory_is_refused(home: Path) -> No
     assert done.returncode == 2
     assert "seed-1 has checkpoints but no config.json" in done.stderr
     assert (home / "busy/seed-0/result.json").exists()
+
+
+def test_a_run_on_a_dataset_without_names_of_classes_is_refused(
+    home: Path, workdir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(workdir, tmp_path / "run")
+    file = tmp_path / "run/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dataset": "kmnist"}))
+    done = run(home, "mnist_jax.export", f"--workdir={tmp_path}/run", f"--to={tmp_path}/k.onnx")
+    assert done.returncode == 2
+    assert "There is no dataset 'kmnist'; did you mean 'mnist'?" in done.stderr
 
 
 def test_evaluating_a_folder_without_a_run_is_one_sentence(home: Path) -> None:

@@ -14,6 +14,7 @@ from mnist_jax.convert import export_weights, import_weights
 from mnist_jax.errors import Failure, UsageError
 from mnist_jax.interchange import pytorch, tensor_files
 from mnist_jax.models import model_entry
+from mnist_jax.runs.checkpoints import Checkpoints
 from mnist_jax.runs.directory import RunDirectory
 
 
@@ -128,6 +129,19 @@ def test_failed_write_of_a_run_leaves_nothing(
     import_weights("dense", source, run)
 
 
+def test_interrupted_import_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = _write("dense", tmp_path / "theirs.safetensors")
+    run = RunDirectory(tmp_path / "run")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_weights("dense", source, run)
+    assert [path.name for path in run.path.iterdir()] == [".lock"]
+
+
 def test_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     source = _write("dense", tmp_path / "theirs.safetensors")
     run = RunDirectory(tmp_path / "run")
@@ -151,6 +165,8 @@ def test_export_without_a_run_is_refused(tmp_path: Path) -> None:
             1,
             "a.pt can't be read (No such file or directory)",
         ),
+        (["--workdir=w", "--to=a.pt", "--model=dense"], 2, "Give either --from=FILE and --model"),
+        (["--workdir=w", "--from=a.pt", "--model=dense", "--step=1"], 2, "or --to=FILE"),
     ],
 )
 def test_command_line_errors(arguments: list[str], code: int, part: str, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_dropout_rate_of_zero_keeps_every_unit() -> None:
 
 
 def test_dropout_rate_of_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="The dropout rate is 1; give a number from 0 to below 1"):
+    with pytest.raises(UsageError, match=r"The dropout rate is 1; give a number from 0 to 0\.99"):
         Dropout(1)
 
 

@@ -327,6 +327,24 @@ def test_convolution_promotes_types_and_its_gradients_have_those_of_the_argument
     assert [one.dtype for one in gradients] == [jnp.float32, jnp.float64]
 
 
+def test_bias_promotes_types_and_its_gradient_has_its_own() -> None:
+    with jax.enable_x64(True):
+        images, bias = jnp.ones((2, 3, 3, 4), jnp.float64), jnp.ones(4, jnp.float32)
+        outputs, backward = jax.vjp(ops.add_bias, images, bias)
+        assert outputs.dtype == jnp.float64
+        assert [one.dtype for one in backward(outputs)] == [jnp.float64, jnp.float32]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("side", "channels"), [(5, 20), (3, 128)])  # Winograd's, in float32.
+def test_half_precision_is_as_accurate_as_xla(side: int, channels: int, dtype: Any) -> None:
+    x = normal(0, (10, 14, 14, channels)).astype(dtype)
+    kernel = (normal(1, (side, side, channels, 16)) / (side * channels**0.5)).astype(dtype)
+    exact = plain_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), 0)
+    ours, xla = ops.conv(x, kernel), plain_conv(x, kernel, 0)
+    assert jnp.abs(ours - exact).max() < 2 * jnp.abs(xla - exact).max()
+
+
 def test_network_with_flax_s_own_convolutions_trains() -> None:
     model = Odd(nnx.Rngs(0))
     images = normal(0, (32, 28, 28, 1))

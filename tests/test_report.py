@@ -92,6 +92,14 @@ def test_unknown_image_is_an_error(histories: list[History], digits: Dataset) ->
         contents.report(histories, digits, [3, 297])
 
 
+def test_an_image_named_twice_is_shown_once(histories: list[History], digits: Dataset) -> None:
+    once, twice = (
+        [block for section in made.sections for block in section.blocks if hasattr(block, "name")]
+        for made in (contents.report(histories, digits, images) for images in ([3], [3, 3]))
+    )
+    assert [block.name for block in twice] == [block.name for block in once]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

@@ -283,3 +283,11 @@ def test_mutated_files_are_refused_or_harmless(name: str, run_copy: Path) -> Non
             refused += str(run_copy) in str(failure)
         (run_copy / "result.json").write_bytes(result)
     assert refused == failures > 100
+
+
+@pytest.mark.parametrize("change", [{"git": "abc"}, {"git": {}}, {"command": 3}, {"command": [3]}])
+def test_an_invalid_environment_is_refused(change: dict[str, Any], run_copy: Path) -> None:
+    file = run_copy / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(Failure, match=r"environment\.json is damaged"):
+        RunDirectory(run_copy).environment()

@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import flags
 
 from mnist_jax import cli
+from mnist_jax.data import require_dataset
 from mnist_jax.errors import UsageError
 from mnist_jax.interchange.pretrained import load_pretrained
 from mnist_jax.runs.network import LoadedRun, load_run
@@ -15,7 +16,8 @@ def define() -> Callable[[], LoadedRun]:
     """Defines `--workdir`, `--step` and `--model`; returns a function that loads the network.
 
     The function raises what `load_run` and `load_pretrained` do, and UsageError unless exactly one
-    of `--workdir` and `--model` is given.
+    of `--workdir` and `--model` is given, or if the run's dataset is none of ours, whose classes
+    have names.
     """
     workdir = cli.define_path("workdir", None, "The run directory.")
     step = flags.DEFINE_integer(
@@ -28,7 +30,9 @@ def define() -> Callable[[], LoadedRun]:
     def load() -> LoadedRun:
         match workdir.value, model.value:
             case Path() as run, None:
-                return load_run(run, step.value)
+                loaded = load_run(run, step.value)
+                require_dataset(loaded.recipe.dataset)
+                return loaded
             case None, str(name) if step.value is None:
                 return load_pretrained(name)
             case None, str():

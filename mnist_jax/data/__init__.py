@@ -3,7 +3,13 @@
 from mnist_jax.data.catalog import CLASS_NAMES
 from mnist_jax.data.dataset import Dataset, Split, draw_held_out, hold_out
 from mnist_jax.data.framing import frame_digit
-from mnist_jax.data.loading import DATASETS, DatasetNotFound, load_dataset, resolve_dataset
+from mnist_jax.data.loading import (
+    DATASETS,
+    DatasetNotFound,
+    load_dataset,
+    require_dataset,
+    resolve_dataset,
+)
 
 __all__ = [
     "CLASS_NAMES",
@@ -15,5 +21,6 @@ __all__ = [
     "frame_digit",
     "hold_out",
     "load_dataset",
+    "require_dataset",
     "resolve_dataset",
 ]

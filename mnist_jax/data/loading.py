@@ -22,6 +22,14 @@ class DatasetNotFound(Failure):
     """The dataset is not on this machine and could not be fetched."""
 
 
+def require_dataset(name: str) -> None:
+    """Raises a UsageError if there is no dataset with this name."""
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}?" if close else f"give one of {', '.join(DATASETS)}."
+        raise UsageError(f"There is no dataset {name!r}; {hint}")
+
+
 def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
     """Loads a dataset and verifies it against the SHA-256 digests of the original files.
 
@@ -52,10 +60,7 @@ def load_dataset(name: str, data_dir: Path | str | None = None) -> Dataset:
         >>> len(dataset.test)
         297
     """
-    if name not in FILE_SETS and name != EMBEDDED:
-        close = difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.4)
-        hint = f"did you mean {close[0]!r}?" if close else f"give one of {', '.join(DATASETS)}."
-        raise UsageError(f"There is no dataset {name!r}; {hint}")
+    require_dataset(name)
     roots = _roots(data_dir)
     if name == EMBEDDED:
         return load_digits()

@@ -96,7 +96,7 @@ def import_weights(
             run.create(recipe, describe_environment(unseen, {}))
             with Checkpoints(run.checkpoints) as checkpoints:
                 checkpoints.save(batches, {name: getattr(state, name) for name in SAVED})
-        except Failure:
+        except BaseException:  # Ctrl-C too: half a run would be in the way of the next try.
             run.clear()
             raise
 

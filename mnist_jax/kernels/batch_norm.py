@@ -33,6 +33,9 @@ def batch_norm(
     Returns:
       [N, H, W, C], and the mean and the biased variance [C] of the whole batch, as constants.
     """
+    # The gradients below would mix types.
+    dtype = jnp.result_type(x, scale, bias)
+    x, scale, bias = (one.astype(dtype) for one in (x, scale, bias))
     n, height, width, channels = x.shape
     if cpu := lower_for_cpu():
         x = x.transpose(3, 1, 2, 0).reshape(channels, height, -1)

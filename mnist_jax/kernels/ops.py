@@ -70,7 +70,8 @@ def max_pool(x: jax.Array, *, padding: Padding = 0) -> jax.Array:
     """Takes the maximum of every 2×2 window of [N, H, W, C].
 
     The gradient goes to the first of equal elements in row order, and an odd last row or column is
-    dropped, as in XLA and PyTorch.
+    dropped, as in XLA and PyTorch. After a convolution, elements that are equal but for rounding
+    may be equal in one algorithm and not in another.
 
     Args:
       x: images [N, H, W, C].
@@ -110,6 +111,7 @@ def flatten(x: jax.Array) -> jax.Array:
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds a bias [C] to every pixel of [N, H, W, C]."""
+    x, bias = _promoted(x, bias)
     if lower_for_cpu():
         return _from_chwn(_add_bias_cpu(_to_chwn(x), bias))
     return x + bias.reshape(1, 1, 1, -1)
@@ -132,10 +134,13 @@ def transpose(x: jax.Array) -> jax.Array:
     return lax.dot_general(x, jnp.eye(len(x), dtype=x.dtype), (((0,), (0,)), ((), ())))
 
 
-def _promoted(x: jax.Array, kernel: jax.Array) -> _Pair:
-    """Both with the type of their product, to which `@` promotes, but XLA's convolution doesn't."""
-    dtype = jnp.promote_types(x.dtype, kernel.dtype)
-    return x.astype(dtype), kernel.astype(dtype)
+def _promoted(x: jax.Array, other: jax.Array) -> _Pair:
+    """Both with the type of their product or sum.
+
+    `@` and `+` promote, but XLA's convolution and custom gradients don't.
+    """
+    dtype = jnp.promote_types(x.dtype, other.dtype)
+    return x.astype(dtype), other.astype(dtype)
 
 
 def _pads(
@@ -221,6 +226,8 @@ def _correlate_gradients(x: jax.Array, kernel: jax.Array, grad: jax.Array) -> _P
 
 def _algorithm(x: jax.Array, kernel: jax.Array) -> ModuleType:
     """The fastest algorithm for images [C, H, W, N] and a kernel, as measured."""
+    if x.dtype.itemsize < 4:  # Winograd's transforms would round to 16 bits, too.
+        return im2col
     if winograd_2d.supports(kernel):
         return winograd_2d if winograd_2d.worthwhile(x) else im2col
     saves = winograd.supports(kernel) and winograd.worthwhile(x, kernel)

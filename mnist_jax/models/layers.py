@@ -166,6 +166,7 @@ class BatchNorm(nnx.BatchNorm):
                 " larger batch_size, and one that does not leave a last batch of one image."
             )
         new = 1 - self.momentum
+        mean, var = (one.astype(self.mean.dtype) for one in (mean, var))
         self.mean[...] = self.momentum * self.mean[...] + new * mean
         self.var[...] = self.momentum * self.var[...] + new * var * (count / (count - 1))
         return y
@@ -188,12 +189,12 @@ class Dropout(nnx.Dropout):
       rate: the probability of dropping a unit.
 
     Raises:
-      UsageError: the rate is not in [0, 1).
+      UsageError: the rate is not in [0, 0.99], above which the rounding of masks would show.
     """
 
     def __init__(self, rate: float):
-        if not 0 <= rate < 1:
-            raise UsageError(f"The dropout rate is {rate}; give a number from 0 to below 1.")
+        if not 0 <= rate <= 0.99:
+            raise UsageError(f"The dropout rate is {rate}; give a number from 0 to 0.99.")
         super().__init__(rate)
 
     def masked(self, x: jax.Array, keys: jax.Array) -> jax.Array:
@@ -229,7 +230,7 @@ def _keep(probability: float, shape: tuple[int, ...], keys: jax.Array) -> jax.Ar
     largest_kept = max(round(probability * 2**16), 1) - 1
     units = math.prod(shape[1:])
     # 16 bits per unit cost half as much as the 32 that `jax.random.bernoulli` draws.
-    words = jax.vmap(lambda key: jax.random.bits(key, (math.ceil(units / 2),)))(keys)
+    words = jax.vmap(lambda key: jax.random.bits(key, (math.ceil(units / 2),), jnp.uint32))(keys)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(shape[0], -1)[:, :units]
     # Drawn with the image axis first but used with it last; see `ops`.
     keep = ops.transpose((halves <= largest_kept).astype(jnp.float32)) == 1

@@ -43,7 +43,8 @@ def report(runs: Sequence[History], dataset: Dataset, chosen: Sequence[int]) -> 
         sections.append(Section("Training", list(_training(shown))))
     sections.append(Section("The images", list(network_contents.training_images(dataset, recipe))))
     if trained := [run for run in runs if run.has_network]:
-        sections += network_contents.sections(trained[0], dataset, chosen)
+        distinct = list(dict.fromkeys(chosen))
+        sections += network_contents.sections(trained[0], dataset, distinct)
     values = dataclasses.asdict(recipe) | {"seed": [run.recipe.seed for run in runs]}
     sections += [
         Section("Configuration", [_key_values(values)]),
@@ -184,7 +185,7 @@ def _reproduction(runs: Sequence[History]) -> Iterator[Text | Code]:
         if git["dirty"]:
             yield Text("The code had uncommitted changes, which are also needed.")
     lines.append("pip install -r requirements.txt")
-    lines += dict.fromkeys(_command(run.environment["command"]) for run in runs)
+    lines += dict.fromkeys(_command(run.environment.get("command", [])) for run in runs)
     yield Code("\n".join(lines))
     yield Text(
         "The same seed, machine and versions give bitwise identical results. A run's config.json"
@@ -193,7 +194,7 @@ def _reproduction(runs: Sequence[History]) -> Iterator[Text | Code]:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    program = Path(arguments[0])
+    program = Path(arguments[0] if arguments else "")
     module = f"{program.parent.name}.{program.stem}"
     if module.startswith(("mnist_jax.", "experiments.")):
         return f"python -m {module} {shlex.join(arguments[1:])}".rstrip()

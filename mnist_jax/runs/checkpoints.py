@@ -163,8 +163,10 @@ class Checkpoints:
         try:
             if not self._prepared:
                 self._prepare(step)
-            if step in self.steps():
+            if step in self.complete():
                 return
+            if step in self.steps():  # A save that failed.
+                self._remove(step)
             with _ORBAX, _orbax() as orbax:
                 orbax.save(self._folder(step) / _ARRAYS, arrays)
                 # If a folder temporarily can't be listed, Orbax silently omits all arrays.

@@ -209,7 +209,13 @@ class RunDirectory:
 
     def environment(self) -> dict[str, Any]:
         """Reads `environment.json`."""
-        return self._read("environment.json")
+        found = self._read("environment.json")
+        git, command = found.get("git"), found.get("command", [])
+        if git is not None and not (isinstance(git, dict) and {"revision", "dirty"} <= git.keys()):
+            raise self._damaged("environment.json", "git is no revision")
+        if not isinstance(command, list) or not all(isinstance(one, str) for one in command):
+            raise self._damaged("environment.json", "command is no list of arguments")
+        return found
 
     def device(self) -> dict[str, Any]:
         """The devices that the run was trained on; empty before it begins."""

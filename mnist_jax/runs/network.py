@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mnist_jax.errors import UsageError
 from mnist_jax.files import expanded
 from mnist_jax.inputs import evaluation_inputs
 from mnist_jax.models import abstract_model
@@ -91,6 +92,8 @@ def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
 def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10], for any N.
 
+    It raises a UsageError for arrays of another shape or not of integers.
+
     They are the softmax of the logits of a network in evaluation mode. A network trained on squared
     errors outputs probabilities already, which are scaled to sum to 1.
     """
@@ -105,6 +108,11 @@ def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.nd
 
     def classify(images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)
+        if images.shape[1:] != (28, 28) or not np.issubdtype(images.dtype, np.integer):
+            raise UsageError(
+                f"The images are {images.dtype} {list(images.shape)}; give integers from 0 to 255"
+                " in the shape [N, 28, 28]."
+            )
         starts = range(0, len(images), _CHUNK)
         found = [probabilities(images[start : start + _CHUNK]) for start in starts]
         return np.concatenate([np.zeros((0, 10), np.float32), *found])
