@@ -309,9 +309,25 @@ def test_reports_a_failed_save_at_the_next_one(
             with pytest.raises(Failure, match=r"step 3 can't be written .*No space left"):
                 checkpoints.save(4, tree)
         assert checkpoints.restore(tree)[0] == 2
-        checkpoints.save(3, tree)  # Not taken for done.
+
+
+def test_a_save_that_failed_at_its_end_is_not_taken_for_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Checkpoints(tmp_path) as checkpoints:
+        with monkeypatch.context() as patched:
+            patched.setattr("mnist_jax.runs.checkpoints.write_text", full)
+            checkpoints.save(3, [np.zeros(3)])
+            with pytest.raises(Failure, match=r"step 3 can't be written .*No space left"):
+                checkpoints.wait()
+        checkpoints.save(3, [np.ones(3)])
         checkpoints.wait()
-        assert checkpoints.restore(tree)[0] == 3
+        step, (restored,) = checkpoints.restore([np.zeros(3)])
+    assert step == 3
+    assert restored.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("missing", ["manifest.ocdbt", "d"])
