@@ -97,7 +97,10 @@ def test_reports_and_records_have_the_last_epoch(ended: Path) -> None:
         result["selected_step"],
         run.predictions(),
         DATASET.test.labels,
-        {"seeds_together": 1, "git": None},
+        {
+            **{"seeds_together": 1, "git": None},
+            "device": {"platform": "cpu", "kind": "cpu", "mesh": {"data": 1}},
+        },
         article="toy",
         row="row",
         framework="jax",

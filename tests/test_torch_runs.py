@@ -66,7 +66,7 @@ def test_a_torch_run_gives_a_consistent_record(recipe):
         run.selected_step,
         run.predictions,
         dataset.test.labels,
-        torch_runs.environment(),
+        {"git": None, **torch_runs.environment()},
         article="toy",
         row="row",
         framework="torch",

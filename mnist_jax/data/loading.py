@@ -24,7 +24,7 @@ class DatasetNotFound(Failure):
 
 def require_dataset(name: str) -> None:
     """Raises a UsageError if there is no dataset with this name."""
-    if name not in DATASETS:
+    if name not in FILE_SETS and name != EMBEDDED:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]!r}?" if close else f"give one of {', '.join(DATASETS)}."
         raise UsageError(f"There is no dataset {name!r}; {hint}")
