@@ -233,6 +233,14 @@ def test_dropout_drops_units_at_its_rate_and_scales_the_others() -> None:
     np.testing.assert_array_equal(masked(jnp.ones((1, 5, 5, 33)), keys[7:8])[0], masks[7])
 
 
+def test_dropout_masks_do_not_depend_on_the_default_precision() -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    images = np.ones((4, 5, 5, 33), np.float32)
+    masks = Dropout(0.3).masked(jnp.asarray(images), keys)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(Dropout(0.3).masked(jnp.asarray(images), keys), masks)
+
+
 def test_dropout_rate_of_zero_keeps_every_unit() -> None:
     keys = jax.random.split(jax.random.key(0), 4)
     assert (np.asarray(jax.jit(Dropout(0).masked)(jnp.ones((4, 5, 5, 33)), keys)) == 1).all()

@@ -92,10 +92,9 @@ def load_run(path: Path | str, step: int | None = None) -> LoadedRun:
 def classifier(network: Network, recipe: Recipe) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles a function from images uint8 [N, 28, 28] to probabilities [N, 10], for any N.
 
-    It raises a UsageError for arrays of another shape or not of integers.
-
     They are the softmax of the logits of a network in evaluation mode. A network trained on squared
-    errors outputs probabilities already, which are scaled to sum to 1.
+    errors outputs probabilities already, which are scaled to sum to 1. The function raises a
+    UsageError for arrays of another shape, or not of integers.
     """
 
     @jax.jit
